@@ -1,0 +1,51 @@
+# Two commands: `make demo` shows what it does, `make test` proves it. Both set up .venv and work again offline.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+DATASET   ?= digits
+DATA_ROOT ?=
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint bench clean
+
+help:
+	@echo "make demo                               the main job, end to end (about two minutes once installed)"
+	@echo "make demo DATASET=mnist DATA_ROOT=DIR   the same on MNIST (DIR/MNIST/raw/*-ubyte)"
+	@echo "make test                               lint, types, unit tests, tests against real Kafka and MLflow"
+	@echo "make test-slow                          kills, fuzzing"
+	@echo "make bench DATA_ROOT=DIR                the benchmark table"
+
+# The stamps are newer than what they were made from, so that a second call installs nothing and needs no network.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "== installing into $(VENV) (once; PyTorch is large)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Palimpsest needs Python 3.11 or newer; set PYTHON=..."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP_INSTALL) --editable .
+	@$(BIN)/palimpsest broker install
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	@$(PIP_INSTALL) --editable '.[test]'
+	@touch $@
+
+demo: $(VENV)/.installed
+	@$(BIN)/palimpsest demo --dataset $(DATASET) $(if $(DATA_ROOT),--data-root $(DATA_ROOT))
+
+lint: $(VENV)/.installed-test
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+test: lint
+	@$(BIN)/pytest -m "not slow"
+
+test-slow: $(VENV)/.installed-test
+	@$(BIN)/pytest -m slow
+
+bench: $(VENV)/.installed-test
+	@$(BIN)/python -m benchmarks.class_il --dataset mnist --data-root $(or $(DATA_ROOT),data) --buffer 200 --seeds 0 1 2 --via kafka \
+		--retention der_pp --json runs/class_il.json
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

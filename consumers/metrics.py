@@ -1,0 +1,194 @@
+"""The only file that names Prometheus metrics. Prefix `palimpsest_`, base units, ratios from 0 to 1."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import version
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from consumers.process_settings import MetricsSettings
+from consumers.snapshot_commit import CommitReport
+from pipeline.evaluation.forgetting import EvaluationReport
+from pipeline.record import Partition
+from pipeline.stream_learner import StepReport, StreamLearner
+
+# An update takes 1 to 100 ms on the networks we ship; a first CUDA step or a large encoder some seconds.
+_STEP_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
+_SNAPSHOT_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+# Losses stay on the device until somebody looks; reading them more often than this would make the loop wait for it.
+_LOSS_READ_SECONDS = 1.0
+
+
+class ClassMetrics(Collector):
+    """Per-class series, made anew from the newest evaluation at each scrape, so that none is ever half updated.
+
+    At most `limit` classes have series of their own, the ones the model does worst on; the others share `other`
+    (their mean accuracy and forgetting, their sum of samples): a stream of a thousand classes must not drown Prometheus.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._accuracy: Mapping[str, float] = {}
+        self._forgetting: Mapping[str, float] = {}
+        self._replay: Mapping[str, int] = {}
+
+    def show(self, report: EvaluationReport, replay: Mapping[str, int]) -> None:
+        """Show this evaluation and these counts of replayable samples from now on."""
+        worst = sorted(report.classes, key=lambda entry: (entry.accuracy, entry.name))
+        named, rest = worst[: self._limit], worst[self._limit :]
+        accuracy = {entry.name: entry.accuracy for entry in named}
+        forgetting = {entry.name: entry.forgetting for entry in named}
+        if rest:
+            accuracy["other"] = sum(entry.accuracy for entry in rest) / len(rest)
+            forgetting["other"] = sum(entry.forgetting for entry in rest) / len(rest)
+        counts: dict[str, int] = {}
+        for name, count in replay.items():
+            key = name if name in accuracy or len(replay) <= self._limit else "other"
+            counts[key] = counts.get(key, 0) + count
+        self._accuracy, self._forgetting, self._replay = accuracy, forgetting, counts
+
+    def collect(self) -> Iterable[Metric]:
+        """Called by each scrape, from the server's thread."""
+        yield self._family("class_accuracy_ratio", "Hold-out accuracy of a class.", self._accuracy)
+        yield self._family(
+            "class_forgetting_ratio", "Best hold-out accuracy of a class so far minus the one now.", self._forgetting
+        )
+        yield self._family("replay_samples", "Samples of a class in the reservoir.", self._replay)
+
+    @staticmethod
+    def _family(name: str, text: str, values: Mapping[str, float]) -> GaugeMetricFamily:
+        family = GaugeMetricFamily(f"palimpsest_{name}", text, labels=["class_name"])
+        for class_name, value in values.items():
+            family.add_metric([class_name], value)
+        return family
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing to check for duplicates at registration."""
+        yield from ()
+
+
+class LearnerMetrics:
+    """Hears what the learner's process did (its `Observer`) and keeps the numbers for the next scrape."""
+
+    def __init__(self, settings: MetricsSettings, *, stream: str, branch: str) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.last_turn = time.monotonic()
+        self.ready = False
+        self._losses_read_at = 0.0
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"palimpsest_{name}", text, labels, registry=registry)
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"palimpsest_{name}", text, labels, registry=registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(f"palimpsest_{name}", text, labels, buckets=buckets, registry=registry)
+
+        self._consumed = counter("samples_consumed_total", "Records read from the log.", "topic", "partition")
+        self._trained = counter("samples_trained_total", "Rows that an update was made of.", "source")
+        self._held_out = counter("samples_held_out_total", "Records held out: never trained on.")
+        self._duplicates = counter("duplicates_total", "Repeats of a record, dropped.")
+        self._dead_letters = counter("dead_letters_total", "Records that cannot be learnt from.", "reason")
+        self._lag = gauge("consumer_lag_records", "Records in the log after the ones read.", "topic", "partition")
+        self._event_lag = gauge("event_lag_seconds", "Age of the newest record learnt, by its ce_time.")
+        self._prequential = gauge("prequential_accuracy_ratio", "Accuracy on records before they are learnt.")
+        self._average_accuracy = gauge("average_accuracy_ratio", "Mean hold-out accuracy over the known classes.")
+        self._average_forgetting = gauge("average_forgetting_ratio", "Mean forgetting over classes seen before.")
+        self._backward = gauge("backward_transfer_ratio", "Mean of accuracy now minus at the end of the first burst.")
+        self._early = gauge("early_accuracy_gain_ratio", "Accuracy on records 2 to 50 of a class minus chance.")
+        self._known = gauge("known_classes", "Classes with a logit column.")
+        self._loss = gauge("loss", "The newest update's loss.", "term")
+        self._step = histogram("step_duration_seconds", "Time of one step, by stage.", _STEP_BUCKETS, "stage")
+        self._snapshot = histogram("snapshot_duration_seconds", "Time to write and commit one.", _SNAPSHOT_BUCKETS)
+        self._snapshot_at = gauge("snapshot_last_success_timestamp_seconds", "Unix time of the newest snapshot.")
+        self._snapshot_failures = counter("snapshot_failures_total", "Snapshots that could not be written.")
+        self._drifts = counter("drift_events_total", "Drifts detected.", "detector")
+        self._parameters = gauge("network_parameters", "Parameters of the network.")
+        self._model = gauge("model_info", "The model in a role.", "role", "version", "run_id")
+        build = gauge("build_info", "What runs here.", "version", "torch", "stream", "branch")
+        build.labels(version("palimpsest"), version("torch"), stream, branch).set(1)
+        self._classes = ClassMetrics(settings.max_class_labels)
+        registry.register(self._classes)
+
+    # -- Observer --------------------------------------------------------------------------------------------------
+
+    def started(self, learner: StreamLearner, resumed: bool) -> None:
+        """The state is loaded and the log is being read."""
+        self.ready = True
+        if resumed:
+            self._show_learner(learner)
+
+    def stepped(self, learner: StreamLearner, report: StepReport) -> None:
+        """Count one step. Nothing here reads from the device but the losses, at most once a second."""
+        batch = report.batch
+        for partition, records in batch.records_by_partition.items():
+            self._consumed.labels(partition.topic, partition.number).inc(records)
+        self._held_out.inc(len(batch.held_out))
+        self._duplicates.inc(len(batch.duplicates))
+        for _, problem in batch.dead:
+            self._dead_letters.labels(str(problem.reason)).inc()
+        if batch.newest_event_time_seconds is not None:
+            self._event_lag.set(max(0.0, time.time() - batch.newest_event_time_seconds))
+        if report.drift:
+            self._drifts.labels(str(learner.settings.drift.detector)).inc()
+        for stage, seconds in report.seconds.items():
+            self._step.labels(stage).observe(seconds)
+        update = report.update
+        if update is not None:
+            self._trained.labels("incoming").inc(len(batch.trainable))
+            self._trained.labels("replay").inc(update.rows - len(batch.trainable))
+            now = time.monotonic()
+            if now - self._losses_read_at >= _LOSS_READ_SECONDS:
+                self._losses_read_at = now
+                for term, loss in update.loss.items():
+                    self._loss.labels(term).set(float(loss))
+                self._show_learner(learner)
+
+    def evaluated(self, learner: StreamLearner, report: EvaluationReport) -> None:
+        """Show the newest evaluation."""
+        if report.average_accuracy is not None:
+            self._average_accuracy.set(report.average_accuracy)
+        if report.average_forgetting is not None:
+            self._average_forgetting.set(report.average_forgetting)
+        if report.backward_transfer is not None:
+            self._backward.set(report.backward_transfer)
+        self._classes.show(report, {} if learner.learner is None else learner.learner.replay_counts())
+        self._show_learner(learner)
+
+    def committed(self, report: CommitReport) -> None:
+        """A snapshot is durable and told."""
+        self._snapshot.observe(report.write_seconds + report.commit_seconds)
+        self._snapshot_at.set_to_current_time()
+
+    def commit_failed(self, error: OSError) -> None:
+        """A snapshot could not be written; its timestamp goes stale, which is what the alert looks at."""
+        self._snapshot_failures.inc()
+
+    def turned(self, lag_records: Mapping[Partition, int]) -> None:
+        """The loop has turned: /livez asks when it did last."""
+        self.last_turn = time.monotonic()
+        for partition, lag in lag_records.items():
+            self._lag.labels(partition.topic, partition.number).set(lag)
+
+    def warned(self, message: str) -> None:
+        """Warnings are for the log."""
+
+    def registered(self, version_name: str, run_id: str) -> None:
+        """The newest version made of this learner."""
+        self._model.clear()
+        self._model.labels("newest", version_name, run_id).set(1)
+
+    def _show_learner(self, learner: StreamLearner) -> None:
+        accuracy, gain = learner.prequential.accuracy, learner.prequential.mean_early_accuracy_gain
+        if accuracy is not None:
+            self._prequential.set(accuracy)
+        if gain is not None:
+            self._early.set(gain)
+        self._known.set(len(learner.class_names))
+        if learner.learner is not None:
+            self._parameters.set(learner.learner.parameters_count)

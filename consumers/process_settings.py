@@ -1,0 +1,51 @@
+"""Settings of the learner's process: when it snapshots, registers, flushes, and where it shows its metrics."""
+
+from __future__ import annotations
+
+from pipeline.settings_section import Section, changeable
+
+
+class SnapshotSettings(Section):
+    """When state is made durable."""
+
+    every_seconds: float = changeable(30.0, gt=0, why="seconds between two snapshots while records come")
+    every_records: int | None = changeable(None, ge=1, why="a snapshot after so many records too (none: by time alone)")
+    keep: int = changeable(3, ge=2, why="newest snapshots kept")
+    max_outbox_messages: int = changeable(10_000, ge=1, why="a fuller outbox forces a snapshot")
+    max_outbox_bytes: int = changeable(64 * 1024 * 1024, ge=1, why="a larger outbox forces a snapshot")
+
+
+class StreamSettings(Section):
+    """How the log is read."""
+
+    poll_seconds: float = changeable(0.25, gt=0, why="how long one poll waits for records")
+    idle_flush_seconds: float = changeable(
+        2.0, gt=0, why="a partial batch is learnt after this long without a record, and the decision recorded"
+    )
+    decode_ahead_records: int = changeable(2_000, ge=1, why="decoded records that may wait for the learner")
+    heartbeat_seconds: float = changeable(
+        30.0, gt=0, le=50, why="offsets are re-committed this often, so that a fenced learner notices"
+    )
+
+
+class RegistrySettings(Section):
+    """Versions in MLflow."""
+
+    enabled: bool = changeable(True, why="false: no versions are registered")
+    tracking_uri: str | None = changeable(
+        None, why="any MLflow tracking URI; none: MLFLOW_TRACKING_URI, else a SQLite file in the folder above the state's"
+    )
+    every_records: int = changeable(5_000, ge=1, why="records consumed between two versions")
+    drain_seconds: float = changeable(60.0, ge=0, why="how long a stopping learner waits for waiting registrations")
+
+
+class MetricsSettings(Section):
+    """The page that Prometheus scrapes."""
+
+    enabled: bool = changeable(True, why="false: no HTTP server")
+    host: str = changeable("127.0.0.1", why="address to listen on; 0.0.0.0 shows the page to the network")
+    port: int = changeable(9095, ge=0, le=65535, why="0 picks a free one")
+    max_class_labels: int = changeable(50, ge=1, why="classes with a time series of their own: the worst ones")
+    stale_after_seconds: float = changeable(
+        120.0, gt=0, why="/livez answers 503 when the learner's loop has not turned for so long"
+    )

@@ -1,0 +1,93 @@
+"""The contract of what records are polled from: all partitions of one topic, committed records only."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from pipeline.record import Partition, Record
+
+
+class LogTruncated(RuntimeError):
+    """The log no longer holds what is to be read next: retention deleted it, or its tail was lost.
+
+    Going on elsewhere would leave a gap in what was learnt without anybody knowing.
+    """
+
+
+class SourceUnavailable(RuntimeError):
+    """The brokers do not answer. Nothing is lost; the same call may be made again."""
+
+
+class RecordSource(ABC):
+    """All partitions of one topic, assigned to this source alone; it belongs to no consumer group.
+
+    Not thread-safe: one thread at a time.
+    """
+
+    @property
+    @abstractmethod
+    def partitions(self) -> tuple[Partition, ...]:
+        """In the order of their numbers."""
+
+    @abstractmethod
+    def seek(self, offsets: Mapping[Partition, int]) -> None:
+        """Read on from these offsets; partitions that are not named stay where they are. At first all stand at 0."""
+
+    @abstractmethod
+    def poll(self, max_records: int, timeout_seconds: float) -> list[Record]:
+        """Up to `max_records`, in the log's order within each partition; empty where none came in time.
+
+        Raises `LogTruncated`. Brokers that are away are no error: nothing comes until they are back.
+        """
+
+    @abstractmethod
+    def positions(self) -> dict[Partition, int]:
+        """Where each partition is read on from: past control records, once a poll came back empty."""
+
+    @abstractmethod
+    def beginning_offsets(self) -> dict[Partition, int]:
+        """The first offset that retention has left in each partition. Raises `SourceUnavailable`."""
+
+    @abstractmethod
+    def end_offsets(self) -> dict[Partition, int]:
+        """Past the last record that may be read now: an open transaction holds it back. Raises `SourceUnavailable`."""
+
+    @abstractmethod
+    def read_one(self, partition: Partition, offset: int) -> Record | None:
+        """The record at this very offset; None where none lies there (deleted, aborted, a marker, not yet written).
+
+        Positions are as before. Raises `SourceUnavailable`.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the brokers; may be called twice."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def record_checksum(record: Record) -> str:
+    """SHA-256 (hex) over key, value and headers: what a producer wrote, and nothing that the log adds."""
+    digest = hashlib.sha256()
+
+    def add(part: bytes | None) -> None:
+        # The length before each part, and -1 for null: no two different records give the same bytes.
+        digest.update((-1 if part is None else len(part)).to_bytes(8, "big", signed=True))
+        digest.update(part or b"")
+
+    add(record.key)
+    add(record.value)
+    for name, value in record.headers:
+        add(name.encode())
+        add(value)
+    return digest.hexdigest()

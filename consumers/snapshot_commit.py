@@ -1,0 +1,76 @@
+"""The commit: a snapshot made durable first, offsets second. DESIGN section 4, "The commit, and the start"."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from consumers.commit_log import CommitLog
+from model_store.snapshot import OutboxMessage, Snapshot
+from model_store.snapshot_store import SnapshotEntry, SnapshotStore
+from pipeline.record import Partition
+from pipeline.state import Json, StateTree
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitReport:
+    """One commit that went through."""
+
+    entry: SnapshotEntry
+    write_seconds: float
+    commit_seconds: float
+
+
+class SnapshotCommit:
+    """Makes state durable and tells the world, in an order that a kill between any two steps leaves whole.
+
+    1. Write the snapshot, its manifest last. A kill before this: the records since the last one are read again.
+    2. One transaction, opened only now: the outbox, and the offsets, whose metadata names generation and sequence.
+       A kill between 1 and 2: the next start finds a snapshot that is ahead of the committed sequence and sends its
+       outbox. The other order would commit offsets whose state does not exist.
+    3. Prune older snapshots.
+    """
+
+    def __init__(
+        self, store: SnapshotStore, commit_log: CommitLog, *, keep: int, speaks: bool
+    ) -> None:
+        """`speaks`: whether this branch writes to the stream's topics; another than `main` keeps its outbox to itself."""
+        self._store = store
+        self._commit_log = commit_log
+        self._keep = keep
+        self._speaks = speaks
+        self.sequence = 0  # of the newest snapshot
+        self.pinned: set[tuple[int, int]] = set()  # (generation, sequence) that must not be pruned
+
+    def commit(
+        self,
+        state: StateTree,
+        offsets: Mapping[Partition, int],
+        outbox: Sequence[OutboxMessage],
+        facts: Mapping[str, Json],
+    ) -> CommitReport:
+        """Numbered as above. Raises `OSError` where step 1 fails (nothing was told), `LearnerFenced` from step 2."""
+        started = time.perf_counter()
+        snapshot = Snapshot(
+            generation=self._commit_log.generation,
+            sequence=self.sequence + 1,
+            state=state,
+            offsets=dict(offsets),
+            facts=dict(facts),
+            outbox=tuple(outbox) if self._speaks else (),
+        )
+        # 1.
+        entry = self._store.write(snapshot)
+        self.sequence = snapshot.sequence
+        written = time.perf_counter()
+        # 2.
+        self.tell(snapshot)
+        told = time.perf_counter()
+        # 3.
+        self._store.prune(self._keep, pinned=self.pinned)
+        return CommitReport(entry=entry, write_seconds=written - started, commit_seconds=told - written)
+
+    def tell(self, snapshot: Snapshot) -> None:
+        """Step 2 alone: also at the start, for a snapshot that a killed process wrote but did not tell."""
+        self._commit_log.commit(snapshot.offsets, snapshot.sequence, snapshot.outbox)

@@ -1,0 +1,167 @@
+"""The topics of a stream: their names, their creation, and what must hold of the one that is learnt from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from kafka import errors as kafka_errors
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
+
+from consumers import kafka_connection
+from consumers.kafka_settings import KafkaSettings
+from pipeline.record import Partition
+from pipeline.user_error import UserError
+
+# A topic's name has at most 249 characters of these; the longest of our endings is taken off.
+_STREAM_NAME = re.compile(r"[a-zA-Z0-9._-]{1,235}")
+# Larger than any record of the samples topic may become when its reason is added and its compression taken off:
+# a dead letter that the broker refuses would hold up every commit after it.
+_DEAD_LETTER_MAX_BYTES = 64 * 1024 * 1024
+_FOREVER = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
+
+
+def check_stream_name(stream: str) -> str:
+    """The name itself. Raises `UserError` where Kafka would not take topics of that name."""
+    if not _STREAM_NAME.fullmatch(stream) or stream in (".", ".."):
+        raise UserError(
+            f"stream name {stream!r} is not 1 to 235 letters, digits, '.', '_' and '-'; choose another --stream"
+        )
+    return stream
+
+
+def samples(stream: str) -> str:
+    """Labelled samples: what is learnt from."""
+    return f"{check_stream_name(stream)}.samples"
+
+
+def unlabelled(stream: str) -> str:
+    """Samples without a label, for consolidation and expansion."""
+    return f"{check_stream_name(stream)}.unlabelled"
+
+
+def predictions(stream: str) -> str:
+    """What the predictors answered."""
+    return f"{check_stream_name(stream)}.predictions"
+
+
+def events(stream: str) -> str:
+    """What happened to the model, in JSON, kept for ever."""
+    return f"{check_stream_name(stream)}.events"
+
+
+def dead_letters(stream: str) -> str:
+    """Records that could not be learnt from, unchanged, with the reason, kept for ever."""
+    return f"{check_stream_name(stream)}.dead-letters"
+
+
+def ensure_source_topics(settings: KafkaSettings, stream: str, *, partitions: int = 1, replication: int = -1) -> None:
+    """Make the topics that a producer writes, where they are missing. Those that are there stay as they are.
+
+    `replication` -1 is the brokers' default. Raises `UserError` where the brokers do not let us.
+    """
+    shape = {"num_partitions": partitions, "replication_factor": replication, "configs": {"cleanup.policy": "delete"}}
+    _ensure(settings, {samples(stream): shape, unlabelled(stream): shape})
+
+
+def ensure_report_topics(settings: KafkaSettings, stream: str, *, replication: int = -1) -> None:
+    """Make the topics that a learner writes, where they are missing. Raises as `ensure_source_topics`.
+
+    Events and dead letters have one partition, which keeps their order, and are kept for good.
+    """
+    one = {"num_partitions": 1, "replication_factor": replication}
+    _ensure(
+        settings,
+        {
+            events(stream): one | {"configs": _FOREVER},
+            dead_letters(stream): one | {"configs": _FOREVER | {"max.message.bytes": str(_DEAD_LETTER_MAX_BYTES)}},
+        },
+    )
+
+
+def _ensure(settings: KafkaSettings, wanted: dict[str, dict[str, Any]]) -> None:
+    with kafka_connection.admin(settings) as admin, kafka_connection.talking(settings):
+        existing = {topic["name"] for topic in admin.describe_topics(list(wanted)) if topic["error_code"] == 0}
+        for name, shape in wanted.items():
+            if name in existing:
+                continue
+            try:
+                admin.create_topics({name: shape})
+            except kafka_errors.TopicAlreadyExistsError:
+                continue  # somebody else was quicker: just as good
+            except (
+                kafka_errors.AuthorizationError,
+                kafka_errors.InvalidReplicationFactorError,
+                kafka_errors.InvalidPartitionsError,
+                kafka_errors.PolicyViolationError,
+                kafka_errors.InvalidTopicError,
+            ) as error:
+                raise UserError(
+                    f"topic {name} cannot be made ({type(error).__name__}); have it made by whoever runs the cluster, "
+                    f"with {shape['num_partitions']} partitions and {shape['configs']}"
+                ) from error
+        admin.wait_for_topics(list(wanted))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplesTopic:
+    """The topic that is learnt from, as it is now: its identity, and that of the log it is part of."""
+
+    topic: str
+    topic_id: str
+    cluster_id: str
+    partitions: tuple[Partition, ...]
+
+
+def check_samples_topic(settings: KafkaSettings, stream: str) -> SamplesTopic:
+    """What the brokers say of `<stream>.samples`.
+
+    Raises `UserError` where it is missing, not to be read, or compacted: compaction deletes records out of the middle,
+    so that what was learnt could not be learnt again.
+    """
+    name = samples(stream)
+    with kafka_connection.admin(settings) as admin, kafka_connection.talking(settings):
+        cluster_id = str(admin.describe_cluster()["cluster_id"])
+        (described,) = admin.describe_topics([name])
+        error = kafka_errors.for_code(described["error_code"])
+        if error is kafka_errors.UnknownTopicOrPartitionError:
+            raise UserError(
+                f"topic {name} does not exist at {kafka_connection.bootstrap_servers(settings)}; "
+                f"make it with `palimpsest produce --stream {stream}`, or check --stream{_similar(admin, stream)}"
+            )
+        if issubclass(error, kafka_errors.AuthorizationError):
+            raise UserError(f"topic {name} may not be described by this user ({error.__name__}); ask for the ACL")
+        if error is not kafka_errors.NoError and not issubclass(error, kafka_errors.LeaderNotAvailableError):
+            raise error
+        policy = _cleanup_policy(admin, name)
+        if "compact" in policy:
+            raise UserError(
+                f"topic {name} has cleanup.policy={policy}, and a compacted log cannot be learnt from: what was "
+                "learnt could not be read again; set it to delete, or produce to another --stream"
+            )
+    return SamplesTopic(
+        topic=name,
+        topic_id=str(described["topic_id"]),
+        cluster_id=cluster_id,
+        partitions=tuple(
+            Partition(name, number) for number in sorted(entry["partition_index"] for entry in described["partitions"])
+        ),
+    )
+
+
+def _cleanup_policy(admin: KafkaAdminClient, name: str) -> str:
+    resource = ConfigResource(ConfigResourceType.TOPIC, name)
+    described = admin.describe_configs([resource], config_filter="all")
+    return str(described["topic"][name]["cleanup.policy"]["value"])
+
+
+def _similar(admin: KafkaAdminClient, stream: str) -> str:
+    """A hint for a mistyped name; empty where nothing is near."""
+    import difflib
+
+    ending = ".samples"
+    streams: Iterable[str] = (name.removesuffix(ending) for name in admin.list_topics() if name.endswith(ending))
+    near = difflib.get_close_matches(stream, streams, n=3)
+    return f" (there is {', '.join(near)})" if near else ""

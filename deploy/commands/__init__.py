@@ -1,0 +1,14 @@
+"""One command a file: `command` in deploy/commands/NAME.py is `palimpsest NAME` (with "-" for "_")."""
+
+from __future__ import annotations
+
+SHORT_HELP = {
+    "broker": "Install, start, stop and watch the embedded Apache Kafka.",
+    "demo": "The main job end to end: produce, learn, compare, register.",
+    "fingerprint": "One SHA-256 over the newest snapshot's state.",
+    "learn": "Learn from a stream and keep what was learnt.",
+    "produce": "Send a data set as a stream whose classes change.",
+    "r-matrix": "Accuracy on every task after every task, where records carry ce_task.",
+    "settings": "Print all settings with their defaults, and which are fixed for a state.",
+    "snapshots": "List the snapshots of a state folder.",
+}

@@ -1,0 +1,66 @@
+"""`palimpsest learn`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command(
+    epilog="""\b
+Example:
+  palimpsest learn --stream digits --state runs/digits --until-idle 5"""
+)
+@click.option("--stream", required=True, metavar="NAME", help="The stream: topics NAME.samples, NAME.events, ...")
+@click.option(
+    "--state", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the snapshots."
+)
+@click.option("--settings", "settings_file", type=click.Path(path_type=Path), help="YAML file; see `palimpsest settings`.")
+@click.option("--branch", default="main", show_default=True, metavar="NAME", help="Another one disturbs nothing of main's.")
+@click.option("--until-idle", "until_idle_seconds", type=click.FloatRange(min=0), metavar="SECONDS",
+              help="Stop when no record came for so long. Default: never.")
+@click.option("--max-records", type=click.IntRange(min=1), metavar="N", help="Stop after so many records.")
+@click.option("--bootstrap-servers", metavar="HOST:PORT", help="A Kafka cluster; default: the embedded broker.")
+@click.option("--tracking-uri", metavar="URI", help="MLflow; default: a SQLite file beside the state's folder.")
+@click.option("--metrics-port", type=click.IntRange(0, 65535), metavar="PORT", help="Port of /metrics; 0: a free one.")
+def command(
+    stream: str,
+    state: Path,
+    settings_file: Path | None,
+    branch: str,
+    until_idle_seconds: float | None,
+    max_records: int | None,
+    bootstrap_servers: str | None,
+    tracking_uri: str | None,
+    metrics_port: int | None,
+) -> None:
+    """Learn from a stream and keep what was learnt.
+
+    Goes on where the state's newest snapshot stands. Stops on SIGTERM or Ctrl-C after the update under way, with a
+    snapshot. A second learner on the same branch takes over: the first one exits.
+    """
+    from deploy.settings import load_settings
+    from deploy.stop_signals import stop_on_signals
+
+    overrides: dict[str, Any] = {
+        "kafka.bootstrap_servers": bootstrap_servers,
+        "registry.tracking_uri": tracking_uri,
+        "metrics.port": metrics_port,
+    }
+    settings = load_settings(settings_file, overrides)
+    with stop_on_signals() as stop:  # before torch is imported: a SIGTERM meanwhile must not be lost
+        from deploy.console import ConsoleObserver
+        from deploy.learning import open_learner
+
+        with open_learner(
+            stream=stream, state=state, settings=settings, branch=branch, observers=[ConsoleObserver()]
+        ) as opened:
+            if opened.metrics_url:
+                click.echo(f"metrics: {opened.metrics_url}/metrics", err=True)
+            report = opened.process.run(stop=stop, until_idle_seconds=until_idle_seconds, max_records=max_records)
+    click.echo(
+        f"stopped ({report.stopped_by}): {report.records:,} records in {report.seconds:.1f} s, snapshot {report.sequence}",
+        err=True,
+    )

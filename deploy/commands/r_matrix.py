@@ -1,0 +1,63 @@
+"""`palimpsest r-matrix`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command(
+    epilog="""\b
+Example:
+  palimpsest r-matrix --stream digits --json runs/r-matrix.json"""
+)
+@click.option("--stream", required=True, metavar="NAME", help="A stream whose records carry ce_task.")
+@click.option("--settings", "settings_file", type=click.Path(path_type=Path), help="YAML file; see `palimpsest settings`.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write R and its figures here.")
+@click.option("--bootstrap-servers", metavar="HOST:PORT", help="A Kafka cluster; default: the embedded broker.")
+def command(stream: str, settings_file: Path | None, json_file: Path | None, bootstrap_servers: str | None) -> None:
+    """Accuracy on every task after every task, with ACC, BWT and FWT (Lopez-Paz and Ranzato 2017).
+
+    Learns the log again from its beginning, beside whatever runs, and disturbs nothing.
+    """
+    import json
+
+    from deploy.settings import load_settings
+
+    settings = load_settings(settings_file, {"kafka.bootstrap_servers": bootstrap_servers})
+
+    from consumers import topics
+    from consumers.kafka_record_source import KafkaRecordSource
+    from consumers.task_replay import replay_tasks
+    from deploy.progress import stage_progress
+    from pipeline.device import configure_torch
+
+    topics.check_name(stream)
+    configure_torch(settings.learner)
+    topics.check_samples_topic(settings.kafka, stream)
+    with KafkaRecordSource(settings.kafka, topics.samples(stream)) as source, stage_progress() as progress:
+        replay = replay_tasks(source, settings.learner, progress=progress)
+    matrix = replay.matrix
+    width = max(6, *(len(name) for name in replay.tasks))
+    click.echo(f"{'after':<{width}}  " + "  ".join(f"{name:>{width}}" for name in replay.tasks))
+    for name, row in zip(replay.tasks, matrix.R, strict=True):
+        click.echo(f"{name:<{width}}  " + "  ".join(f"{value:>{width}.3f}" for value in row))
+    click.echo(f"ACC {matrix.accuracy:.4f}   BWT {matrix.backward_transfer:+.4f}   FWT {matrix.forward_transfer:+.4f}")
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_text(
+            json.dumps(
+                {
+                    "tasks": list(replay.tasks),
+                    "held_out": list(replay.held_out),
+                    "R": matrix.R.tolist(),
+                    "random": matrix.b.tolist(),
+                    "ACC": matrix.accuracy,
+                    "BWT": matrix.backward_transfer,
+                    "FWT": matrix.forward_transfer,
+                },
+                indent=2,
+            )
+            + "\n"
+        )

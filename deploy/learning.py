@@ -1,0 +1,156 @@
+"""Puts a learner's process together from its parts: what `learn`, the demo, the benchmarks and the R-matrix run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from consumers import topics
+from consumers.kafka_commit_log import KafkaCommitLog
+from consumers.kafka_record_source import KafkaRecordSource
+from consumers.learner_process import MAIN_BRANCH, LearnerProcess, Observer, ProcessFacts
+from consumers.metrics import LearnerMetrics
+from consumers.metrics_server import MetricsServer
+from consumers.observers import Observers
+from consumers.version_submission import VersionSubmission
+from deploy.settings import Settings
+from model_store.snapshot_store import SnapshotStore
+from pipeline.device import choose_device, configure_torch
+from pipeline.state import Json
+from pipeline.stream_learner import StreamLearner
+from pipeline.user_error import UserError
+
+logger = logging.getLogger("palimpsest")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenLearner:
+    """A learner that has started: its process, and where its metrics are shown."""
+
+    process: LearnerProcess
+    metrics_url: str | None
+    tracking_uri: str | None
+    resumed: bool
+
+
+@contextmanager
+def open_learner(
+    *, stream: str, state: Path, settings: Settings, branch: str = MAIN_BRANCH, observers: Sequence[Observer] = ()
+) -> Iterator[OpenLearner]:
+    """Connect, claim the branch, load the newest snapshot, seek. Everything is closed at the end.
+
+    Raises `UserError` for what the user can put right: no broker, no topic, a folder that is another stream's.
+    """
+    topics.check_name(stream)
+    topics.check_name(branch, what="branch")
+    _make_folder(state)
+    configure_torch(settings.learner)
+    with ExitStack() as stack:
+        store = SnapshotStore(state / "snapshots")
+        samples = topics.check_samples_topic(settings.kafka, stream)
+        speaks = branch == MAIN_BRANCH
+        if speaks:
+            topics.ensure_topics(settings.kafka, [topics.events(stream), topics.dead_letters(stream)])
+        source = stack.enter_context(KafkaRecordSource(settings.kafka, topics.samples(stream)))
+        commit_log = stack.enter_context(KafkaCommitLog(settings.kafka, stream=stream, branch=branch, partitions=source.partitions))
+        metrics = LearnerMetrics(settings.metrics, stream=stream, branch=branch)
+        server = None
+        if settings.metrics.enabled:
+            server = stack.enter_context(
+                MetricsServer(
+                    registry=metrics.registry,
+                    host=settings.metrics.host,
+                    port=settings.metrics.port,
+                    last_turn=lambda: metrics.last_turn,
+                    ready=lambda: metrics.ready,
+                    stale_after_seconds=settings.metrics.stale_after_seconds,
+                )
+            )
+        learner = StreamLearner(settings.learner)
+        state_id = _state_id(store)
+        tracking_uri = None
+        submission = None
+        if speaks and settings.registry.enabled:
+            tracking_uri = settings.registry.tracking_uri or default_tracking_uri(state)
+            submission = stack.enter_context(
+                VersionSubmission(
+                    state / "registrations",
+                    tracking_uri=tracking_uri,
+                    stream=stream,
+                    state_id=state_id,
+                    registered=metrics.registered,
+                )
+            )
+        process = LearnerProcess(
+            learner=learner,
+            source=source,
+            commit_log=commit_log,
+            store=store,
+            facts=ProcessFacts(
+                stream=stream,
+                branch=branch,
+                topic=topics.samples(stream),
+                cluster_id=samples.cluster_id,
+                topic_id=samples.topic_id,
+                state_id=state_id,
+                environment=environment(settings),
+            ),
+            stream_settings=settings.stream,
+            snapshot_settings=settings.snapshots,
+            registry_settings=settings.registry,
+            observer=Observers([metrics, *observers]),
+            registrar=submission,
+        )
+        resumed = process.start()
+        yield OpenLearner(
+            process=process, metrics_url=server.url if server else None, tracking_uri=tracking_uri, resumed=resumed
+        )
+
+
+def default_tracking_uri(state: Path) -> str:
+    """MLFLOW_TRACKING_URI, else a SQLite file in the folder above the state's, shared by the streams beside it."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(state.resolve().parent / 'mlflow.db').as_posix()}"
+
+
+def environment(settings: Settings) -> dict[str, Json]:
+    """What bit-for-bit sameness depends on besides settings and log."""
+    device = choose_device(settings.learner.device)
+    return {
+        "palimpsest": version("palimpsest"),
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "numpy": version("numpy"),
+        "machine": platform.machine(),
+        "device": str(device) if device.type == "cpu" else torch.cuda.get_device_name(device),
+        "threads": torch.get_num_threads(),
+        "precision": settings.learner.precision,
+        "deterministic": settings.learner.deterministic,
+    }
+
+
+def _state_id(store: SnapshotStore) -> str:
+    """One id for the life of a state: it finds the state's run in MLflow again after a restart."""
+    for entry in reversed(store.entries()):
+        stored = entry.facts.get("state_id")
+        if isinstance(stored, str):
+            return stored
+    return uuid.uuid4().hex
+
+
+def _make_folder(state: Path) -> None:
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        probe = state / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write to state folder {state}: {error.strerror}; give another --state") from None

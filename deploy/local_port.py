@@ -1,0 +1,35 @@
+"""Ports of 127.0.0.1: is this one free, and which one is."""
+
+from __future__ import annotations
+
+import socket
+
+LOCAL_HOST = "127.0.0.1"
+
+
+def bind_once(port: int) -> int:
+    """Bind `port` (0: any free one) and let it go; returns the port. Raises `OSError` where it cannot be had."""
+    with socket.socket() as listener:
+        # As the broker does: a port whose last connections are still closing down is free to listen on.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((LOCAL_HOST, port))
+        listener.listen(1)
+        bound: int = listener.getsockname()[1]
+        return bound
+
+
+def is_free(port: int) -> bool:
+    try:
+        bind_once(port)
+    except OSError:
+        return False
+    return True
+
+
+def answers(port: int) -> bool:
+    """Whether something accepts connections on `port`."""
+    try:
+        with socket.create_connection((LOCAL_HOST, port), timeout=1):
+            return True
+    except OSError:
+        return False

@@ -1,0 +1,379 @@
+"""One update: ONE forward, ONE backward, however many retention terms.
+
+Legend: B = incoming rows, R = rows of one draw, K = logit columns, D = width of the features
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline import keyed_randomness
+from pipeline.augmentation import Augmentation
+from pipeline.class_index import ClassIndex
+from pipeline.device import choose_device, to_device
+from pipeline.network import Network, build_network, network_from_architecture
+from pipeline.reservoir import Reservoir, ReservoirRows
+from pipeline.retention import retention_terms
+from pipeline.retention.term import Change, ReplayRows, RetentionTerm, RowGradients, Rows
+from pipeline.sample import InputSpec
+from pipeline.settings import LearnerSettings
+from pipeline.state import Json, StateTree
+from pipeline.user_error import UserError
+
+if TYPE_CHECKING:
+    from pipeline.row_gradients import RowGradientCapture
+
+_PREDICTED_ROWS = 256  # rows of one pass when predicting: bounds memory, and is large enough to keep a device busy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateReport:
+    """What one update saw. Tensors lie on the device: reading one waits for it, and is the caller's choice."""
+
+    number: int  # of this update; the first is 1
+    rows: int  # B
+    loss: Mapping[str, Tensor]  # scalars: "incoming", and "TERM.NAME" of each retention term
+    correct_B: Tensor  # bool: this pass's prediction among the classes known before the update (test, then train)
+    new_classes: tuple[str, ...]
+    seconds: Mapping[str, float]  # draw, forward, backward, optimizer, insert; on CUDA the time to queue the work
+
+
+class Learner:
+    """Network, optimizer, reservoir, retention terms and class index, and the one update that moves them together."""
+
+    def __init__(self, settings: LearnerSettings, spec: InputSpec) -> None:
+        self.settings = settings
+        self.spec = spec
+        self.device = choose_device(settings.device)
+        self.updates = 0  # done so far
+        self._classes = ClassIndex(settings.network.max_classes)
+        self._augmentation = Augmentation(settings.augmentation, spec, settings.seed)
+        self._reservoir = Reservoir(settings.replay.capacity, spec, settings.seed, self.device)
+        self._attach(build_network(settings.network, spec, settings.seed))
+
+    # -- what others may see ---------------------------------------------------------------------------------------
+
+    @property
+    def class_names(self) -> list[str]:
+        """Labels by logit column."""
+        return self._classes.names
+
+    @property
+    def class_columns(self) -> Mapping[str, int]:
+        """{label: logit column}, live."""
+        return self._classes.by_label
+
+    def knows(self, label: str) -> bool:
+        return label in self._classes
+
+    def can_learn(self, label: str) -> bool:
+        """False for a new label past `network.max_classes`."""
+        return self._classes.can_add(label)
+
+    @property
+    def reservoir(self) -> Reservoir:
+        return self._reservoir
+
+    @property
+    def architecture(self) -> dict[str, Json]:
+        return self.network.architecture
+
+    @property
+    def parameters_count(self) -> int:
+        return sum(parameter.numel() for parameter in self._parameters.values())
+
+    def predict_columns(self, x: npt.NDArray[np.generic]) -> npt.NDArray[np.int64]:
+        """(rows, ...) in the dtype of the input spec -> (rows,) logit columns, known classes only. Changes nothing,
+        draws nothing; waits for the device."""
+        known = len(self._classes)
+        assert known > 0, "no class is known yet: nothing can be predicted"
+        predicted: list[Tensor] = []
+        self.network.eval()
+        try:
+            with torch.inference_mode():
+                for start in range(0, len(x), _PREDICTED_ROWS):
+                    logits_BK, _ = self._forward(to_device(x[start : start + _PREDICTED_ROWS], self.device))
+                    predicted.append(logits_BK[:, :known].argmax(dim=1))
+        finally:
+            self.network.train()
+        return torch.cat(predicted).cpu().numpy() if predicted else np.empty(0, np.int64)
+
+    # -- the update ------------------------------------------------------------------------------------------------
+
+    def update(self, x: npt.NDArray[np.generic], labels: Sequence[str], *, drift: bool = False) -> UpdateReport:
+        """Learn from B >= 1 rows x (B, ...) in the dtype of the input spec. `drift`: the stream is known to have moved.
+
+        1. New labels get logit columns; where none are left, the head's capacity doubles, and optimizer, terms and
+           stored logits follow. The terms hear what changed.
+        2. All draws of all terms, keyed by (seed, term, update number), in one batch with the incoming rows.
+        3. Random crops and mirrorings of the batch, keyed by the update number.
+        4. One forward pass (`replay.fused: false`: one for the incoming rows and one a draw). The loss is the incoming
+           rows' cross-entropy over all columns, spare ones included, plus what each term makes of its slice.
+        5. One backward pass. The terms see the gradients and may change them; the norm is clipped.
+        6. The optimizer's step.
+        7. The reservoir takes the un-augmented rows, their labels, and the logits of this very pass.
+
+        UserError past `network.max_classes`, before anything has changed.
+        """
+        rows = len(x)
+        assert rows >= 1 and rows == len(labels), f"{rows} rows with {len(labels)} labels"
+        assert x.shape[1:] == self.spec.shape and x.dtype == self.spec.dtype, f"{x.dtype}{x.shape} is not {self.spec}"
+        started = time.perf_counter()
+        number = self.updates + 1
+        terms = self._terms
+
+        # 1.
+        known_before = len(self._classes)
+        new_classes = self._classes.add_new(labels)
+        if len(self._classes) > self.network.columns:
+            self._grow(len(self._classes))
+        for change in ([Change.NEW_CLASS] if new_classes else []) + ([Change.DRIFT] if drift else []):
+            for term in terms.values():
+                term.on_change(change)
+
+        # 2.
+        x_incoming = to_device(x, self.device)
+        y_B = to_device(self._classes.columns(labels), self.device)
+        replayed, draws = self._draw(number)
+        drawn_rows = len(replayed.y_B) // draws if replayed else 0
+        x_all = torch.cat([x_incoming, replayed.x]) if replayed else x_incoming
+
+        # 3.
+        x_all = self._augmentation(x_all, number)
+        drawn = time.perf_counter()
+
+        # 4.
+        logits_BK, features_BD = self._forward_slices(x_all, [rows] + [drawn_rows] * draws)
+        incoming = Rows(y_B=y_B, logits_BK=logits_BK[0], features_BD=features_BD[0])
+        replays = self._replay_rows(replayed, logits_BK[1:], features_BD[1:], drawn_rows)
+        total = F.cross_entropy(incoming.logits_BK, y_B)
+        loss = {"incoming": total.detach()}
+        first = 0
+        for name, term in terms.items():
+            mine = replays[first : first + term.draws]
+            first += term.draws
+            for part, value in term.loss(incoming, mine).items():
+                total = total + value
+                loss[f"{name}.{part}"] = value.detach()
+        forwarded = time.perf_counter()
+
+        # 5.
+        for parameter in self._parameters.values():
+            parameter.grad = None
+        total.backward()  # type: ignore[no-untyped-call]
+        row_gradients = self._capture.finish() if self._capture else None
+        for term in terms.values():
+            term.after_backward(row_gradients if term.needs_row_gradients else None)
+        if self.settings.optimizer.max_gradient_norm is not None:
+            nn.utils.clip_grad_norm_(self._parameters.values(), self.settings.optimizer.max_gradient_norm)
+        backwarded = time.perf_counter()
+
+        # 6.
+        self._optimizer.step()
+        for term in terms.values():
+            term.after_update(rows)
+        optimized = time.perf_counter()
+
+        # 7.
+        logits_of_incoming = incoming.logits_BK.detach()
+        self._reservoir.insert(x_incoming, y_B, logits_of_incoming, self.network.columns)
+        self.updates = number
+        if known_before:
+            correct_B = logits_of_incoming[:, :known_before].argmax(dim=1) == y_B
+        else:
+            correct_B = torch.zeros(rows, dtype=torch.bool, device=self.device)
+        return UpdateReport(
+            number=number,
+            rows=rows,
+            loss=loss,
+            correct_B=correct_B,
+            new_classes=new_classes,
+            seconds={
+                "draw": drawn - started,
+                "forward": forwarded - drawn,
+                "backward": backwarded - forwarded,
+                "optimizer": optimized - backwarded,
+                "insert": time.perf_counter() - optimized,
+            },
+        )
+
+    def _draw(self, number: int) -> tuple[ReservoirRows | None, int]:
+        """All draws of all terms as one block of rows, in the terms' order; every draw has the same number of rows."""
+        if not self._reservoir.filled:
+            return None, 0
+        size = self.settings.replay.draw_size
+        indices = [
+            self._reservoir.draw(size, keyed_randomness.generator(self.settings.seed, f"replay/{name}/{i}", number))
+            for name, term in self._terms.items()
+            for i in range(term.draws)
+        ]
+        if not indices:
+            return None, 0
+        return self._reservoir.rows(to_device(np.concatenate(indices), self.device)), len(indices)
+
+    def _forward_slices(self, x_all: Tensor, sizes: list[int]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """Logits and features of each slice of the batch, from one forward pass or from one each."""
+        if self.settings.replay.fused or len(sizes) == 1:
+            if self._capture:
+                self._capture.start(rows=sizes[0], scale=float(sizes[0]))
+            logits_BK, features_BD = self._forward(x_all)
+            return logits_BK.split(sizes), features_BD.split(sizes)
+        parts = x_all.split(sizes)
+        if self._capture:
+            self._capture.start(rows=sizes[0], scale=float(sizes[0]))
+        outputs = [self._forward(part) for part in parts]
+        return [logits for logits, _ in outputs], [features for _, features in outputs]
+
+    def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        with self._precision():
+            logits_BK, features_BD = self.network(x)
+        return logits_BK.float(), features_BD.float()
+
+    def _precision(self) -> AbstractContextManager[object]:
+        wanted = self.settings.precision
+        if wanted == "bfloat16" or (
+            wanted == "auto" and self.device.type == "cuda" and self.network.body.prefers_bfloat16
+        ):
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return nullcontext()
+
+    def _replay_rows(
+        self,
+        replayed: ReservoirRows | None,
+        logits_BK: Sequence[Tensor],
+        features_BD: Sequence[Tensor],
+        size: int,
+    ) -> tuple[ReplayRows, ...]:
+        if replayed is None:
+            return ()
+        return tuple(
+            ReplayRows(
+                y_B=y_B, logits_BK=logits, features_BD=features, stored_logits_BK=stored, stored_columns_B=columns_B
+            )
+            for y_B, logits, features, stored, columns_B in zip(
+                replayed.y_B.split(size),
+                logits_BK,
+                features_BD,
+                replayed.logits_BK.split(size),
+                replayed.columns_B.split(size),
+                strict=True,
+            )
+        )
+
+    def _grow(self, needed: int) -> None:
+        """Double the head's columns until `needed` fit; all that has their shape follows."""
+        columns = self.network.columns
+        while columns < needed:
+            columns *= 2
+        old = {f"head.{name}": parameter for name, parameter in self.network.head.named_parameters()}
+        self.network.grow(columns)
+        self._parameters.update({f"head.{name}": parameter for name, parameter in self.network.head.named_parameters()})
+        for name, before in old.items():
+            state = self._optimizer.state.pop(before, {})
+            momentum = state.get("momentum_buffer")
+            if momentum is not None:
+                grown = torch.zeros_like(self._parameters[name])
+                grown[: len(momentum)] = momentum
+                state["momentum_buffer"] = grown
+            self._optimizer.state[self._parameters[name]] = state
+        self._optimizer.param_groups[0]["params"] = list(self._parameters.values())
+        for term in self._terms.values():
+            term.grow({name: tuple(self._parameters[name].shape) for name in old})
+        self._reservoir.grow(columns)
+
+    def _attach(self, network: Network) -> None:
+        """Everything that holds on to parameters, made anew for this network."""
+        self.network = network.to(self.device).train()
+        self._parameters = dict(network.named_parameters())
+        optimizer = self.settings.optimizer
+        self._optimizer = torch.optim.SGD(
+            list(self._parameters.values()),
+            lr=optimizer.learning_rate,
+            momentum=optimizer.momentum,
+            weight_decay=optimizer.weight_decay,
+            foreach=True,
+        )
+        known = retention_terms()
+        # sorted: the order of the losses' sum must not hang on the order in a settings file
+        self._terms: dict[str, RetentionTerm] = {
+            name: known[name](config, self._parameters) for name, config in sorted(self.settings.retention.items())
+        }
+        self._reservoir.grow(network.columns)
+        self._capture: RowGradientCapture | None = None
+        if any(term.needs_row_gradients for term in self._terms.values()):
+            from pipeline.row_gradients import RowGradientCapture
+
+            self._capture = RowGradientCapture(self.network)
+
+    # -- state -----------------------------------------------------------------------------------------------------
+
+    def state(self) -> StateTree:
+        """All that is needed to go on bit for bit: a copy on the CPU, which later updates leave alone."""
+        momenta = {
+            name: self._optimizer.state[parameter]["momentum_buffer"]
+            for name, parameter in self._parameters.items()
+            if self._optimizer.state.get(parameter, {}).get("momentum_buffer") is not None
+        }
+        state: StateTree = {
+            "updates": self.updates,
+            "architecture": cast(Json, self.architecture),
+            "classes": self._classes.state(),
+            "network": dict(self.network.state_dict()),
+            "momenta": momenta,
+            "reservoir": self._reservoir.state(),
+            "retention": {name: term.state() for name, term in self._terms.items()},
+        }
+        return _moved(state, torch.device("cpu"), copy=True)
+
+    def load_state(self, state: StateTree) -> None:
+        """Inverse of `state`, for a learner of the same settings and input.
+
+        The network is rebuilt as the state describes it, since a restructuring may have changed it. Momenta that are
+        missing start at zero.
+        """
+        architecture = cast("dict[str, object]", state["architecture"])
+        network = network_from_architecture(architecture, self.settings.seed)
+        if network.spec != self.spec:
+            raise UserError(
+                f"the state learnt {network.spec.kind} of shape {network.spec.shape}, this stream holds {self.spec.kind} "
+                f"of shape {self.spec.shape}: use another state folder"
+            )
+        state = _moved(state, self.device, copy=True)
+        network.load_state_dict(cast("dict[str, Tensor]", state["network"]))
+        self.updates = cast(int, state["updates"])
+        self._classes.load_state(cast(StateTree, state["classes"]))
+        self._reservoir.load_state(cast(StateTree, state["reservoir"]))
+        self._attach(network)
+        for name, momentum in cast("dict[str, Tensor]", state["momenta"]).items():
+            self._optimizer.state[self._parameters[name]]["momentum_buffer"] = momentum
+        stored = cast("dict[str, StateTree]", state["retention"])
+        if set(stored) != set(self._terms):
+            raise UserError(
+                f"the state was learnt with retention terms {sorted(stored)}, the settings name {sorted(self._terms)}: "
+                "use the same ones"
+            )
+        for name, term in self._terms.items():
+            term.load_state(stored[name])
+
+
+def _moved(tree: StateTree, device: torch.device, *, copy: bool) -> StateTree:
+    """The tree with its tensors on the device."""
+    moved: StateTree = {}
+    for key, value in tree.items():
+        if isinstance(value, Tensor):
+            moved[key] = value.detach().to(device, copy=copy).contiguous()
+        elif isinstance(value, dict):
+            moved[key] = _moved(cast(StateTree, value), device, copy=copy)
+        else:
+            moved[key] = value
+    return moved

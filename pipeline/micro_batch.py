@@ -1,0 +1,153 @@
+"""Records in log order -> one micro-batch: what is trained on, what is not, and the span of offsets it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.deduplication import RecentIds
+from pipeline.evaluation.hold_out import HoldOut
+from pipeline.record import Partition, Record
+from pipeline.sample import BadRecord, DeadLetterReason, Decoded, InputSpec, Sample
+from pipeline.settings import LearnerSettings
+
+
+@dataclass(slots=True, kw_only=True)
+class MicroBatch:
+    """All records of one span of the log, each in exactly one of the four lists."""
+
+    trainable: list[Sample] = field(default_factory=list)
+    held_out: list[Sample] = field(default_factory=list)
+    duplicates: list[Record] = field(default_factory=list)
+    dead: list[tuple[Record, BadRecord]] = field(default_factory=list)
+    records: int = 0
+    records_by_partition: dict[Partition, int] = field(default_factory=dict)
+    next_offsets: dict[Partition, int] = field(default_factory=dict)  # where the span ends, exclusive
+    last_records: dict[Partition, Record] = field(default_factory=dict)
+    newest_event_time_seconds: float | None = None
+
+    @property
+    def x(self) -> npt.NDArray[np.generic]:
+        """(B, ...) in the dtype of the input spec; B = len(trainable) > 0."""
+        return np.stack([sample.x for sample in self.trainable])
+
+    @property
+    def labels(self) -> list[str]:
+        return [sample.label for sample in self.trainable if sample.label is not None]
+
+
+class BatchAssembler:
+    """Decides for each record whether it is trained on, held out, a repeat, or a dead letter.
+
+    It changes none of the state it reads: what it decided takes effect when the learner steps on the batch, so that a
+    batch that was begun can be dropped at a stop and its records read again. The order of the checks matters: a record
+    that cannot be used is never remembered as seen, so that its replay from dead letters is not taken for a repeat.
+    """
+
+    def __init__(self, settings: LearnerSettings, recent_ids: RecentIds, hold_out: HoldOut) -> None:
+        self._settings = settings
+        self._recent_ids = recent_ids
+        self._hold_out = hold_out
+        self._flush_offsets: set[tuple[Partition, int]] = set()
+        self._reset()
+
+    def _reset(self) -> None:
+        self._batch = MicroBatch()
+        self._batch_ids: set[tuple[str, str]] = set()
+        self._batch_new_classes: set[str] = set()
+        self._ended_by_decision = False
+
+    def obey(self, flush_offsets: Sequence[tuple[Partition, int]]) -> None:
+        """Recorded decisions: a batch whose span reaches one of these offsets ends there, as it did the first time."""
+        self._flush_offsets = set(flush_offsets)
+
+    @property
+    def pending_records(self) -> int:
+        return self._batch.records
+
+    @property
+    def pending_offsets(self) -> Mapping[Partition, int]:
+        """Where the span begun so far ends, exclusive."""
+        return self._batch.next_offsets
+
+    @property
+    def is_complete(self) -> bool:
+        """Enough trainable records, or so many records that the span must end, or a recorded decision says so."""
+        return (
+            len(self._batch.trainable) >= self._settings.batch_size
+            or self._batch.records >= self._settings.max_records_per_batch
+            or self._ended_by_decision
+        )
+
+    def take(self) -> MicroBatch:
+        """Hand the batch over and begin the next one."""
+        batch = self._batch
+        self._reset()
+        return batch
+
+    def discard(self) -> None:
+        """Drop what was begun; its records are to be read again."""
+        self._reset()
+
+    def add(self, decoded: Decoded, spec: InputSpec | None, known_classes: Mapping[str, int]) -> InputSpec | None:
+        """Put one record where it belongs. Returns the input spec, which the first good sample of a stream sets.
+
+        `known_classes` are those with a logit column.
+        """
+        batch, record = self._batch, decoded.record
+        partition = record.log_partition
+        batch.records += 1
+        batch.records_by_partition[partition] = batch.records_by_partition.get(partition, 0) + 1
+        batch.next_offsets[partition] = record.offset + 1
+        batch.last_records[partition] = record
+        if (partition, record.offset + 1) in self._flush_offsets:
+            self._ended_by_decision = True
+
+        sample = decoded.sample
+        if sample is None:
+            assert decoded.problem is not None
+            batch.dead.append((record, decoded.problem))
+            return spec
+        problem = self._problem(sample, spec, known_classes)
+        if problem is not None:
+            batch.dead.append((record, problem))
+            return spec
+        identity = (sample.source, sample.id)
+        if self._settings.deduplication_window and (
+            identity in self._batch_ids or self._recent_ids.contains(*identity)
+        ):
+            batch.duplicates.append(record)
+            return spec
+        self._batch_ids.add(identity)
+        time = sample.event_time_seconds
+        if time is not None and time > (batch.newest_event_time_seconds or 0.0):
+            batch.newest_event_time_seconds = time
+        if self._hold_out.chooses(sample):
+            batch.held_out.append(sample)
+        else:
+            batch.trainable.append(sample)
+            if sample.label is not None and sample.label not in known_classes:
+                self._batch_new_classes.add(sample.label)
+        return spec or sample.spec
+
+    def _problem(
+        self, sample: Sample, spec: InputSpec | None, known_classes: Mapping[str, int]
+    ) -> BadRecord | None:
+        """What only the state can know: another shape than the stream's, one class too many."""
+        if spec is not None and sample.spec != spec:
+            got = sample.spec
+            if got.kind != spec.kind:
+                return BadRecord(DeadLetterReason.WRONG_TYPE, f"this stream holds {spec.kind}, the record {got.kind}")
+            return BadRecord(
+                DeadLetterReason.WRONG_SHAPE, f"this stream's samples have shape {spec.shape}, this one {got.shape}"
+            )
+        if sample.label not in known_classes and sample.label not in self._batch_new_classes:
+            limit = self._settings.network.max_classes
+            if len(known_classes) + len(self._batch_new_classes) >= limit:
+                return BadRecord(
+                    DeadLetterReason.TOO_MANY_CLASSES, f"label {sample.label!r} would be class {limit + 1} of {limit}"
+                )
+        return None

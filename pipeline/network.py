@@ -1,0 +1,215 @@
+"""The network: a body, and a head that grows.
+
+Legend: B = rows, D = width of the features, K = logit columns
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from pipeline import keyed_randomness
+from pipeline.backbones import backbones
+from pipeline.backbones.backbone import Backbone
+from pipeline.sample import InputSpec
+from pipeline.settings import NetworkSettings
+from pipeline.settings_section import Section
+from pipeline.state import Json
+from pipeline.user_error import UserError
+
+_MOST_PARAMETERS = 2**31
+_MOST_INPUT_VALUES = 2**28
+_SMALLEST_RESNET_SIDE = 32  # below it a perceptron learns a stream about as well and far faster
+
+
+class Network(nn.Module):
+    """Body and head. All `K` columns take part in the softmax, also those that stand for no class yet."""
+
+    def __init__(self, body: Backbone, head: nn.Linear, spec: InputSpec, seed: int) -> None:
+        super().__init__()
+        self.body = body
+        self.head = head
+        self.spec = spec
+        self._seed = seed
+        self._batch_norms = tuple(m for m in body.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+
+    @property
+    def columns(self) -> int:
+        return self.head.out_features
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B, ...) in the dtype of the input spec -> logits (B, K), features (B, D).
+
+        uint8 images are scaled to 0..1. In training, a pass of a single row is normalised with the running statistics
+        and leaves them alone: one row has no variance of its own (torch refuses it where a map is one pixel).
+        """
+        if x.dtype == torch.uint8:
+            x = x.to(torch.float32).div_(255.0)
+        if self._batch_norms and self.training and len(x) == 1:
+            with self._running_statistics():
+                features_BD = self.body(x)
+        else:
+            features_BD = self.body(x)
+        return self.head(features_BD), features_BD
+
+    @contextmanager
+    def _running_statistics(self) -> Iterator[None]:
+        training = [norm.training for norm in self._batch_norms]
+        for norm in self._batch_norms:
+            norm.training = False
+        try:
+            yield
+        finally:
+            for norm, was_training in zip(self._batch_norms, training, strict=True):
+                norm.training = was_training
+
+    def grow(self, columns: int) -> None:
+        """Give the head `columns` columns. Old ones keep their weights bit for bit; new ones are keyed by (seed, columns).
+
+        `head` stays the same module (hooks stay on it); its parameters are new objects.
+        """
+        old = self.head
+        assert columns > old.out_features, f"the head only grows: {old.out_features} to {columns}"
+        device = old.weight.device
+        with torch.no_grad():
+            fresh = _new_head(old.in_features, columns, self._seed).to(device)
+            fresh.weight[: old.out_features] = old.weight
+            fresh.bias[: old.out_features] = old.bias
+        old.weight, old.bias, old.out_features = fresh.weight, fresh.bias, columns
+
+    @property
+    def architecture(self) -> dict[str, Json]:
+        """JSON from which `network_from_architecture` rebuilds the same network, without its weights."""
+        return {
+            "backbone": self.body.name,
+            "options": self.body.resolved_options,
+            "input": {"kind": self.spec.kind, "shape": list(self.spec.shape)},
+            "columns": self.columns,
+        }
+
+
+def build_network(settings: NetworkSettings, spec: InputSpec, seed: int) -> Network:
+    """A fresh network on the CPU; the same seed gives the same weights. UserError where it cannot be built."""
+    name = choose_backbone(settings.backbone, spec)
+    network = _build(name, settings.options, spec, settings.initial_columns, seed)
+    network.body.load_pretrained()
+    return network
+
+
+def network_from_architecture(architecture: Mapping[str, object], seed: int = 0) -> Network:
+    """Rebuild a network from `Network.architecture`, with fresh weights, on the CPU.
+
+    Only backbones of this program are built, and only of a size that can be meant: UserError otherwise.
+    """
+    try:
+        name, options, columns = architecture["backbone"], architecture["options"], architecture["columns"]
+        described = architecture["input"]
+        if not (isinstance(name, str) and isinstance(options, dict) and isinstance(described, dict)):
+            raise TypeError("a part has another type")
+        kind, shape = described["kind"], described["shape"]
+        if kind not in ("image", "vector", "text") or not isinstance(shape, list) or not isinstance(columns, int):
+            raise TypeError("a part has another type")
+    except (KeyError, TypeError) as error:
+        raise UserError(f"not the architecture of a network ({error}): {str(architecture)[:200]}") from error
+    return _build(name, options, InputSpec(kind=kind, shape=tuple(shape)), columns, seed)
+
+
+def choose_backbone(name: str, spec: InputSpec) -> str:
+    """What the setting `auto` means for this input."""
+    if name != "auto":
+        return name
+    if spec.kind == "image":
+        return "resnet18" if max(spec.shape[1:]) >= _SMALLEST_RESNET_SIDE else "mlp"
+    return {"vector": "mlp", "text": "text_encoder"}[spec.kind]
+
+
+def _build(name: str, options: Mapping[str, Any], spec: InputSpec, columns: int, seed: int) -> Network:
+    """Check everything without allocating anything, then build.
+
+    1. Name, options and input against what there is.
+    2. Build on the meta device, where tensors have shapes only: count parameters, push one row through.
+    3. Build on the CPU, body and head each from its own keyed seed.
+    """
+    # 1.
+    known = backbones()
+    if name not in known:
+        raise UserError(f"unknown backbone {name!r}: use auto or one of {', '.join(sorted(known))}")
+    backbone = known[name]
+    if spec.kind not in backbone.kinds:
+        raise UserError(f"backbone {name!r} takes no {spec.kind} (it takes {', '.join(sorted(backbone.kinds))}): choose another")
+    config = _options(backbone, options)
+    _check_shape(spec)
+    if not 1 <= columns <= _MOST_PARAMETERS:
+        raise UserError(f"a network cannot have {columns} logit columns: use 1 to {_MOST_PARAMETERS}")
+    # 2.
+    _check_on_meta_device(backbone, config, spec, columns)
+    # 3.
+    with keyed_initialisation(seed, "body"):
+        body = backbone(config, spec)
+    return Network(body, _new_head(body.width, columns, seed), spec, seed)
+
+
+def _options(backbone: type[Backbone], options: Mapping[str, Any]) -> Section:
+    try:
+        return backbone.Config.model_validate(dict(options))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(str(part) for part in problem["loc"])
+        raise UserError(
+            f"network.options.{place} of backbone {backbone.name!r}: {problem['msg']} (got {str(problem['input'])[:80]}); "
+            f"there are {', '.join(sorted(backbone.Config.model_fields))}"
+        ) from error
+
+
+def _check_shape(spec: InputSpec) -> None:
+    shape = spec.shape
+    whole = bool(shape) and all(isinstance(size, int) and size >= 1 for size in shape)
+    if not whole or (spec.kind == "image" and len(shape) != 3) or (spec.kind == "text" and len(shape) != 1):
+        raise UserError(f"input shape {shape} is none of {spec.kind}: images are (C, H, W), texts (T,), arrays (sizes, ...)")
+    if math.prod(shape) > _MOST_INPUT_VALUES:
+        raise UserError(f"input shape {shape} holds more than {_MOST_INPUT_VALUES} values: set a smaller input.shape")
+
+
+def _check_on_meta_device(backbone: type[Backbone], config: Section, spec: InputSpec, columns: int) -> None:
+    with torch.device("meta"), torch.no_grad():
+        try:
+            body = backbone(config, spec).eval()
+            parameters = sum(parameter.numel() for parameter in body.parameters()) + columns * (body.width + 1)
+            if parameters > _MOST_PARAMETERS:
+                raise UserError(
+                    f"the network would have {parameters:,} parameters, more than {_MOST_PARAMETERS:,}: "
+                    f"make network.options or network.initial_columns ({columns}) smaller"
+                )
+            features_BD = body(torch.zeros((1, *spec.shape), dtype=torch.int32 if spec.kind == "text" else torch.float32))
+        except UserError:
+            raise
+        except (RuntimeError, ValueError, AssertionError) as error:  # what libraries say of sizes that do not fit
+            raise UserError(
+                f"backbone {backbone.name!r} cannot take {spec.kind} input of shape {spec.shape} ({_line(error)}): "
+                "set another input.shape, network.backbone or network.options"
+            ) from error
+    assert features_BD.shape == (1, body.width), f"{backbone.name} gave {tuple(features_BD.shape)} for width {body.width}"
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:200]
+
+
+def _new_head(width: int, columns: int, seed: int) -> nn.Linear:
+    with keyed_initialisation(seed, "head", columns):
+        return nn.Linear(width, columns)
+
+
+@contextmanager
+def keyed_initialisation(seed: int, purpose: str, number: int = 0) -> Iterator[None]:
+    """Library constructors draw from torch's global CPU generator: inside, it is a keyed one; after, it is as before."""
+    with torch.random.fork_rng(devices=[]):
+        # not torch.manual_seed, which would also reseed the GPUs' generators
+        torch.random.default_generator.manual_seed(keyed_randomness.torch_seed(seed, purpose, number))
+        yield

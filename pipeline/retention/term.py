@@ -1,0 +1,106 @@
+"""The contract of a retention term: what an algorithm against forgetting may see and do in one update.
+
+Legend: B = rows, K = logit columns now, S = logit columns when a row was stored, D = width of the features
+"""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import ClassVar, Protocol
+
+from torch import Tensor, nn
+
+from pipeline.settings_section import Section
+from pipeline.state import StateTree
+
+
+class Change(StrEnum):
+    """What may move an anchor, since nobody tells where a task ends."""
+
+    NEW_CLASS = "new_class"  # before the first update that holds it
+    DRIFT = "drift"
+    ADOPTION = "adoption"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """Rows of the update's one forward pass."""
+
+    y_B: Tensor  # int64 logit columns
+    logits_BK: Tensor
+    features_BD: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayRows(Rows):
+    """A draw from the reservoir, beside what the network said when each row was stored."""
+
+    stored_logits_BK: Tensor  # zero from column S on
+    stored_columns_B: Tensor  # int64, S of each row (S <= K)
+
+
+class RowGradients(Protocol):
+    """Gradients of the incoming rows' log-likelihood, caught in the update's one backward pass.
+
+    Both give {parameter's name: tensor of its shape}. Equal to per-sample autograd where rows do not mix.
+    """
+
+    def mean_of_squares(self) -> Mapping[str, Tensor]:
+        """Mean over rows of (d log p(y|x) / d theta)^2: the empirical Fisher's diagonal."""
+
+    def square_of_mean(self) -> Mapping[str, Tensor]:
+        """(mean over rows of d log p(y|x) / d theta)^2, as Avalanche's RWalk takes it."""
+
+
+class RetentionTerm(ABC):  # noqa: B024  (every method has a default: a term overrides what it needs)
+    """One algorithm against forgetting. A file `pipeline/retention/NAME.py` holds exactly one subclass, named in
+    `name` like its file; the settings choose it by that name and the contract test finds it by itself.
+
+    In one update the learner calls, in this order:
+    1. `on_change` for what was noticed before the update (a new class, drift);
+    2. `loss`, once, with this term's slices of the one forward pass;
+    3. `after_backward`, once, when every parameter has its gradient; it may change gradients in place;
+    4. `after_update`, when the optimizer has stepped.
+    """
+
+    name: ClassVar[str]
+    needs_row_gradients: bool = False  # True: `after_backward` gets RowGradients
+
+    class Config(Section):
+        """Settings of the term; frozen, keyword-only."""
+
+    def __init__(self, config: Section, parameters: Mapping[str, nn.Parameter]) -> None:
+        """`parameters` is live: name -> parameter of the network, head included, replaced when the head grows."""
+        self.parameters = parameters
+
+    @property
+    def draws(self) -> int:
+        """How many independent draws from the reservoir one update needs."""
+        return 0
+
+    def on_change(self, change: Change) -> None:
+        """The stream changed; an anchor may move."""
+
+    def loss(self, incoming: Rows, replays: tuple[ReplayRows, ...]) -> Mapping[str, Tensor]:
+        """Named scalar losses, to be added to the incoming rows' cross-entropy. `replays` has `draws` entries, or
+        none while the reservoir is empty. Names need not carry the term's own; the learner prefixes them."""
+        return {}
+
+    def after_backward(self, row_gradients: RowGradients | None) -> None:
+        """Look at (or change in place) the gradients of `self.parameters`."""
+
+    def after_update(self, rows: int) -> None:
+        """The optimizer has stepped on `rows` incoming records."""
+
+    def grow(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """The head grew: parameters in `shapes` have these new shapes, old values in the leading rows."""
+
+    def state(self) -> StateTree:
+        """All that is needed to go on bit for bit; keys without "/"."""
+        return {}
+
+    def load_state(self, state: StateTree) -> None:
+        """Inverse of `state`."""

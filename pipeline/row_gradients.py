@@ -1,0 +1,230 @@
+"""The incoming rows' gradients, each row's apart, from the one backward pass that the update makes anyway."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from pipeline.layer_row_gradients import LayerKind, RowGradient, exact, kind_of, sum_over_rows
+from pipeline.user_error import UserError
+
+WAY_OUT = "leave out the retention terms that need them (ewc_pp, ewc) or choose another backbone"
+
+
+class _Call:
+    """One call of one layer: what was kept of its input, and, once backward came by, the gradient at its output."""
+
+    def __init__(self, name: str, layer: nn.Module, kind: LayerKind, kept: Tensor, rows: int) -> None:
+        self.name, self.layer, self.kind, self.kept, self.rows = name, layer, kind, kept, rows
+        self.g: Tensor | None = None
+
+    def take(self, g: Tensor) -> None:
+        g = g if len(g) == self.rows else g[: self.rows].clone()  # a view would hold the replayed rows' gradients too
+        self.g = g if self.g is None else self.g + g
+
+    def split(self) -> Iterator[tuple[str, RowGradient]]:
+        assert self.g is not None
+        kept = exact(self.kept) if self.kept.is_floating_point() else self.kept
+        return self.kind.split(self.layer, kept, exact(self.g))
+
+
+class RowGradientCapture:
+    """Catches layer inputs and output gradients, so that squared per-row gradients cost no second pass.
+
+    In one update:
+    1. `start(rows, scale)`: the first `rows` rows of the next forward pass are the incoming ones, and their losses
+       enter the total as a sum divided by `scale` (scale = rows for a mean);
+    2. the first call of `module` is watched; later ones (the replay's, with `fused: false`) are not;
+    3. the backward pass;
+    4. `finish()` gives the RowGradients.
+
+    Between `finish` and `start` there is no hook anywhere. The row gradients equal per-sample autograd's where rows do
+    not mix. Batch norm in training mode mixes them: a row's gradient then also holds what the *other rows' losses*
+    send to it through the batch's mean and variance, and misses what its own loss sends to the others.
+
+    Known layers: Linear, Conv2d, BatchNorm, GroupNorm, LayerNorm, Embedding, called once or more in a pass, sharing
+    parameters or not. Their inputs must have the rows in front, or 1 in front for all rows together (a table of
+    positions). Parameters that are not trained are left out.
+
+    Raises UserError, at construction, for a trained parameter elsewhere (a bare one, an attention's in_proj), and in
+    `finish` for one that is used behind its layer's back (attention's out_proj), since its gradients cannot be seen.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._rows = 0
+        self._batch: int | None = None
+        self._scale = 1.0
+        self._handles: list[RemovableHandle] = []
+        self._calls: list[_Call] = []
+        self._layers: list[tuple[str, nn.Module, LayerKind]] = []
+        self._ever_called: set[str] = set()
+        self._find_layers()
+
+    def start(self, rows: int, scale: float) -> None:
+        """Watch the next call of the module."""
+        assert rows > 0, "a batch has at least one incoming row"
+        self.pause()
+        self._rows, self._scale, self._batch, self._calls = rows, scale, None, []
+        self._layers = self._find_layers()  # anew each time: the head may have grown
+        self._handles = [
+            self._module.register_forward_pre_hook(self._enter, with_kwargs=True),
+            *(
+                layer.register_forward_hook(partial(self._catch, name, kind), with_kwargs=True)
+                for name, layer, kind in self._layers
+            ),
+            self._module.register_forward_hook(self._leave),
+        ]
+
+    def pause(self) -> None:
+        """Watch no further call. The end of the module's first call does it by itself."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def finish(self) -> CapturedRowGradients:
+        """After the backward pass. May be asked once for each `start`."""
+        self.pause()
+        calls = [call for call in self._calls if call.g is not None]
+        assert calls, "finish() comes after a forward and a backward pass"
+        self._calls = []
+        self._refuse_unseen()
+        names: dict[int, str] = {}
+        for name, parameter in self._module.named_parameters():
+            names[id(parameter)] = name
+        found: dict[str, list[RowGradient]] = {}
+        with _plain_arithmetic(calls[0].kept.device):
+            for call in calls:
+                for local_name, row_gradient in call.split():
+                    parameter = getattr(call.layer, local_name)
+                    if parameter is not None and parameter.requires_grad:
+                        found.setdefault(names[id(parameter)], []).append(row_gradient)
+        trained = {name: p for name, p in self._module.named_parameters() if p.requires_grad}
+        return CapturedRowGradients(found, trained, self._rows, self._scale)
+
+    def _find_layers(self) -> list[tuple[str, nn.Module, LayerKind]]:
+        layers = []
+        for name, layer in self._module.named_modules():
+            trained = [local for local, p in layer._parameters.items() if p is not None and p.requires_grad]
+            if not trained:
+                continue
+            kind = kind_of(layer)
+            if kind is None:
+                parameter_name = f"{name}.{trained[0]}" if name else trained[0]
+                raise UserError(
+                    f"no gradients of single rows for parameter {parameter_name!r} of a {type(layer).__name__}: {WAY_OUT}"
+                )
+            layers.append((name, layer, kind))
+        return layers
+
+    def _enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._batch = len(args[0] if args else next(iter(kwargs.values())))
+        assert self._rows <= self._batch, f"{self._rows} incoming rows in a batch of {self._batch}"
+
+    def _leave(self, _module: nn.Module, _args: tuple[Any, ...], _output: object) -> None:
+        self.pause()
+
+    def _catch(
+        self, name: str, kind: LayerKind, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+    ) -> Tensor | None:
+        if not output.requires_grad or self._batch is None:
+            return None
+        x: Tensor = args[0] if args else next(iter(kwargs.values()))
+        replaced: Tensor | None = None
+        if len(x) == 1 and self._batch > 1:
+            # One for all rows: autograd would sum the rows' gradients, the incoming and the replayed, where the output
+            # is broadcast. Expanding it here moves that sum behind our hook and changes no value.
+            x = x.expand(self._batch, *x.shape[1:])
+            replaced = output = output.expand(self._batch, *output.shape[1:])
+        if len(x) != self._batch:
+            raise UserError(
+                f"layer {name!r} gets an input of shape {tuple(x.shape)} in a batch of {self._batch} rows, so its rows "
+                f"cannot be told apart: {WAY_OUT}"
+            )
+        call = _Call(name, layer, kind, kind.keep(layer, x, self._rows), self._rows)
+        self._calls.append(call)
+        self._ever_called.add(name)
+        output.register_hook(call.take)
+        return replaced
+
+    def _refuse_unseen(self) -> None:
+        for name, layer, _ in self._layers:
+            if name in self._ever_called:
+                continue
+            for local_name, parameter in layer.named_parameters(recurse=False):
+                if parameter.grad is not None and bool(parameter.grad.any()):
+                    raise UserError(
+                        f"parameter {name}.{local_name} has a gradient but its {type(layer).__name__} is never called, so "
+                        f"there are no gradients of single rows: {WAY_OUT}"
+                    )
+
+
+class CapturedRowGradients:
+    """Gradients of the incoming rows' log-likelihood; each of the two means is computed when first asked for."""
+
+    def __init__(
+        self, found: Mapping[str, list[RowGradient]], trained: Mapping[str, Tensor], rows: int, scale: float
+    ) -> None:
+        self._found, self._trained, self._rows, self._scale = found, trained, rows, scale
+        self._mean_of_squares: dict[str, Tensor] | None = None
+        self._square_of_mean: dict[str, Tensor] | None = None
+
+    def mean_of_squares(self) -> Mapping[str, Tensor]:
+        """Mean over rows of (d log p(y|x) / d theta)^2; zero for a parameter that took no part."""
+        if self._mean_of_squares is None:
+            # The loss is -log p / scale: the row's gradient is -scale times what was caught, and the sign goes.
+            factor = self._scale**2 / self._rows
+            self._mean_of_squares = self._reduce(_sum_of_squares, factor)
+        return self._mean_of_squares
+
+    def square_of_mean(self) -> Mapping[str, Tensor]:
+        """(mean over rows of d log p(y|x) / d theta)^2; zero for a parameter that took no part."""
+        if self._square_of_mean is None:
+            sums = self._reduce(_sum, self._scale / self._rows)
+            self._square_of_mean = {name: mean.square_() for name, mean in sums.items()}
+        return self._square_of_mean
+
+    def _reduce(self, over_rows: Callable[[list[RowGradient]], Tensor], factor: float) -> dict[str, Tensor]:
+        reduced = {}
+        for name, parameter in self._trained.items():
+            calls = self._found.get(name)
+            if calls:
+                with _plain_arithmetic(parameter.device):
+                    reduced[name] = over_rows(calls) * factor
+            else:
+                reduced[name] = torch.zeros_like(parameter, requires_grad=False)
+        return reduced
+
+
+def _sum_of_squares(calls: list[RowGradient]) -> Tensor:
+    return calls[0].sum_of_squares() if len(calls) == 1 else sum_over_rows(calls, squared=True)
+
+
+def _sum(calls: list[RowGradient]) -> Tensor:
+    total = calls[0].sum()
+    for call in calls[1:]:
+        total = total + call.sum()
+    return total
+
+
+class _plain_arithmetic(torch.no_grad):
+    """No graph, and no autocast: matrix products stay in float32."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self._autocast = torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else None
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        if self._autocast is not None:
+            self._autocast.__enter__()
+
+    def __exit__(self, *failure: Any) -> None:
+        if self._autocast is not None:
+            self._autocast.__exit__(*failure)
+        super().__exit__(*failure)

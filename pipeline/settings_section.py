@@ -1,0 +1,44 @@
+"""The base of every settings section: frozen, no unknown keys, every field marked fixed or changeable."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """A group of settings. Sections nest; a leaf is declared with `fixed(...)` or `changeable(...)`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+def fixed(default: Any = ..., *, why: str, **constraints: Any) -> Any:
+    """A setting that shapes the model: an existing state refuses another value for it. `why` is its description."""
+    return Field(default, description=why, json_schema_extra={"fixed": True}, **constraints)
+
+
+def changeable(default: Any = ..., *, why: str, **constraints: Any) -> Any:
+    """A setting that may differ from one start to the next. `why` is its description."""
+    return Field(default, description=why, json_schema_extra={"fixed": False}, **constraints)
+
+
+def fixed_values(section: BaseModel, prefix: str = "") -> dict[str, Any]:
+    """{"network.backbone": "mlp", ...}: every fixed leaf with its JSON value."""
+    values: dict[str, Any] = {}
+    dumped = section.model_dump(mode="json")
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        path = f"{prefix}{name}"
+        if isinstance(value, BaseModel):
+            values.update(fixed_values(value, f"{path}."))
+        elif isinstance(value, dict) and any(isinstance(entry, BaseModel) for entry in value.values()):
+            values[path] = sorted(value)
+            for key, entry in value.items():
+                values.update(fixed_values(entry, f"{path}.{key}."))
+        else:
+            extra = field.json_schema_extra
+            assert isinstance(extra, dict) and "fixed" in extra, f"setting {path} is not marked fixed or changeable"
+            if cast(dict[str, Any], extra)["fixed"]:
+                values[path] = dumped[name]
+    return values

@@ -1,0 +1,265 @@
+"""Snapshot + records -> later snapshot: everything of a snapshot's state but what is Kafka's.
+
+    assembler.add(record) ... until assembler.is_complete, then report = learner.step(assembler.take())
+
+On one partition the state after each step is a function of settings and log alone: steps count records, never seconds.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.deduplication import RecentIds
+from pipeline.evaluation.drift import DriftDetector
+from pipeline.evaluation.forgetting import EvaluationReport, ForgettingHistory
+from pipeline.evaluation.hold_out import HoldOut, evaluate_hold_out
+from pipeline.evaluation.prequential import Prequential
+from pipeline.learner import Learner, UpdateReport
+from pipeline.micro_batch import BatchAssembler, MicroBatch
+from pipeline.record import Partition
+from pipeline.sample import Decoded, InputSpec
+from pipeline.settings import LearnerSettings
+from pipeline.state import Json, StateTree
+
+# The prequential bits of this many updates stay on the device before they are read: reading each at once would make
+# the CPU wait for the GPU in every update. A constant, since the drift detector hears of them only then.
+_UPDATES_PER_READ = 16
+
+
+# Only a replay from before a decision needs it, and replays begin at most one restructuring job back; without a bound a
+# stream of one record a minute would grow its state by half a million decisions a year.
+_DECISIONS_KEPT = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepReport:
+    """What one step did."""
+
+    batch: MicroBatch
+    update: UpdateReport | None  # None: nothing in the span was trainable
+    evaluation: EvaluationReport | None  # where this step was followed by one
+    drift: bool  # the detector fired after this step; the next update hears of it
+    records_consumed: int  # since the stream's beginning
+    seconds: Mapping[str, float]  # stage -> wall-clock time, for metrics only
+
+
+class StreamLearner:
+    """The learner with all that surrounds it: repeats, hold-outs, prequential accuracy, forgetting, drift."""
+
+    def __init__(self, settings: LearnerSettings) -> None:
+        self.settings = settings
+        self.recent_ids = RecentIds(settings.deduplication_window)
+        self.hold_out = HoldOut(settings.hold_out)
+        self.prequential = Prequential(settings.evaluation)
+        self.forgetting = ForgettingHistory(settings.evaluation)
+        self.drift = DriftDetector(settings.drift)
+        self.assembler = BatchAssembler(settings, self.recent_ids, self.hold_out)
+        self.learner: Learner | None = None  # None until a sample showed what the input looks like
+        self.records_consumed = 0
+        self.records_trained = 0
+        self.records_held_out = 0
+        self.decisions: list[dict[str, Json]] = []  # recorded decisions, each with its offsets
+        self._spec: InputSpec | None = None
+        self._unread: list[tuple[list[str], Tensor, int]] = []  # labels, correct_B on the device, known classes
+        self._drift_pending = False
+
+    # -- what others may see ---------------------------------------------------------------------------------------
+
+    @property
+    def class_columns(self) -> Mapping[str, int]:
+        """{class: logit column} of the known classes."""
+        return {} if self.learner is None else self.learner.class_columns
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        return () if self.learner is None else self.learner.class_names
+
+    @property
+    def spec(self) -> InputSpec | None:
+        return self._spec if self.learner is None else self.learner.spec
+
+    # -- learning --------------------------------------------------------------------------------------------------
+
+    def add(self, decoded: Decoded) -> bool:
+        """Put one record into the batch being assembled; True when the batch is complete."""
+        self._spec = self.assembler.add(decoded, self.spec, self.class_columns)
+        return self.assembler.is_complete
+
+    def discard_pending(self) -> None:
+        """Drop the batch being assembled: nothing of it has touched the state."""
+        self.assembler.discard()
+        if self.learner is None:
+            self._spec = None
+
+    def flush(self) -> StepReport | None:
+        """The stream is idle: step on what there is, and record this decision with its offsets. None: nothing there."""
+        if not self.assembler.pending_records:
+            return None
+        self.decisions.append(
+            {
+                "kind": "idle_flush",
+                "offsets": [[p.topic, p.number, offset] for p, offset in sorted(self.assembler.pending_offsets.items())],
+            }
+        )
+        del self.decisions[:-_DECISIONS_KEPT]
+        return self.step(self.assembler.take())
+
+    def step(self, batch: MicroBatch) -> StepReport:
+        """One step on one complete batch.
+
+        1. What the batch holds becomes part of the state: ids, hold-outs, counts.
+        2. One update on its trainable records (none of them: no update).
+        3. The prequential bits are read every so many updates; the drift detector hears of them.
+        4. The hold-outs are evaluated where so many records have passed, or where a class's first burst has ended.
+        """
+        # 1.
+        started = time.perf_counter()
+        before = self.records_consumed
+        self.records_consumed += batch.records
+        for sample in (*batch.held_out, *batch.trainable):
+            self.recent_ids.add(sample.source, sample.id)
+        for sample in batch.held_out:
+            self.hold_out.add(sample)
+        self.records_held_out += len(batch.held_out)
+        labels = batch.labels
+        taken = time.perf_counter()
+        # 2.
+        update = None
+        if labels:
+            if self.learner is None:
+                assert self._spec is not None, "a trainable sample sets the spec"
+                self.learner = Learner(self.settings, self._spec)
+            update = self.learner.update(batch.x, labels, drift=self._drift_pending)
+            self._drift_pending = False
+            self.records_trained += len(labels)
+            self._unread.append((labels, update.correct_B, len(self.learner.class_names)))
+        # 3.
+        drift = False
+        if self.learner is not None and update is not None and self.learner.updates % _UPDATES_PER_READ == 0:
+            drift = self._read_prequential()
+        read = time.perf_counter()
+        # 4.
+        self.forgetting.observe(Counter(labels))
+        seconds = {"intake": taken - started, **(update.seconds if update else {})}
+        evaluation = None
+        period = self.settings.evaluation.every_records
+        if self.forgetting.burst_ended() or before // period != self.records_consumed // period:
+            evaluation = self._evaluate()
+            seconds["evaluate"] = time.perf_counter() - read
+        return StepReport(
+            batch=batch,
+            update=update,
+            evaluation=evaluation,
+            drift=drift,
+            records_consumed=self.records_consumed,
+            seconds=seconds,
+        )
+
+    def _read_prequential(self) -> bool:
+        drift = False
+        for labels, correct_B, known_classes in self._unread:
+            correct = cast(list[bool], correct_B.tolist())
+            self.prequential.record(labels, correct, known_classes)
+            drift = self.drift.update([not right for right in correct]) or drift
+        self._unread.clear()
+        self._drift_pending = self._drift_pending or drift
+        return drift
+
+    def _accuracies(self) -> Mapping[str, tuple[float, int]]:
+        if self.learner is None:
+            return {}
+        return evaluate_hold_out(self.hold_out, self.learner.class_names, self.learner.predict_columns)
+
+    def _evaluate(self) -> EvaluationReport | None:
+        accuracies = self._accuracies()
+        return self.forgetting.record(self.records_consumed, accuracies) if accuracies else None
+
+    def evaluate_unrecorded(self) -> EvaluationReport | None:
+        """How the model stands now, beside the history but not in it: the moment of a stop is nobody's to choose, so
+        an evaluation made then must not be part of the state. None while nothing is known or held out."""
+        accuracies = self._accuracies()
+        return copy.deepcopy(self.forgetting).record(self.records_consumed, accuracies) if accuracies else None
+
+    # -- state -----------------------------------------------------------------------------------------------------
+
+    def state(self) -> StateTree:
+        """The whole state at a batch boundary (a batch begun since is not in it)."""
+        learner = self.learner
+        spec = None if learner is None else {"kind": learner.spec.kind, "shape": list(learner.spec.shape)}
+        unread: StateTree = {
+            "labels": [labels for labels, _, _ in self._unread],  # type: ignore[misc]
+            "known_classes": [known for _, _, known in self._unread],
+            "correct": torch.tensor([bit for _, correct_B, _ in self._unread for bit in correct_B.tolist()], dtype=torch.bool),
+        }
+        return {
+            "spec": cast(Json, spec),
+            "learner": {} if learner is None else learner.state(),
+            "recent_ids": self.recent_ids.state(),
+            "hold_out": self.hold_out.state(),
+            "prequential": self.prequential.state(),
+            "forgetting": self.forgetting.state(),
+            "drift": self.drift.state(),
+            "drift_pending": self._drift_pending,
+            "unread": unread,
+            "records_consumed": self.records_consumed,
+            "records_trained": self.records_trained,
+            "records_held_out": self.records_held_out,
+            "decisions": cast(Json, self.decisions),
+        }
+
+    def load_state(self, state: StateTree) -> None:
+        """Inverse of `state`; the batch being assembled is dropped."""
+        self.assembler.discard()
+        spec = cast("dict[str, object] | None", state["spec"])
+        self._spec = None
+        self.learner = None
+        if spec is not None:
+            shape = tuple(cast(list[int], spec["shape"]))
+            self.learner = Learner(self.settings, InputSpec(kind=cast("object", spec["kind"]), shape=shape))  # type: ignore[arg-type]
+            self.learner.load_state(_tree(state["learner"]))
+        self.recent_ids.load_state(_tree(state["recent_ids"]))
+        self.hold_out.load_state(_tree(state["hold_out"]))
+        self.prequential.load_state(_tree(state["prequential"]))
+        self.forgetting.load_state(_tree(state["forgetting"]))
+        self.drift.load_state(_tree(state["drift"]))
+        self._drift_pending = bool(state["drift_pending"])
+        unread = _tree(state["unread"])
+        bits = cast(Tensor, unread["correct"])
+        self._unread = []
+        position = 0
+        for labels, known in zip(
+            cast(list[list[str]], unread["labels"]), cast(list[int], unread["known_classes"]), strict=True
+        ):
+            self._unread.append((labels, bits[position : position + len(labels)], known))
+            position += len(labels)
+        self.records_consumed = cast(int, state["records_consumed"])
+        self.records_trained = cast(int, state["records_trained"])
+        self.records_held_out = cast(int, state["records_held_out"])
+        self.decisions = cast("list[dict[str, Json]]", state["decisions"])
+        self.assembler.obey(
+            [
+                (Partition(topic, number), offset)
+                for decision in self.decisions
+                if decision["kind"] == "idle_flush"
+                for topic, number, offset in cast("list[tuple[str, int, int]]", decision["offsets"])
+            ]
+        )
+
+    def predict_columns(self, x: np.ndarray) -> np.ndarray:
+        """Logit columns that the present network chooses among the known classes."""
+        assert self.learner is not None, "nothing was learnt yet"
+        return self.learner.predict_columns(x)
+
+
+def _tree(value: object) -> StateTree:
+    assert isinstance(value, dict)
+    return cast(StateTree, value)

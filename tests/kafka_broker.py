@@ -1,0 +1,25 @@
+"""Fixtures: one real broker for the whole test session, and a stream name that no other test uses."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from deploy.embedded_kafka import EmbeddedKafka
+
+
+@pytest.fixture(scope="session")
+def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
+    """A broker on a free port; its `bootstrap_servers` is what clients need."""
+    with EmbeddedKafka(tmp_path_factory.mktemp("kafka_broker")) as broker:
+        yield broker
+
+
+@pytest.fixture
+def stream_name(request: pytest.FixtureRequest) -> str:
+    """A name that tells in the broker's log which test it belongs to, and is not used twice, also by parameters."""
+    readable = re.sub(r"[^a-z0-9-]+", "-", request.node.name.lower()).strip("-")[:40]
+    return f"{readable}-{uuid.uuid4().hex[:8]}"
