@@ -81,7 +81,8 @@ class CommitLog(ABC):
     def commit(self, offsets: Mapping[Partition, int], sequence: int, outbox: Sequence[OutboxMessage]) -> None:
         """The outbox and the offsets in one transaction that is opened only now: readers see all of it or none.
 
-        A `sequence` that is committed already is not told again.
+        `sequence` is above every one that was committed, also above that of `start`'s answer: after a fall-back to an
+        older snapshot too. The same one as in the call before means the same call once more, which tells nothing twice.
         Raises `LearnerFenced`, `BrokerUnavailable` and `OutboxRefused`.
         """
 

@@ -16,6 +16,7 @@ from kafka import KafkaConsumer, KafkaProducer
 from kafka import errors as kafka_errors
 from kafka.admin import KafkaAdminClient
 from kafka.net.compat import KafkaNetClient
+from kafka.net.inet import KafkaNetSocket
 from kafka.net.sasl.oauth import AbstractTokenProvider
 from kafka.record import util as record_util
 
@@ -246,6 +247,27 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__
+
+
+# Sockets
+
+
+def _close_sockets_that_do_not_connect() -> None:
+    """kafka-python 3.0.12 drops the socket of a refused connection without closing it: while brokers are away, each
+    attempt would hold a file descriptor until the garbage collector comes by."""
+    connect = KafkaNetSocket.sock_connect
+
+    async def sock_connect(self: Any, net: Any, sock: socket.socket, sockaddr: Any, timeout_at: Any = None) -> Any:
+        try:
+            return await connect(self, net, sock, sockaddr, timeout_at=timeout_at)
+        except kafka_errors.KafkaConnectionError:
+            sock.close()
+            raise
+
+    KafkaNetSocket.sock_connect = sock_connect
+
+
+_close_sockets_that_do_not_connect()
 
 
 # Errors

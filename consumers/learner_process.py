@@ -17,9 +17,9 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
-from consumers.commit_log import CommitLog
+from consumers.commit_log import BrokerUnavailable, CommitLog
 from consumers.dead_letters import dead_letter
 from consumers.decode_ahead import DecodeAhead, Idle
 from consumers.events import event_message
@@ -61,10 +61,22 @@ class Observer(Protocol):
 class Registrar(Protocol):
     """Takes what is to become a version; returns at once."""
 
-    def submit(self, learner: StreamLearner, *, snapshot_sha256: str, offsets: Mapping[Partition, int], trigger: str) -> None: ...
+    def submit(
+        self,
+        learner: StreamLearner,
+        *,
+        snapshot_sha256: str,
+        offsets: Mapping[Partition, int],
+        trigger: str,
+        since_records: int,
+    ) -> None:
+        """Make a version of this snapshot; of its history what came after `since_records` is new."""
 
     def collect(self) -> Sequence[Mapping[str, Json]]:
         """What was registered since last asked: one event's data each."""
+
+    def acknowledge(self) -> None:
+        """What was collected before is committed: it need not be told again."""
 
     def close(self, drain_seconds: float) -> int:
         """Wait for what is waiting, at most so long; how many remain for a later run."""
@@ -89,6 +101,7 @@ class RunReport:
 
     records: int
     seconds: float
+    busy_seconds: float  # from the first record taken to the last one learnt and committed
     sequence: int
     waiting_registrations: int
     stopped_by: str  # "signal", "idle", "max_records"
@@ -122,7 +135,10 @@ class LearnerProcess:
         self._observer = observer
         self._registrar = registrar
         self._speaks = facts.branch == MAIN_BRANCH
-        self._committer = SnapshotCommit(store, commit_log, keep=snapshot_settings.keep, speaks=self._speaks)
+        self._committer = SnapshotCommit(
+            store, commit_log, keep=snapshot_settings.keep, speaks=self._speaks, wait=self._wait
+        )
+        self._stop_requested: threading.Event = threading.Event()
         self._offsets: dict[Partition, int] = {}
         self._last_records: dict[Partition, tuple[int, str]] = {}
         self._newest_records: dict[Partition, Record] = {}
@@ -138,7 +154,8 @@ class LearnerProcess:
     def start(self) -> bool:
         """Steps 1 to 5 of the module's docstring; True where an older state goes on."""
         # 1.
-        committed = self._commit_log.start()
+        known = [entry.generation for entry in self._store.entries()]
+        committed = self._commit_log.start(known_generation=max(known, default=0))
         # 2.
         found = self._store.newest_whole()
         for passed_over in found.passed_over:
@@ -153,6 +170,10 @@ class LearnerProcess:
             self._offsets = dict(self._source.beginning_offsets())
         else:
             self._resume(found.snapshot, committed_sequence=committed.sequence if committed else 0)
+        if found.snapshot is not None and found.entry is not None and found.snapshot.facts.get("version"):
+            # A kill may have come between this snapshot's commit and its submission; submitted twice it is one version.
+            version = cast("dict[str, Any]", found.snapshot.facts["version"])
+            self._submit(found.entry.sha256, version["trigger"], version["since_records"])
         # 5.
         self._source.seek(self._offsets)
         self._committed_offsets = dict(self._offsets)
@@ -174,8 +195,8 @@ class LearnerProcess:
         self.learner.load_state(snapshot.state)
         beginning = self._source.beginning_offsets()  # partitions that came since are read from their beginning
         self._offsets = {**beginning, **snapshot.offsets}
-        for topic, number, offset, checksum in facts.get("last_records") or ():  # type: ignore[union-attr,misc]
-            self._last_records[Partition(topic, number)] = (offset, checksum)  # type: ignore[arg-type]
+        for topic, number, offset, checksum in cast("list[tuple[str, int, int, str]]", facts["last_records"]):
+            self._last_records[Partition(topic, number)] = (offset, checksum)
         self._records_at_version = int(facts.get("records_at_version") or 0)  # type: ignore[arg-type]
 
     # -- loop ------------------------------------------------------------------------------------------------------
@@ -188,9 +209,12 @@ class LearnerProcess:
         max_records: int | None = None,
     ) -> RunReport:
         """Learn until `stop` is set, the log was idle for so long, or so many records were consumed by this run."""
+        self._stop_requested = stop
         began = time.monotonic()
         first_record = self.learner.records_consumed
         newest_record_at = time.monotonic()
+        first_taken_at: float | None = None
+        busy_until = began
         stopped_by = "signal"
         ahead = DecodeAhead(
             self._source,
@@ -204,18 +228,19 @@ class LearnerProcess:
                 if not isinstance(taken, Idle):
                     if taken:
                         newest_record_at = time.monotonic()
+                        first_taken_at = first_taken_at or newest_record_at
                     for decoded in taken:
                         if self.learner.add(decoded):
                             self._take_in(self.learner.step(self.learner.assembler.take()))
                             if stop.is_set() or self._reached(max_records, first_record):
                                 break
                     self._commit_if_due()
+                    if taken:
+                        busy_until = time.monotonic()
                     if self._reached(max_records, first_record):
                         stopped_by = "max_records"
                         break
                     continue
-                if any(ahead.lag_records.values()):  # nothing came, but there is something: the broker is slow or away
-                    newest_record_at = time.monotonic()
                 idle_seconds = time.monotonic() - newest_record_at
                 if idle_seconds >= self._stream_settings.idle_flush_seconds or (
                     until_idle_seconds is not None and idle_seconds >= until_idle_seconds
@@ -225,7 +250,12 @@ class LearnerProcess:
                     stopped_by = "idle"
                     break
                 self._commit_if_due()
-        return self._stop(stopped_by, records=self.learner.records_consumed - first_record, began=began)
+        return self._stop(
+            stopped_by,
+            records=self.learner.records_consumed - first_record,
+            began=began,
+            busy_seconds=busy_until - (first_taken_at or busy_until),
+        )
 
     def _reached(self, max_records: int | None, first_record: int) -> bool:
         return max_records is not None and self.learner.records_consumed - first_record >= max_records
@@ -267,7 +297,7 @@ class LearnerProcess:
         if self._outbox or self._offsets != self._committed_offsets:
             self._commit()
 
-    def _stop(self, stopped_by: str, *, records: int, began: float) -> RunReport:
+    def _stop(self, stopped_by: str, *, records: int, began: float, busy_seconds: float) -> RunReport:
         self.learner.discard_pending()
         evaluation = self.learner.evaluate_unrecorded()
         if evaluation is not None:
@@ -287,10 +317,15 @@ class LearnerProcess:
         return RunReport(
             records=records,
             seconds=time.monotonic() - began,
+            busy_seconds=busy_seconds,
             sequence=self._committer.sequence,
             waiting_registrations=waiting,
             stopped_by=stopped_by,
         )
+
+    def _wait(self, why: str, seconds: float) -> bool:
+        self._observer.warned(why)
+        return not self._stop_requested.wait(seconds)
 
     # -- telling and committing ------------------------------------------------------------------------------------
 
@@ -328,15 +363,18 @@ class LearnerProcess:
         if moved and (waited >= settings.every_seconds or by_records):
             self._commit()
         elif waited >= self._stream_settings.heartbeat_seconds:
-            self._commit_log.heartbeat()
             self._committed_at = time.monotonic()
+            try:
+                self._commit_log.heartbeat()
+            except BrokerUnavailable as error:
+                self._observer.warned(f"no heartbeat: {error}")
 
-    def _commit(self) -> CommitReport | None:
+    def _commit(self, version: Mapping[str, Json] | None = None) -> CommitReport | None:
         """Snapshot and commit; a disk that cannot take it stops nothing: the outbox waits for the next try."""
         self._committed_at = time.monotonic()
         try:
             report = self._committer.commit(
-                self.learner.state(), self._offsets, self._outbox, self._manifest_facts()
+                self.learner.state(), self._offsets, self._outbox, self._manifest_facts(version)
             )
         except OSError as error:
             self._observer.commit_failed(error)
@@ -345,20 +383,33 @@ class LearnerProcess:
         self._outbox_bytes = 0
         self._committed_offsets = dict(self._offsets)
         self._records_at_commit = self.learner.records_consumed
+        if self._registrar is not None:
+            self._registrar.acknowledge()
         self._observer.committed(report)
         return report
 
     def _register(self, trigger: str) -> None:
         """A snapshot, and a version made of it: handed to the registrar, which has its own process and its own time."""
-        assert self._registrar is not None
-        self._records_at_version = self.learner.records_consumed
-        report = self._commit()
+        since, self._records_at_version = self._records_at_version, self.learner.records_consumed
+        report = self._commit(version={"trigger": trigger, "since_records": since})
         if report is not None:
-            self._registrar.submit(
-                self.learner, snapshot_sha256=report.entry.sha256, offsets=self._offsets, trigger=trigger
-            )
+            self._submit(report.entry.sha256, trigger, since)
 
-    def _manifest_facts(self) -> dict[str, Json]:
+    def _submit(self, snapshot_sha256: str, trigger: str, since_records: int) -> None:
+        if self._registrar is None:
+            return
+        try:
+            self._registrar.submit(
+                self.learner,
+                snapshot_sha256=snapshot_sha256,
+                offsets=self._offsets,
+                trigger=trigger,
+                since_records=since_records,
+            )
+        except OSError as error:
+            self._observer.warned(f"a version could not be handed to the registrar: {error}")
+
+    def _manifest_facts(self, version: Mapping[str, Json] | None) -> dict[str, Json]:
         for partition, record in self._newest_records.items():
             self._last_records[partition] = (record.offset, record_checksum(record))
         self._newest_records.clear()
@@ -377,6 +428,7 @@ class LearnerProcess:
             "classes": list(self.learner.class_names),
             "records_consumed": self.learner.records_consumed,
             "records_at_version": self._records_at_version,
+            "version": None if version is None else dict(version),  # what this snapshot is to become in the registry
             "environment": dict(self.facts.environment),
         }
 

@@ -22,14 +22,13 @@ class InMemoryCommits:
 class InMemoryCommitLog(CommitLog):
     """Several of these on the same `InMemoryCommits` are as several learners on the same brokers."""
 
-    def __init__(
-        self, commits: InMemoryCommits, stream: str, branch: str, beginnings: Mapping[Partition, int]
-    ) -> None:
+    def __init__(self, commits: InMemoryCommits, stream: str, branch: str, beginnings: Mapping[Partition, int]) -> None:
         self._commits = commits
         self._group = transactional_id(stream, branch)
         self._beginnings = dict(beginnings)
         self._epoch = 0
         self._last: Committed | None = None
+        self._own_sequence: int | None = None  # of the last commit() that went through
 
     @property
     def generation(self) -> int:
@@ -56,9 +55,12 @@ class InMemoryCommitLog(CommitLog):
         return before
 
     def commit(self, offsets: Mapping[Partition, int], sequence: int, outbox: Sequence[OutboxMessage]) -> None:
-        if self._last is not None and sequence == self._last.sequence:
-            outbox = ()
+        assert self._last is not None, "start() first"
+        if sequence == self._own_sequence:
+            return
+        assert sequence > self._last.sequence, f"sequence {sequence} is not above {self._last.sequence}"
         self._write(Committed(offsets=dict(offsets), generation=self.generation, sequence=sequence), outbox)
+        self._own_sequence = sequence
 
     def heartbeat(self) -> None:
         assert self._last is not None, "start() first"

@@ -157,7 +157,7 @@ class LearnerMetrics:
             self._average_forgetting.set(report.average_forgetting)
         if report.backward_transfer is not None:
             self._backward.set(report.backward_transfer)
-        self._classes.show(report, {} if learner.learner is None else learner.learner.replay_counts())
+        self._classes.show(report, learner.replay_counts())
         self._show_learner(learner)
 
     def committed(self, report: CommitReport) -> None:
@@ -184,7 +184,7 @@ class LearnerMetrics:
         self._model.labels("newest", version_name, run_id).set(1)
 
     def _show_learner(self, learner: StreamLearner) -> None:
-        accuracy, gain = learner.prequential.accuracy, learner.prequential.mean_early_accuracy_gain
+        accuracy, gain = learner.prequential.accuracy, learner.prequential.average_early_accuracy_gain
         if accuracy is not None:
             self._prequential.set(accuracy)
         if gain is not None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from consumers.commit_log import CommitLog
+from consumers.commit_log import BrokerUnavailable, CommitLog
 from model_store.snapshot import OutboxMessage, Snapshot
 from model_store.snapshot_store import SnapshotEntry, SnapshotStore
 from pipeline.record import Partition
@@ -33,13 +34,23 @@ class SnapshotCommit:
     """
 
     def __init__(
-        self, store: SnapshotStore, commit_log: CommitLog, *, keep: int, speaks: bool
+        self,
+        store: SnapshotStore,
+        commit_log: CommitLog,
+        *,
+        keep: int,
+        speaks: bool,
+        wait: Callable[[str, float], bool],
     ) -> None:
-        """`speaks`: whether this branch writes to the stream's topics; another than `main` keeps its outbox to itself."""
+        """`speaks`: whether this branch writes to the stream's topics; another than `main` keeps its outbox to itself.
+
+        `wait(why, seconds)` waits while the brokers are away; it answers False where the process is to end instead.
+        """
         self._store = store
         self._commit_log = commit_log
         self._keep = keep
         self._speaks = speaks
+        self._wait = wait
         self.sequence = 0  # of the newest snapshot
         self.pinned: set[tuple[int, int]] = set()  # (generation, sequence) that must not be pruned
 
@@ -50,7 +61,11 @@ class SnapshotCommit:
         outbox: Sequence[OutboxMessage],
         facts: Mapping[str, Json],
     ) -> CommitReport:
-        """Numbered as above. Raises `OSError` where step 1 fails (nothing was told), `LearnerFenced` from step 2."""
+        """Numbered as above.
+
+        Raises `OSError` where step 1 fails (nothing was told); `LearnerFenced` and `OutboxRefused` from step 2, and
+        `BrokerUnavailable` where `wait` says so: the next start tells it.
+        """
         started = time.perf_counter()
         snapshot = Snapshot(
             generation=self._commit_log.generation,
@@ -73,4 +88,11 @@ class SnapshotCommit:
 
     def tell(self, snapshot: Snapshot) -> None:
         """Step 2 alone: also at the start, for a snapshot that a killed process wrote but did not tell."""
-        self._commit_log.commit(snapshot.offsets, snapshot.sequence, snapshot.outbox)
+        for attempt in itertools.count():
+            try:
+                self._commit_log.commit(snapshot.offsets, snapshot.sequence, snapshot.outbox)
+                return
+            except BrokerUnavailable as error:
+                # Whether the brokers have it is not known; the very same call finds out and tells nothing twice.
+                if not self._wait(f"the commit waits for the brokers: {error}", min(0.5 * 2 ** min(attempt, 5), 15.0)):
+                    raise

@@ -53,7 +53,7 @@ def check_last_records(
 ) -> None:
     """The last record consumed of each partition still lies there unchanged: a lost and rewritten tail must not pass."""
     beginnings, ends = source.beginning_offsets(), source.end_offsets()
-    last_records = cast("list[list[Any]]", facts.get("last_records") or [])
+    last_records = cast("list[tuple[str, int, int, str]]", facts["last_records"])
     for topic, number, offset, checksum in last_records:
         partition = Partition(topic, number)
         if offsets.get(partition, 0) > ends.get(partition, 0):

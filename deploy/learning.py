@@ -50,8 +50,8 @@ def open_learner(
 
     Raises `UserError` for what the user can put right: no broker, no topic, a folder that is another stream's.
     """
-    topics.check_name(stream)
-    topics.check_name(branch, what="branch")
+    topics.check_stream_name(stream)
+    topics.check_stream_name(branch)
     _make_folder(state)
     configure_torch(settings.learner)
     with ExitStack() as stack:
@@ -59,10 +59,11 @@ def open_learner(
         samples = topics.check_samples_topic(settings.kafka, stream)
         speaks = branch == MAIN_BRANCH
         if speaks:
-            topics.ensure_topics(settings.kafka, [topics.events(stream), topics.dead_letters(stream)])
-        source = stack.enter_context(KafkaRecordSource(settings.kafka, topics.samples(stream)))
-        commit_log = stack.enter_context(KafkaCommitLog(settings.kafka, stream=stream, branch=branch, partitions=source.partitions))
+            topics.ensure_report_topics(settings.kafka, stream)
+        source = stack.enter_context(KafkaRecordSource(settings.kafka, samples.partitions))
+        commit_log = stack.enter_context(KafkaCommitLog(settings.kafka, stream, branch, samples.partitions))
         metrics = LearnerMetrics(settings.metrics, stream=stream, branch=branch)
+        observer = Observers([metrics, *observers])
         server = None
         if settings.metrics.enabled:
             server = stack.enter_context(
@@ -80,14 +81,16 @@ def open_learner(
         tracking_uri = None
         submission = None
         if speaks and settings.registry.enabled:
-            tracking_uri = settings.registry.tracking_uri or default_tracking_uri(state)
+            tracking_uri = _tracking_uri(settings, state)
             submission = stack.enter_context(
                 VersionSubmission(
                     state / "registrations",
                     tracking_uri=tracking_uri,
                     stream=stream,
                     state_id=state_id,
+                    drain_seconds=settings.registry.drain_seconds,
                     registered=metrics.registered,
+                    warned=observer.warned,
                 )
             )
         process = LearnerProcess(
@@ -107,7 +110,7 @@ def open_learner(
             stream_settings=settings.stream,
             snapshot_settings=settings.snapshots,
             registry_settings=settings.registry,
-            observer=Observers([metrics, *observers]),
+            observer=observer,
             registrar=submission,
         )
         resumed = process.start()
@@ -116,9 +119,13 @@ def open_learner(
         )
 
 
-def default_tracking_uri(state: Path) -> str:
-    """MLFLOW_TRACKING_URI, else a SQLite file in the folder above the state's, shared by the streams beside it."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(state.resolve().parent / 'mlflow.db').as_posix()}"
+def _tracking_uri(settings: Settings, state: Path) -> str:
+    """The setting, else MLflow's own variable, else a SQLite file above the state's folder, for all streams beside it."""
+    return (
+        settings.registry.tracking_uri
+        or os.environ.get("MLFLOW_TRACKING_URI")
+        or f"sqlite:///{state.resolve().parent / 'mlflow.db'}"
+    )
 
 
 def environment(settings: Settings) -> dict[str, Json]:

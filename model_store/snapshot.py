@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from model_store.offsets import offsets_json
 from pipeline.record import Partition
 from pipeline.state import Json, StateTree, fingerprint
 
@@ -37,11 +38,3 @@ class Snapshot:
     def fingerprint(self) -> str:
         """SHA-256 (hex) over state and offsets: the same after every replay, no wall clock, no commit numbers in it."""
         return fingerprint({"state": self.state, "offsets": offsets_json(self.offsets)})
-
-
-def offsets_json(offsets: Mapping[Partition, int]) -> list[Json]:
-    """[{"topic", "partition", "offset"}, ...] in the order of the partitions."""
-    return [
-        {"topic": partition.topic, "partition": partition.number, "offset": offset}
-        for partition, offset in sorted(offsets.items())
-    ]

@@ -45,7 +45,9 @@ def choose_device(name: str) -> torch.device:
         raise UserError(f"device {name!r} is asked for, but torch finds no CUDA device here: use auto or cpu")
     count = torch.cuda.device_count()
     if number and int(number) >= count:
-        raise UserError(f"device {name!r} is asked for, but there are only {count} CUDA devices: the last is cuda:{count - 1}")
+        raise UserError(
+            f"device {name!r} is asked for, but the last CUDA device here is cuda:{count - 1}: use that or auto"
+        )
     return torch.device("cuda", int(number) if number else torch.cuda.current_device())
 
 

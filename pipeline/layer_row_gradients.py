@@ -3,7 +3,8 @@
 Every gradient of a parameter is a sum, over the positions of a row, of something that the layer's input and the
 gradient at its output determine. So both, caught in one ordinary backward pass, give the gradients of the rows apart.
 
-Legend: R = rows, T = positions of a row (tokens, pixels), I/O = features in/out, C = channels, G = groups, V = vocabulary
+Legend: R = rows, T = positions of a row (tokens, pixels), I/O = features in/out, C = channels, H/W = height/width,
+G = groups, D = width of an embedding
 """
 
 from __future__ import annotations
@@ -141,7 +142,7 @@ class Lookups(RowGradient):
 
     def sum_of_squares(self) -> Tensor:
         # A token that stands twice in a row is summed before squaring; only lines that occur are ever made.
-        keys, position = self._keys_RT(0, self.rows).unique(return_inverse=True)
+        keys, position = torch.unique(self._keys_RT(0, self.rows), return_inverse=True)
         g = self.g_RTD.new_zeros(len(keys), self.shape[1]).index_add_(0, position, self.g_RTD.flatten(0, 1))
         return g.new_zeros(self.shape).index_add_(0, keys % self.shape[0], g.square())
 

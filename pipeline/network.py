@@ -70,7 +70,7 @@ class Network(nn.Module):
                 norm.training = was_training
 
     def grow(self, columns: int) -> None:
-        """Give the head `columns` columns. Old ones keep their weights bit for bit; new ones are keyed by (seed, columns).
+        """Give the head `columns` columns: old ones bit for bit as they were, new ones keyed by (seed, columns).
 
         `head` stays the same module (hooks stay on it); its parameters are new objects.
         """
@@ -98,7 +98,8 @@ def build_network(settings: NetworkSettings, spec: InputSpec, seed: int) -> Netw
     """A fresh network on the CPU; the same seed gives the same weights. UserError where it cannot be built."""
     name = choose_backbone(settings.backbone, spec)
     network = _build(name, settings.options, spec, settings.initial_columns, seed)
-    network.body.load_pretrained()
+    with keyed_initialisation(seed, "pretrained"):  # libraries draw weights before they overwrite them
+        network.body.load_pretrained()
     return network
 
 
@@ -130,11 +131,12 @@ def choose_backbone(name: str, spec: InputSpec) -> str:
 
 
 def _build(name: str, options: Mapping[str, Any], spec: InputSpec, columns: int, seed: int) -> Network:
-    """Check everything without allocating anything, then build.
+    """Check, build, try.
 
     1. Name, options and input against what there is.
-    2. Build on the meta device, where tensors have shapes only: count parameters, push one row through.
+    2. Build on the meta device, where tensors have shapes only: count the parameters before any are allocated.
     3. Build on the CPU, body and head each from its own keyed seed.
+    4. Push one row through: libraries say only then that an image is too small.
     """
     # 1.
     known = backbones()
@@ -142,16 +144,22 @@ def _build(name: str, options: Mapping[str, Any], spec: InputSpec, columns: int,
         raise UserError(f"unknown backbone {name!r}: use auto or one of {', '.join(sorted(known))}")
     backbone = known[name]
     if spec.kind not in backbone.kinds:
-        raise UserError(f"backbone {name!r} takes no {spec.kind} (it takes {', '.join(sorted(backbone.kinds))}): choose another")
+        takes = ", ".join(sorted(backbone.kinds))
+        raise UserError(f"backbone {name!r} takes {takes}, this stream holds {spec.kind}: set network.backbone to auto")
     config = _options(backbone, options)
     _check_shape(spec)
     if not 1 <= columns <= _MOST_PARAMETERS:
         raise UserError(f"a network cannot have {columns} logit columns: use 1 to {_MOST_PARAMETERS}")
     # 2.
-    _check_on_meta_device(backbone, config, spec, columns)
+    _check_size(backbone, config, spec, columns)
     # 3.
-    with keyed_initialisation(seed, "body"):
+    with _saying_what_does_not_fit(backbone, spec), keyed_initialisation(seed, "body"):
         body = backbone(config, spec)
+    # 4.
+    with _saying_what_does_not_fit(backbone, spec), torch.no_grad():
+        features_BD = body.eval()(torch.zeros((1, *spec.shape), dtype=torch.int32 if spec.kind == "text" else None))
+    assert features_BD.shape == (1, body.width), f"{tuple(features_BD.shape)} of {name} for width {body.width}"
+    body.train()
     return Network(body, _new_head(body.width, columns, seed), spec, seed)
 
 
@@ -162,8 +170,8 @@ def _options(backbone: type[Backbone], options: Mapping[str, Any]) -> Section:
         problem = error.errors()[0]
         place = ".".join(str(part) for part in problem["loc"])
         raise UserError(
-            f"network.options.{place} of backbone {backbone.name!r}: {problem['msg']} (got {str(problem['input'])[:80]}); "
-            f"there are {', '.join(sorted(backbone.Config.model_fields))}"
+            f"network.options.{place} of backbone {backbone.name!r}: {problem['msg']} (got "
+            f"{str(problem['input'])[:80]}); there are {', '.join(sorted(backbone.Config.model_fields))}"
         ) from error
 
 
@@ -171,30 +179,33 @@ def _check_shape(spec: InputSpec) -> None:
     shape = spec.shape
     whole = bool(shape) and all(isinstance(size, int) and size >= 1 for size in shape)
     if not whole or (spec.kind == "image" and len(shape) != 3) or (spec.kind == "text" and len(shape) != 1):
-        raise UserError(f"input shape {shape} is none of {spec.kind}: images are (C, H, W), texts (T,), arrays (sizes, ...)")
+        raise UserError(f"no shape of {spec.kind}: {shape}; images have (C, H, W), texts (T,), arrays any sizes >= 1")
     if math.prod(shape) > _MOST_INPUT_VALUES:
         raise UserError(f"input shape {shape} holds more than {_MOST_INPUT_VALUES} values: set a smaller input.shape")
 
 
-def _check_on_meta_device(backbone: type[Backbone], config: Section, spec: InputSpec, columns: int) -> None:
-    with torch.device("meta"), torch.no_grad():
-        try:
-            body = backbone(config, spec).eval()
-            parameters = sum(parameter.numel() for parameter in body.parameters()) + columns * (body.width + 1)
-            if parameters > _MOST_PARAMETERS:
-                raise UserError(
-                    f"the network would have {parameters:,} parameters, more than {_MOST_PARAMETERS:,}: "
-                    f"make network.options or network.initial_columns ({columns}) smaller"
-                )
-            features_BD = body(torch.zeros((1, *spec.shape), dtype=torch.int32 if spec.kind == "text" else torch.float32))
-        except UserError:
-            raise
-        except (RuntimeError, ValueError, AssertionError) as error:  # what libraries say of sizes that do not fit
-            raise UserError(
-                f"backbone {backbone.name!r} cannot take {spec.kind} input of shape {spec.shape} ({_line(error)}): "
-                "set another input.shape, network.backbone or network.options"
-            ) from error
-    assert features_BD.shape == (1, body.width), f"{backbone.name} gave {tuple(features_BD.shape)} for width {body.width}"
+def _check_size(backbone: type[Backbone], config: Section, spec: InputSpec, columns: int) -> None:
+    with _saying_what_does_not_fit(backbone, spec), torch.device("meta"):
+        body = backbone(config, spec)
+    parameters = sum(parameter.numel() for parameter in body.parameters()) + columns * (body.width + 1)
+    if parameters > _MOST_PARAMETERS:
+        raise UserError(
+            f"the network would have {parameters:,} parameters, more than {_MOST_PARAMETERS:,}: "
+            f"make network.options or network.initial_columns ({columns}) smaller"
+        )
+
+
+@contextmanager
+def _saying_what_does_not_fit(backbone: type[Backbone], spec: InputSpec) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except (RuntimeError, ValueError, AssertionError) as error:  # what libraries raise for sizes that do not fit
+        raise UserError(
+            f"backbone {backbone.name!r} cannot take {spec.kind} input of shape {spec.shape} ({_line(error)}): "
+            "set another input.shape, network.backbone or network.options"
+        ) from error
 
 
 def _line(error: Exception) -> str:
@@ -208,8 +219,8 @@ def _new_head(width: int, columns: int, seed: int) -> nn.Linear:
 
 @contextmanager
 def keyed_initialisation(seed: int, purpose: str, number: int = 0) -> Iterator[None]:
-    """Library constructors draw from torch's global CPU generator: inside, it is a keyed one; after, it is as before."""
+    """Library constructors draw from torch's global CPU generator: inside, it is keyed; after, it is as before."""
     with torch.random.fork_rng(devices=[]):
         # not torch.manual_seed, which would also reseed the GPUs' generators
-        torch.random.default_generator.manual_seed(keyed_randomness.torch_seed(seed, purpose, number))
+        torch.default_generator.manual_seed(keyed_randomness.torch_seed(seed, purpose, number))
         yield

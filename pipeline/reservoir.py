@@ -66,8 +66,8 @@ class Reservoir:
         return np.where(positions_B < self.capacity, positions_B, drawn_B)
 
     def insert(self, x: Tensor, y_B: Tensor, logits_BK: Tensor, columns: int) -> None:
-        """Offer a batch; `columns` is how many columns its logits have. Of two rows for one slot the later one stays."""
-        assert logits_BK.shape == (len(x), columns) and not logits_BK.requires_grad
+        """Offer a batch whose logits have so many columns. Of two rows for one slot the later one stays."""
+        assert logits_BK.shape == (len(x), columns), f"{tuple(logits_BK.shape)} for {len(x)} rows of {columns} columns"
         slots_B = self.slots(len(x))
         self.seen += len(x)
         chosen_B = slots_B < self.capacity
@@ -129,7 +129,6 @@ class Reservoir:
                 f"the state's reservoir holds {len(x)} of {seen} samples seen, which does not fit replay.capacity "
                 f"{self.capacity}: use the capacity it was saved with"
             )
-        assert tuple(x.shape[1:]) == self.spec.shape and x.dtype == self._x.dtype, "checked by the learner"
         self.seen = seen
         filled = self.filled
         self._logits_NK = torch.zeros((self.capacity, logits.shape[1]), dtype=torch.float32, device=self._device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,13 @@ from pipeline.layer_row_gradients import LayerKind, RowGradient, exact, kind_of,
 from pipeline.user_error import UserError
 
 WAY_OUT = "leave out the retention terms that need them (ewc_pp, ewc) or choose another backbone"
+
+
+@contextmanager
+def _plain_arithmetic(device: torch.device) -> Iterator[None]:
+    """No graph, and no autocast: products of float32 stay in float32."""
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        yield
 
 
 class _Call:
@@ -117,7 +125,8 @@ class RowGradientCapture:
             if kind is None:
                 parameter_name = f"{name}.{trained[0]}" if name else trained[0]
                 raise UserError(
-                    f"no gradients of single rows for parameter {parameter_name!r} of a {type(layer).__name__}: {WAY_OUT}"
+                    f"parameter {parameter_name!r} of a {type(layer).__name__}: its gradients of single rows cannot be "
+                    f"seen; {WAY_OUT}"
                 )
             layers.append((name, layer, kind))
         return layers
@@ -130,7 +139,7 @@ class RowGradientCapture:
         self.pause()
 
     def _catch(
-        self, name: str, kind: LayerKind, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+        self, name: str, kind: LayerKind, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> Tensor | None:
         if not output.requires_grad or self._batch is None:
             return None
@@ -144,7 +153,7 @@ class RowGradientCapture:
         if len(x) != self._batch:
             raise UserError(
                 f"layer {name!r} gets an input of shape {tuple(x.shape)} in a batch of {self._batch} rows, so its rows "
-                f"cannot be told apart: {WAY_OUT}"
+                f"cannot be told apart; {WAY_OUT}"
             )
         call = _Call(name, layer, kind, kind.keep(layer, x, self._rows), self._rows)
         self._calls.append(call)
@@ -159,8 +168,8 @@ class RowGradientCapture:
             for local_name, parameter in layer.named_parameters(recurse=False):
                 if parameter.grad is not None and bool(parameter.grad.any()):
                     raise UserError(
-                        f"parameter {name}.{local_name} has a gradient but its {type(layer).__name__} is never called, so "
-                        f"there are no gradients of single rows: {WAY_OUT}"
+                        f"parameter '{name}.{local_name}' is used, but its {type(layer).__name__} is never called: its "
+                        f"gradients of single rows cannot be seen; {WAY_OUT}"
                     )
 
 
@@ -190,15 +199,11 @@ class CapturedRowGradients:
         return self._square_of_mean
 
     def _reduce(self, over_rows: Callable[[list[RowGradient]], Tensor], factor: float) -> dict[str, Tensor]:
-        reduced = {}
-        for name, parameter in self._trained.items():
-            calls = self._found.get(name)
-            if calls:
-                with _plain_arithmetic(parameter.device):
-                    reduced[name] = over_rows(calls) * factor
-            else:
-                reduced[name] = torch.zeros_like(parameter, requires_grad=False)
-        return reduced
+        with _plain_arithmetic(next(iter(self._trained.values())).device):
+            return {
+                name: over_rows(self._found[name]) * factor if name in self._found else torch.zeros_like(parameter)
+                for name, parameter in self._trained.items()
+            }
 
 
 def _sum_of_squares(calls: list[RowGradient]) -> Tensor:
@@ -210,21 +215,3 @@ def _sum(calls: list[RowGradient]) -> Tensor:
     for call in calls[1:]:
         total = total + call.sum()
     return total
-
-
-class _plain_arithmetic(torch.no_grad):
-    """No graph, and no autocast: matrix products stay in float32."""
-
-    def __init__(self, device: torch.device) -> None:
-        super().__init__()
-        self._autocast = torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else None
-
-    def __enter__(self) -> None:
-        super().__enter__()
-        if self._autocast is not None:
-            self._autocast.__enter__()
-
-    def __exit__(self, *failure: Any) -> None:
-        if self._autocast is not None:
-            self._autocast.__exit__(*failure)
-        super().__exit__(*failure)

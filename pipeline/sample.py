@@ -68,7 +68,7 @@ class Sample:
     kind: InputKind
     label: str | None
     source: str  # ce_source, or the topic where a producer sent none
-    id: str  # ce_id, or "partition/offset" where a producer sent none
+    id: str  # ce_id, or "topic/partition/offset" where a producer sent none
     subject: str | None = None  # ce_subject: what the record is about
     task: str | None = None  # ce_task: for offline evaluation only, the learner never reads it
     event_time_seconds: float | None = None  # ce_time as a Unix time

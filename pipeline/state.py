@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ def split(tree: Mapping[str, object], prefix: str = "") -> tuple[dict[str, Tenso
             tensors.update(inner_tensors)
             facts.update(inner_facts)
         else:
-            facts[path] = value  # type: ignore[assignment]  # json.dumps refuses what is not JSON
+            facts[path] = cast(Json, value)  # json.dumps refuses what is not JSON
     return tensors, facts
 
 
@@ -49,7 +49,7 @@ def join(tensors: Mapping[str, Tensor], facts: Mapping[str, Json]) -> StateTree:
         for parent in parents:
             child = node.setdefault(parent, {})
             assert isinstance(child, dict), f"{path!r} runs through a leaf"
-            node = child  # type: ignore[assignment]
+            node = cast(StateTree, child)
         node[name] = leaf
     return tree
 
@@ -61,7 +61,8 @@ def fingerprint(tree: Mapping[str, object]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().to("cpu").contiguous()
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()) if tensor.numel() else b"")
+        if tensor.numel():
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     digest.update(json.dumps(facts, sort_keys=True, separators=(",", ":"), allow_nan=True).encode())
     return digest.hexdigest()
 

@@ -26,7 +26,7 @@ from pipeline.evaluation.prequential import Prequential
 from pipeline.learner import Learner, UpdateReport
 from pipeline.micro_batch import BatchAssembler, MicroBatch
 from pipeline.record import Partition
-from pipeline.sample import Decoded, InputSpec
+from pipeline.sample import Decoded, InputKind, InputSpec
 from pipeline.settings import LearnerSettings
 from pipeline.state import Json, StateTree
 
@@ -86,6 +86,13 @@ class StreamLearner:
     @property
     def spec(self) -> InputSpec | None:
         return self._spec if self.learner is None else self.learner.spec
+
+    def replay_counts(self) -> Mapping[str, int]:
+        """{class: samples in the reservoir}. Reads from the device."""
+        if self.learner is None:
+            return {}
+        counts = self.learner.reservoir.counts_per_column()
+        return {name: int(counts[column]) for name, column in self.class_columns.items()}
 
     # -- learning --------------------------------------------------------------------------------------------------
 
@@ -224,7 +231,7 @@ class StreamLearner:
         self.learner = None
         if spec is not None:
             shape = tuple(cast(list[int], spec["shape"]))
-            self.learner = Learner(self.settings, InputSpec(kind=cast("object", spec["kind"]), shape=shape))  # type: ignore[arg-type]
+            self.learner = Learner(self.settings, InputSpec(kind=cast(InputKind, spec["kind"]), shape=shape))
             self.learner.load_state(_tree(state["learner"]))
         self.recent_ids.load_state(_tree(state["recent_ids"]))
         self.hold_out.load_state(_tree(state["hold_out"]))

@@ -1,4 +1,4 @@
-"""The contract of a file in producers/datasets/: how one kind of data set is opened from what stands on the command line."""
+"""The contract of a file in producers/datasets/: how one kind of data set is opened from the command line."""
 
 from __future__ import annotations
 

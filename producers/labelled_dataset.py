@@ -15,7 +15,7 @@ from pipeline.user_error import UserError
 
 
 class LabelledDataset(ABC):
-    """Items with a class each. Payloads are made when they are asked for, so a large data set need not fit in memory."""
+    """Items with a class each. Payloads are made when asked for, so a large data set need not fit in memory."""
 
     name: str  # stands in ce_id and ce_source
     classes: tuple[str, ...]  # in the order in which a schedule takes them; each has at least one item

@@ -33,17 +33,19 @@ def command(stream: str, settings_file: Path | None, json_file: Path | None, boo
     from deploy.progress import stage_progress
     from pipeline.device import configure_torch
 
-    topics.check_name(stream)
+    topics.check_stream_name(stream)
     configure_torch(settings.learner)
-    topics.check_samples_topic(settings.kafka, stream)
-    with KafkaRecordSource(settings.kafka, topics.samples(stream)) as source, stage_progress() as progress:
+    samples = topics.check_samples_topic(settings.kafka, stream)
+    with KafkaRecordSource(settings.kafka, samples.partitions) as source, stage_progress() as progress:
         replay = replay_tasks(source, settings.learner, progress=progress)
     matrix = replay.matrix
     width = max(6, *(len(name) for name in replay.tasks))
     click.echo(f"{'after':<{width}}  " + "  ".join(f"{name:>{width}}" for name in replay.tasks))
     for name, row in zip(replay.tasks, matrix.R, strict=True):
         click.echo(f"{name:<{width}}  " + "  ".join(f"{value:>{width}.3f}" for value in row))
-    click.echo(f"ACC {matrix.accuracy:.4f}   BWT {matrix.backward_transfer:+.4f}   FWT {matrix.forward_transfer:+.4f}")
+    transfers = {"BWT": matrix.backward_transfer, "FWT": matrix.forward_transfer}
+    shown = [f"{name} {value:+.4f}" for name, value in transfers.items() if value is not None]
+    click.echo("   ".join([f"ACC {matrix.accuracy:.4f}", *shown]))
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(
@@ -54,8 +56,7 @@ def command(stream: str, settings_file: Path | None, json_file: Path | None, boo
                     "R": matrix.R.tolist(),
                     "random": matrix.b.tolist(),
                     "ACC": matrix.accuracy,
-                    "BWT": matrix.backward_transfer,
-                    "FWT": matrix.forward_transfer,
+                    **transfers,
                 },
                 indent=2,
             )

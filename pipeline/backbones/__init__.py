@@ -18,6 +18,7 @@ def backbones() -> dict[str, type[Backbone]]:
         module = importlib.import_module(f"{__name__}.{module_info.name}")
         for _, member in inspect.getmembers(module, inspect.isclass):
             if issubclass(member, Backbone) and member.__module__ == module.__name__ and member is not Backbone:
-                assert member.name == module_info.name, f"{module.__name__} must hold a backbone named {module_info.name!r}"
+                name = module_info.name
+                assert member.name == name, f"{module.__name__} must hold a backbone named {name!r}"
                 found[member.name] = member
     return found

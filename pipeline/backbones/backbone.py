@@ -18,8 +18,8 @@ from pipeline.state import Json
 class Backbone(nn.Module, ABC):
     """One body. A file `pipeline/backbones/NAME.py` holds exactly one subclass, named in `name` like its file.
 
-    It is built under a keyed seed and, before that, once on torch's meta device to check its size and the input's: the
-    constructor must do no arithmetic on values. It draws no random numbers later (no dropout): an update is
+    It is built under a keyed seed and, before that, once on torch's meta device to count its parameters: the
+    constructor must not look at values. It draws no random numbers later (no dropout): an update is
     a function of state and records.
     """
 
@@ -35,6 +35,7 @@ class Backbone(nn.Module, ABC):
     def __init__(self, config: Section, spec: InputSpec) -> None:
         super().__init__()
         self.config = config
+        self.spec = spec
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Annotated
 
@@ -20,14 +21,16 @@ class Mlp(Backbone):
     kinds = frozenset({"image", "vector"})
 
     class Config(Section):
-        hidden: tuple[Annotated[int, Field(ge=1)], ...] = fixed((100, 100), min_length=1, max_length=64, why="units per layer")
+        hidden: tuple[Annotated[int, Field(ge=1)], ...] = fixed(
+            (100, 100), min_length=1, max_length=64, why="units of each hidden layer"
+        )
 
     def __init__(self, config: Section, spec: InputSpec) -> None:
         super().__init__(config, spec)
         assert isinstance(config, Mlp.Config)
         widths = (math.prod(spec.shape), *config.hidden)
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(widths, widths[1:], strict=False):
+        for inputs, outputs in itertools.pairwise(widths):
             layers += [nn.Linear(inputs, outputs), nn.ReLU()]
         self.layers = nn.Sequential(*layers)
         self.width = widths[-1]

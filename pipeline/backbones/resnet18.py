@@ -53,8 +53,8 @@ class ResNet18(Backbone):
         channels, height, width = spec.shape
         if min(height, width) < _SMALLEST_SIDE:
             raise UserError(
-                f"images of {height}x{width} are too small for backbone 'resnet18' (at least {_SMALLEST_SIDE}x{_SMALLEST_SIDE}): "
-                "set input.shape, or use backbone 'mlp'"
+                f"images of {height}x{width} are too small for backbone 'resnet18': set input.shape to "
+                f"{_SMALLEST_SIDE}x{_SMALLEST_SIDE} at least, or network.backbone to mlp"
             )
         self.stem = nn.Conv2d(channels, config.width, 3, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(config.width)

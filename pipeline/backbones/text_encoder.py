@@ -8,6 +8,8 @@ Legend: B = rows, T = tokens, D = width
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,12 +42,14 @@ class TextEncoder(Backbone):
         layers: int = fixed(2, ge=1, le=96, why="transformer layers")
         width: int = fixed(128, ge=1, le=16384, why="D, a multiple of heads")
         heads: int = fixed(2, ge=1, le=1024, why="attention heads of a layer")
-        vocabulary: int = fixed(8192, ge=2, le=2**24, why="token ids are below it; the learner sets input.vocabulary_size")
+        vocabulary: int = fixed(8192, ge=2, le=2**24, why="token ids are below it; input.vocabulary_size by default")
         share_layers: bool = fixed(False, why="one layer's weights in all layers, as in ALBERT")
         checkpoint: str | None = fixed(
             None, why="a local folder with config.json and model.safetensors; then the fields above do not count"
         )
-        encoder: dict[str, Any] | None = fixed(None, why="the transformers config itself, where a state was saved with one")
+        encoder: dict[str, Any] | None = fixed(
+            None, why="the transformers config itself: how a state keeps a checkpoint's"
+        )
 
     def __init__(self, config: Section, spec: InputSpec) -> None:
         super().__init__(config, spec)
@@ -62,13 +66,18 @@ class TextEncoder(Backbone):
             )
         from transformers import AutoModel
 
-        self.encoder: nn.Module = AutoModel.from_config(encoder_config, **_without_pooler(encoder_config))
+        self.encoder: nn.Module = AutoModel.from_config(  # type: ignore[no-untyped-call]
+            encoder_config, **_without_pooler(encoder_config)
+        )
         self.width = int(encoder_config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         mask_BT = x != 0
         mask_BT[:, 0] = True  # a text of nothing but padding still has a mean
-        outputs_BTD = self.encoder(input_ids=x, attention_mask=mask_BT.to(torch.int64)).last_hidden_state
+        # Four dimensions, to be added to the attention's scores: from two, transformers would make the same after
+        # asking whether any token is padding at all, for which the CPU must wait for the device.
+        scores_BT = torch.zeros(x.shape, device=x.device).masked_fill_(~mask_BT, torch.finfo(torch.float32).min)
+        outputs_BTD = self.encoder(input_ids=x, attention_mask=scores_BT[:, None, None]).last_hidden_state
         weight_BT1 = mask_BT.unsqueeze(-1).to(outputs_BTD.dtype)
         features_BD: Tensor = (outputs_BTD * weight_BT1).sum(1) / weight_BT1.sum(1)
         return features_BD
@@ -81,19 +90,22 @@ class TextEncoder(Backbone):
 
         config = _encoder_config(self._described)
         try:
-            encoder, info = AutoModel.from_pretrained(
-                folder,
-                config=config,
-                local_files_only=True,
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-                dtype=torch.float32,
-                **_without_pooler(config),
-            )
+            with _without_chatter():
+                encoder, info = AutoModel.from_pretrained(
+                    folder,
+                    config=config,
+                    local_files_only=True,
+                    use_safetensors=True,
+                    trust_remote_code=False,
+                    output_loading_info=True,
+                    dtype=torch.float32,
+                    **_without_pooler(config),
+                )
         except (OSError, RuntimeError, ValueError) as error:
             reason = str(error).strip().partition("\n")[0][:200]
-            raise UserError(f"checkpoint {folder!r} does not load ({reason}): give a folder with model.safetensors") from error
+            raise UserError(
+                f"checkpoint {folder!r} does not load ({reason}): give a folder with model.safetensors"
+            ) from error
         if info["missing_keys"]:
             raise UserError(
                 f"checkpoint {folder!r} lacks weights of its {config.model_type} encoder, such as "
@@ -167,6 +179,22 @@ def _encoder_config(described: dict[str, Any]) -> Any:
             setattr(config, name, 0.0)
     config._attn_implementation = "eager"
     return config
+
+
+@contextmanager
+def _without_chatter() -> Iterator[None]:
+    """transformers draws a progress bar and a table of unused weights; what matters of it, we raise."""
+    from transformers.utils import logging
+
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _without_pooler(config: Any) -> dict[str, bool]:

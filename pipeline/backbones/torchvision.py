@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -43,11 +42,17 @@ class Torchvision(Backbone):
             None, why="normalise by ImageNet's mean and deviation, as its weights expect; none: where weights are given"
         )
 
+    mean_C11: Tensor
+    deviation_C11: Tensor
+
     def __init__(self, config: Section, spec: InputSpec) -> None:
         super().__init__(config, spec)
+        import torchvision  # takes a second, and most streams do without
+
         assert isinstance(config, Torchvision.Config)
         self._options = config
-        self._normalises = config.weights is not None if config.imagenet_statistics is None else config.imagenet_statistics
+        wanted = config.imagenet_statistics
+        self._normalises = config.weights is not None if wanted is None else wanted
         channels, height, width = spec.shape
         if channels not in (1, 3):
             raise UserError(f"backbone 'torchvision' takes images of 1 or 3 channels, not {channels}: set input.shape")
@@ -68,13 +73,13 @@ class Torchvision(Backbone):
         for module in model.modules():
             _without_randomness(module)
         self.model = model
-        self.register_buffer("mean_C", torch.tensor(_IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("deviation_C", torch.tensor(_IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean_C11", torch.tensor(_IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("deviation_C11", torch.tensor(_IMAGENET_STD).view(3, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.expand(-1, 3, -1, -1)
         if self._normalises:
-            x = (x - self.mean_C) / self.deviation_C
+            x = (x - self.mean_C11) / self.deviation_C11
         features_BD: Tensor = self.model(x)
         return features_BD
 
@@ -83,11 +88,13 @@ class Torchvision(Backbone):
             return
         file = Path(self._options.weights)
         if file.suffix != ".safetensors" or not file.is_file():
-            raise UserError(f"network.options.weights {str(file)!r} is no .safetensors file on this machine: give its path")
+            raise UserError(f"network.options.weights {str(file)!r} is no .safetensors file here: give its path")
         try:
             weights = load_file(file)
         except SafetensorError as error:
-            raise UserError(f"network.options.weights {str(file)!r} is not in the safetensors format ({error})") from error
+            raise UserError(
+                f"network.options.weights {str(file)!r} is not safetensors ({error}): convert it"
+            ) from error
         left = ("AuxLogits.", "aux1.", "aux2.", f"{self._classifier}.")  # auxiliary classifiers, and the old head
         weights = {name: tensor for name, tensor in weights.items() if not name.startswith(left)}
         try:
@@ -105,6 +112,8 @@ class Torchvision(Backbone):
 
 def classifiers() -> list[str]:
     """Names of torchvision's image classifiers."""
+    import torchvision
+
     return cast("list[str]", torchvision.models.list_models(module=torchvision.models))
 
 
@@ -132,7 +141,9 @@ def _last_linear(model: nn.Module, name: str) -> tuple[str, nn.Linear]:
 
 
 def _without_randomness(module: nn.Module) -> None:
-    if isinstance(module, (nn.modules.dropout._DropoutNd, torchvision.ops.StochasticDepth)):
+    from torchvision.ops import StochasticDepth
+
+    if isinstance(module, (nn.modules.dropout._DropoutNd, StochasticDepth)):
         module.p = 0.0
     for attribute in ("dropout", "attention_dropout"):  # attention layers keep the probability as a number
         if isinstance(getattr(module, attribute, None), float):

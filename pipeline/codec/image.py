@@ -129,10 +129,9 @@ def _unpack(image: Image.Image, shape: tuple[int, ...] | None) -> npt.NDArray[np
             image = image.convert("L" if channels == 1 else "RGB")
         if image.size != (width, height):
             image = image.resize((width, height), Image.Resampling.BILINEAR)
-    x = np.frombuffer(image.tobytes(), dtype=np.uint8)
-    if image.mode == "L":
-        return x.reshape(1, image.height, image.width).copy()
-    return np.ascontiguousarray(x.reshape(image.height, image.width, 3).transpose(2, 0, 1))
+    channels = 1 if image.mode == "L" else 3
+    x_HWC = np.frombuffer(image.tobytes(), dtype=np.uint8).reshape(image.height, image.width, channels)
+    return np.array(x_HWC.transpose(2, 0, 1), order="C")  # always a copy: bytes are read-only
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

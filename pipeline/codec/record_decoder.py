@@ -3,8 +3,8 @@
 Written for what other programs write, too. Header names count in any case; a header without a value counts as absent;
 of a repeated one the last counts. Where a producer leaves attributes out: without `ce_id` (or with an empty one) the id
 is "topic/partition/offset"; without `ce_source` the source is the topic; a `ce_time` that is not RFC 3339 and a
-`ce_task` that is not UTF-8 are ignored, since nothing is learnt from them and a good sample would be lost. But a `ce_id`,
-`ce_source` or `ce_subject` that is not UTF-8 is BAD_HEADER: repeats and hold-outs are told by them.
+`ce_task` that is not UTF-8 are ignored, since nothing is learnt from them and a good sample would be lost. But a
+`ce_id`, `ce_source` or `ce_subject` that is not UTF-8 is BAD_HEADER: repeats and hold-outs are told by them.
 """
 
 from __future__ import annotations

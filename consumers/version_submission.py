@@ -1,0 +1,142 @@
+"""From a learner's snapshot to a waiting registration, and from a receipt to an event: MLflow's side of the learner.
+
+Registering itself is done by a child process with a queue on disk (model_store), so that a slow MLflow, or none at all,
+costs the learner nothing but the writing of a small folder.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self, cast
+
+from model_store.registrar_process import RegistrarProcess
+from model_store.registration_queue import Receipt, RegistrationQueue
+from model_store.registry import MetricPoint, RegistrationRequest
+from pipeline.classifier import Classifier
+from pipeline.record import Partition
+from pipeline.state import Json
+from pipeline.stream_learner import StreamLearner
+
+
+class VersionSubmission:
+    """The learner process's `Registrar`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        tracking_uri: str,
+        stream: str,
+        state_id: str,
+        drain_seconds: float,
+        registered: Callable[[str, str], object],
+        warned: Callable[[str], object],
+    ) -> None:
+        """`registered(version, run_id)` and `warned(message)` are told as receipts come in.
+
+        Raises `UserError` for a tracking URI that MLflow cannot use.
+        """
+        self._queue = RegistrationQueue(folder)
+        self._stream = stream
+        self._state_id = state_id
+        self._registered = registered
+        self._warned = warned
+        self._collected: list[Receipt] = []
+        self._process = RegistrarProcess(
+            self._queue, tracking_uri, drain_seconds=drain_seconds, log_file=folder / "registrar.log"
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._process.close(0.0)
+
+    def submit(
+        self,
+        learner: StreamLearner,
+        *,
+        snapshot_sha256: str,
+        offsets: Mapping[Partition, int],
+        trigger: str,
+        since_records: int,
+    ) -> None:
+        """Queue a version of the learner as it is now, and see that the registrar runs. Raises `OSError`."""
+        if learner.learner is None:
+            return  # nothing was learnt yet, so there is nothing to serve
+        report = learner.forgetting.newest_report()
+        request = RegistrationRequest(
+            stream=self._stream,
+            state_id=self._state_id,
+            snapshot_sha256=snapshot_sha256,
+            offsets=offsets,
+            classes=tuple(learner.class_names),
+            trigger=trigger,
+            servable=Path(),  # the queue gives it its place
+            records_trained=learner.records_trained,
+            average_forgetting=report.average_forgetting if report else None,
+            worst_class=report.worst_class if report else None,
+            metrics=_points(learner, since_records),
+        )
+        classifier = Classifier.from_state(learner.learner.state(), learner.settings.input)
+        submitted = self._queue.submit(request, classifier.save)
+        if submitted.dropped is not None:
+            self._warned(f"too many versions wait for MLflow: number {submitted.dropped} made room for a newer one")
+        self._process.start()
+
+    def collect(self) -> Sequence[Mapping[str, Json]]:
+        """Receipts since the last call, as the data of one event each. Restarts a registrar that died."""
+        if self._queue.pending_numbers():
+            self._process.start()
+        receipts = self._queue.poll_receipts()
+        self._collected += receipts
+        events: list[Mapping[str, Json]] = []
+        for receipt in receipts:
+            if receipt.version is None:
+                self._warned(f"a version could not be registered: {receipt.problem}")
+                continue
+            self._registered(str(receipt.version), receipt.run_id or "")
+            events.append(
+                {
+                    "version": receipt.version,
+                    "snapshot_sha256": receipt.snapshot_sha256,
+                    "tags": cast(Json, receipt.tags),
+                }
+            )
+        return events
+
+    def acknowledge(self) -> None:
+        """Their events are committed: the receipts can go."""
+        self._queue.acknowledge(self._collected)
+        self._collected.clear()
+
+    def close(self, drain_seconds: float) -> int:
+        """Wait for what waits, at most so long; how many remain for a later run."""
+        if self._queue.pending_numbers():
+            self._process.start()
+        return self._process.close(drain_seconds)
+
+
+def _points(learner: StreamLearner, since_records: int) -> tuple[MetricPoint, ...]:
+    """The evaluations after `since_records`, as MLflow's metrics; a step is a record consumed."""
+    now_ms = time.time_ns() // 1_000_000
+    points: list[MetricPoint] = []
+    for point in learner.forgetting.points:
+        if point.at_records <= since_records:
+            continue
+        values = {
+            "average_accuracy": point.average_accuracy,
+            "average_forgetting": point.average_forgetting,
+            **{f"class_accuracy/{name}": accuracy for name, accuracy in point.class_accuracies.items()},
+        }
+        points += [
+            MetricPoint(name=name, value=value, step=point.at_records, timestamp_ms=now_ms)
+            for name, value in values.items()
+            if value is not None
+        ]
+    return tuple(points)

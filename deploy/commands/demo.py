@@ -1,0 +1,40 @@
+"""`palimpsest demo`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  palimpsest demo
+  palimpsest demo --dataset mnist --data-root ~/data"""
+)
+@click.option("--dataset", default="digits", show_default=True, help="As for `palimpsest produce`.")
+@click.option(
+    "--data-root", type=click.Path(path_type=Path, file_okay=False), help="Where torchvision's data sets lie."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("runs/demo"), show_default=True,
+    help="Folder for broker, state, MLflow and summary.json.",
+)
+@click.option("--records", type=click.IntRange(min=500), default=12_000, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--settings", "settings_file", type=click.Path(path_type=Path), help="YAML file; see `palimpsest settings`.")
+def command(
+    dataset: str, data_root: Path | None, out: Path, records: int, seed: int, settings_file: Path | None
+) -> None:
+    """The main job end to end: a stream whose classes change, through real Kafka, into a model that remembers.
+
+    Learns it twice, with retention and without, and shows both. Takes about two minutes.
+    """
+    from deploy.settings import load_settings
+
+    settings = load_settings(settings_file)
+
+    from deploy.demo import run_demo
+
+    run_demo(dataset=dataset, data_root=data_root, out=out, records=records, seed=seed, settings=settings)

@@ -1,0 +1,216 @@
+"""The main job, end to end: a drifting stream through real Kafka into a model that remembers.
+
+1. Start the embedded broker, in the demo's own folder.
+2. Produce the data set in five blurred steps of two classes, a share of it without labels.
+3. Learn it, with the settings that `palimpsest learn` has by itself; versions go to MLflow.
+4. Learn the same topic again on another branch, with no retention at all: what forgetting looks like.
+5. Print both side by side, and write summary.json.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from consumers import topics
+from consumers.learner_process import MAIN_BRANCH, Observer
+from consumers.observers import SilentObserver
+from deploy.console import ConsoleObserver
+from deploy.embedded_kafka import EmbeddedKafka
+from deploy.kafka_jars import KAFKA_VERSION
+from deploy.learning import open_learner
+from deploy.progress import stage_progress
+from deploy.settings import Settings
+from model_store.mlflow_registry import MlflowRegistry
+from pipeline.evaluation.forgetting import EvaluationReport
+from pipeline.settings import LearnerSettings
+from pipeline.stream_learner import StepReport, StreamLearner
+from producers.dataset_source import DatasetOptions
+from producers.datasets import open_dataset
+from producers.sample_producer import produce
+from producers.sample_stream import SampleStream
+from producers.schedules.blurred import Blurred
+
+FINETUNE_BRANCH = "finetune"
+# What the demo made before and makes anew; nothing else in its folder is touched.
+_OWN = ("broker", "state", "finetune", "mlflow.db", "mlartifacts", "mlruns", "metrics.prom", "summary.json")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learnt:
+    """What one learner of the demo came to."""
+
+    evaluation: EvaluationReport
+    trained: int
+    held_out: int
+    dead_letters: int
+    seconds: float
+
+
+def run_demo(
+    *, dataset: str, data_root: Path | None, out: Path, records: int, seed: int, settings: Settings
+) -> dict[str, Any]:
+    """All five steps; returns what summary.json holds."""
+    began = time.monotonic()
+    _clean(out)
+    stream = f"demo-{''.join(c if c.isalnum() else '-' for c in dataset)}"
+    options = DatasetOptions() if data_root is None else DatasetOptions(data_root=data_root)
+    sample_stream = SampleStream(
+        open_dataset(dataset, options), Blurred(), seed=seed, records=records, unlabelled_share=0.15
+    )
+    # 1.
+    with EmbeddedKafka(out / "broker") as broker:
+        _say(f"Apache Kafka is up at {broker.bootstrap_servers}")
+        kafka = settings.kafka.model_copy(update={"bootstrap_servers": broker.bootstrap_servers})
+        tracking_uri = f"sqlite:///{(out / 'mlflow.db').resolve()}"
+        registry = settings.registry.model_copy(update={"tracking_uri": tracking_uri})
+        metrics = settings.metrics.model_copy(update={"port": 0})
+        settings = settings.model_copy(update={"kafka": kafka, "registry": registry, "metrics": metrics})
+        # 2.
+        with stage_progress() as progress:
+            produced = produce(
+                sample_stream,
+                stream_name=stream,
+                kafka=kafka,
+                on_progress=lambda report: progress("producing", report.delivered, report.total),
+            )
+        _say(
+            f"produced {produced.delivered:,} records in five steps of two classes: {produced.labelled:,} to "
+            f"{topics.samples(stream)}, {produced.unlabelled:,} to {topics.unlabelled(stream)}"
+        )
+        # 3.
+        retention = " + ".join(settings.learner.retention)
+        _say(f"\nlearning with {retention}, one pass, no task ids:")
+        learnt = _learn(stream, out / "state", settings, MAIN_BRANCH, scrape_to=out / "metrics.prom")
+        # 4.
+        _say("\nlearning the same topic again with no retention at all:")
+        values = settings.learner.model_dump(exclude={"retention"})
+        plain = settings.model_copy(update={"learner": LearnerSettings.model_validate({**values, "retention": {}})})
+        finetune = _learn(stream, out / "finetune", plain, FINETUNE_BRANCH)
+    # 5.
+    versions = MlflowRegistry(tracking_uri).versions(stream)
+    summary = {
+        "broker": f"Apache Kafka {KAFKA_VERSION}, embedded",
+        "seconds": round(time.monotonic() - began, 1),
+        "records": {
+            "produced": produced.delivered,
+            "trained": learnt.trained,
+            "held_out": learnt.held_out,
+            "unlabelled": produced.unlabelled,
+            "dead_letters": learnt.dead_letters,
+        },
+        "accuracy": learnt.evaluation.average_accuracy,
+        "average_forgetting": learnt.evaluation.average_forgetting,
+        "classes": {
+            entry.name: {"accuracy": entry.accuracy, "best": entry.best, "forgetting": entry.forgetting}
+            for entry in learnt.evaluation.classes
+        },
+        "finetune": {
+            "accuracy": finetune.evaluation.average_accuracy,
+            "average_forgetting": finetune.evaluation.average_forgetting,
+        },
+        "versions": [
+            {"version": version.version, "trigger": version.trigger, "offsets": _offsets(version.offsets)}
+            for version in versions
+        ],
+    }
+    (out / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    _print_table(learnt, finetune, retention)
+    _print_versions(versions, stream, out, tracking_uri)
+    return summary
+
+
+class _DeadLetterCount(SilentObserver):
+    def __init__(self) -> None:
+        self.dead_letters = 0
+
+    def stepped(self, learner: StreamLearner, report: StepReport) -> None:  # noqa: ARG002
+        self.dead_letters += len(report.batch.dead)
+
+
+def _learn(stream: str, state: Path, settings: Settings, branch: str, scrape_to: Path | None = None) -> Learnt:
+    dead = _DeadLetterCount()
+    observers: Sequence[Observer] = [ConsoleObserver(as_json=False), dead]
+    with open_learner(stream=stream, state=state, settings=settings, branch=branch, observers=observers) as opened:
+        if scrape_to is not None:
+            _say(f"  metrics while it runs: {opened.metrics_url}/metrics")
+        report = opened.process.run(stop=threading.Event(), until_idle_seconds=2.0)
+        learner = opened.process.learner
+        evaluation = learner.evaluate_unrecorded()
+        assert evaluation is not None, "the stream was learnt, so its hold-outs can be evaluated"
+        if scrape_to is not None:
+            with urllib.request.urlopen(f"{opened.metrics_url}/metrics", timeout=10) as answer:
+                scrape_to.write_bytes(answer.read())
+    _say(f"  {report.records:,} records in {report.busy_seconds:.1f} s ({report.records / report.busy_seconds:,.0f}/s)")
+    return Learnt(
+        evaluation=evaluation,
+        trained=learner.records_trained,
+        held_out=learner.records_held_out,
+        dead_letters=dead.dead_letters,
+        seconds=report.seconds,
+    )
+
+
+def _print_table(learnt: Learnt, finetune: Learnt, retention: str) -> None:
+    plain = {entry.name: entry for entry in finetune.evaluation.classes}
+    _say(f"\n{'':>12}  {retention:^28}  {'no retention':^28}")
+    _say(f"{'class':>12}  {'best':>8}  {'last':>8}  {'forgot':>8}  {'best':>8}  {'last':>8}  {'forgot':>8}")
+    for entry in learnt.evaluation.classes:
+        other = plain.get(entry.name)
+        right = "" if other is None else f"{other.best:>8.1%}  {other.accuracy:>8.1%}  {other.forgetting:>8.1%}"
+        _say(f"{entry.name:>12}  {entry.best:>8.1%}  {entry.accuracy:>8.1%}  {entry.forgetting:>8.1%}  {right}")
+    _say(
+        f"{'average':>12}  {'':>8}  {_percent(learnt.evaluation.average_accuracy)}  "
+        f"{_percent(learnt.evaluation.average_forgetting)}  {'':>8}  {_percent(finetune.evaluation.average_accuracy)}  "
+        f"{_percent(finetune.evaluation.average_forgetting)}"
+    )
+    _say("(accuracy on records held out by a hash of what they show: never trained on)")
+
+
+def _print_versions(versions: Sequence[Any], stream: str, out: Path, tracking_uri: str) -> None:
+    _say(f"\nversions of model {stream!r} in MLflow:")
+    for version in versions:
+        aliases = f"  @{', @'.join(sorted(version.aliases))}" if version.aliases else ""
+        offsets = ", ".join(f"{p} up to {offset:,}" for p, offset in (version.offsets or {}).items())
+        _say(f"  {version.version}  {version.trigger:<10} {offsets}{aliases}")
+    _say(
+        f"""
+where to look next:
+  {out / "summary.json"}   the figures above
+  {out / "metrics.prom"}   the metrics page as Prometheus would have scraped it at the end
+  palimpsest snapshots --state {out / "state"}
+  mlflow ui --backend-store-uri {tracking_uri}
+  palimpsest broker start --data-dir {out / "broker"}   then r-matrix, or learn on: the topics are still there"""
+    )
+
+
+def _percent(share: float | None) -> str:
+    return f"{'-':>8}" if share is None else f"{share:>8.1%}"
+
+
+def _offsets(offsets: Mapping[Any, int] | None) -> dict[str, int]:
+    return {str(partition): offset for partition, offset in (offsets or {}).items()}
+
+
+def _clean(out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    EmbeddedKafka(out / "broker").stop()  # of a demo that was killed
+    for name in _OWN:
+        path = out / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _say(text: str) -> None:
+    click.echo(text)

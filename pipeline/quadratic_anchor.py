@@ -1,0 +1,101 @@
+"""Weights tied to where they stood, each by its own stiffness: the penalty that all of the EWC family share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.state import StateTree
+
+
+class QuadraticAnchor:
+    """strength / 2 * sum over i of F_i (theta_i - theta*_i)^2, with F and theta* frozen *together*.
+
+    Nothing is held until `move` was called once. A parameter that grew has F = 0 on its new entries: no anchor there.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        self._parameters = parameters  # live: the head is replaced when it grows
+        self._stiffness: dict[str, Tensor] = {}
+        self._place: dict[str, Tensor] = {}
+
+    @property
+    def holds(self) -> bool:
+        return bool(self._stiffness)
+
+    @property
+    def stiffness(self) -> Mapping[str, Tensor]:
+        """F by parameter's name, empty before the first `move`. Not to be changed."""
+        return self._stiffness
+
+    def move(self, stiffness: Mapping[str, Tensor]) -> None:
+        """Anchor the weights where they stand now, with a copy of this stiffness."""
+        self._stiffness = {name: value.detach().clone() for name, value in stiffness.items()}
+        self._place = {name: self._parameters[name].detach().clone() for name in stiffness}
+
+    def penalty(self, strength: float) -> Tensor:
+        """The penalty as a differentiable scalar, one node in the graph."""
+        parameters = [self._parameters[name] for name in self._stiffness]
+        stiffness, place = list(self._stiffness.values()), list(self._place.values())
+        return cast(Tensor, _Penalty.apply(strength, stiffness, place, *parameters))
+
+    def grow(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self._stiffness = grown(self._stiffness, shapes)
+        self._place = grown(self._place, shapes)
+
+    def state(self) -> StateTree:
+        if not self.holds:
+            return {}
+        return {"stiffness": copies(self._stiffness), "place": copies(self._place)}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self._stiffness = placed(state.get("stiffness", {}), self._parameters)
+        self._place = placed(state.get("place", {}), self._parameters)
+
+
+class _Penalty(torch.autograd.Function):
+    """Value and gradient in four passes over the weights; the ordinary graph takes a node and a copy for each step."""
+
+    @staticmethod
+    def forward(ctx: Any, strength: float, stiffness: list[Tensor], place: list[Tensor], *parameters: Tensor) -> Tensor:
+        with torch.no_grad():
+            away = torch._foreach_sub(parameters, place)
+            force = torch._foreach_mul(away, stiffness)
+            torch._foreach_mul_(force, strength)
+            torch._foreach_mul_(away, force)
+            # All entries are >= 0, so the 1-norm is the sum, and one call does it for all parameters.
+            total = torch.stack(torch._foreach_norm(away, 1)).sum() * 0.5
+        ctx.force = force
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Any, ...]:
+        return (None, None, None, *torch._foreach_mul(ctx.force, outer[0]))
+
+
+def zeros(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """A zero for each trained parameter."""
+    return {name: torch.zeros_like(p, requires_grad=False) for name, p in parameters.items() if p.requires_grad}
+
+
+def grown(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """The tensors in their new shapes: old values in the leading rows, zero in the new ones."""
+    result = dict(tensors)
+    for name in tensors.keys() & shapes.keys():
+        old = tensors[name]
+        result[name] = old.new_zeros(shapes[name])
+        result[name][: len(old)] = old
+    return result
+
+
+def copies(tensors: Mapping[str, Tensor]) -> StateTree:
+    """For a state: copies, since what we hold changes in place with the next update."""
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def placed(tensors: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """From a state: copies on the parameters' device."""
+    return {name: tensor.detach().to(parameters[name].device, copy=True) for name, tensor in tensors.items()}

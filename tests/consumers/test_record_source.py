@@ -1,0 +1,324 @@
+"""The contract of a record source, held by Kafka's and by its twin; and what only Kafka's logs have."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import confluent_kafka
+import pytest
+from kafka import TopicPartition
+from kafka.codec import has_snappy
+
+from consumers import kafka_connection, topics
+from consumers.kafka_record_source import KafkaRecordSource
+from consumers.kafka_settings import KafkaSettings
+from consumers.memory_record_source import InMemoryLog, InMemoryRecordSource
+from consumers.record_source import LogTruncated, RecordSource, record_checksum
+from deploy.embedded_kafka import EmbeddedKafka
+from pipeline.record import Partition, Record
+from pipeline.user_error import UserError
+
+Headers = Sequence[tuple[str, bytes | None]]
+DEADLINE_SECONDS = 30.0
+
+
+class MemoryUnderTest:
+    """A log with two partitions, in memory."""
+
+    def __init__(self, stream: str) -> None:
+        self.log = InMemoryLog(topics.samples(stream), partitions=2)
+
+    def write(self, partition: int, values: Sequence[bytes], key: bytes | None = None, headers: Headers = ()) -> None:
+        for value in values:
+            self.log.append(value, key=key, headers=headers, partition=partition)
+
+    def write_aborted(self, partition: int, values: Sequence[bytes]) -> None:
+        for _ in (*values, "the abort marker"):
+            self.log.append_marker(partition)
+
+    def delete_before(self, partition: int, offset: int) -> None:
+        self.log.truncate_before(partition, offset)
+
+    def source(self) -> RecordSource:
+        return InMemoryRecordSource(self.log)
+
+
+class KafkaUnderTest:
+    """The same on the broker, written by librdkafka."""
+
+    def __init__(self, broker: EmbeddedKafka, stream: str) -> None:
+        self.settings = KafkaSettings(bootstrap_servers=broker.bootstrap_servers)
+        self.stream = stream
+        topics.ensure_source_topics(self.settings, stream, partitions=2)
+
+    def producer(self, **config: Any) -> confluent_kafka.Producer:
+        return confluent_kafka.Producer({"bootstrap.servers": self.settings.bootstrap_servers, **config})
+
+    def write(self, partition: int, values: Sequence[bytes], key: bytes | None = None, headers: Headers = ()) -> None:
+        producer = self.producer()
+        for value in values:
+            producer.produce(topics.samples(self.stream), value, key, partition, headers=list(headers))
+        assert producer.flush(DEADLINE_SECONDS) == 0
+
+    def write_aborted(self, partition: int, values: Sequence[bytes]) -> None:
+        producer = self.producer(**{"transactional.id": f"{self.stream}.aborter"})
+        producer.init_transactions(DEADLINE_SECONDS)
+        producer.begin_transaction()
+        for value in values:
+            producer.produce(topics.samples(self.stream), value, partition=partition)
+        assert producer.flush(DEADLINE_SECONDS) == 0
+        producer.abort_transaction(DEADLINE_SECONDS)
+
+    def delete_before(self, partition: int, offset: int) -> None:
+        with kafka_connection.admin(self.settings) as admin:
+            admin.delete_records({TopicPartition(topics.samples(self.stream), partition): offset})
+
+    def source(self) -> RecordSource:
+        return KafkaRecordSource(self.settings, topics.check_samples_topic(self.settings, self.stream).partitions)
+
+
+UnderTest = MemoryUnderTest | KafkaUnderTest
+
+
+@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.kafka)])
+def log(request: pytest.FixtureRequest, stream_name: str) -> UnderTest:
+    if request.param == "memory":
+        return MemoryUnderTest(stream_name)
+    return KafkaUnderTest(request.getfixturevalue("kafka_broker"), stream_name)
+
+
+@pytest.fixture
+def open_source(log: UnderTest) -> Iterator[Callable[[], RecordSource]]:
+    opened: list[RecordSource] = []
+
+    def open_one() -> RecordSource:
+        opened.append(log.source())
+        return opened[-1]
+
+    yield open_one
+    for source in opened:
+        source.close()
+        source.close()  # a second time is no error
+
+
+def read_to_the_end(source: RecordSource, max_records: int = 7) -> list[Record]:
+    """Poll until all that may be read was read."""
+    records: list[Record] = []
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while source.positions() != source.end_offsets():
+        assert time.monotonic() < deadline, f"stuck at {source.positions()} of {source.end_offsets()}"
+        polled = source.poll(max_records, 0.2)
+        assert len(polled) <= max_records
+        records += polled
+    return records
+
+
+def values(records: Sequence[Record], partition: int) -> list[bytes | None]:
+    return [record.value for record in records if record.partition == partition]
+
+
+def test_reads_all_partitions_in_their_order(log: UnderTest, open_source: Callable[[], RecordSource]) -> None:
+    log.write(0, [b"a%d" % n for n in range(40)])
+    log.write(1, [b"b%d" % n for n in range(3)])
+    source = open_source()
+    p0, p1 = source.partitions
+    assert (p0.number, p1.number) == (0, 1)
+    records = read_to_the_end(source)
+    assert values(records, 0) == [b"a%d" % n for n in range(40)]
+    assert values(records, 1) == [b"b0", b"b1", b"b2"]
+    assert [record.offset for record in records if record.partition == 0] == list(range(40))
+    assert source.positions() == {p0: 40, p1: 3}
+    assert source.poll(10, 0.05) == []
+
+
+def test_hands_over_what_was_written_byte_by_byte(log: UnderTest, open_source: Callable[[], RecordSource]) -> None:
+    headers: Headers = [("ce_id", b"1"), ("twice", b"x"), ("twice", b"y"), ("null", None), ("empty", b"")]
+    log.write(1, [bytes(range(256))], key=b"\x00key", headers=headers)
+    log.write(1, [b""])
+    record, empty = read_to_the_end(open_source())
+    assert (record.partition, record.offset, record.key, record.value) == (1, 0, b"\x00key", bytes(range(256)))
+    assert tuple(record.headers) == tuple(headers)
+    assert (empty.key, empty.value, tuple(empty.headers)) == (None, b"", ())
+
+
+def test_seeks_some_partitions_and_leaves_the_others(log: UnderTest, open_source: Callable[[], RecordSource]) -> None:
+    log.write(0, [b"a0", b"a1", b"a2"])
+    log.write(1, [b"b0"])
+    source = open_source()
+    p0, p1 = source.partitions
+    read_to_the_end(source)
+    source.seek({p0: 1})
+    assert source.positions() == {p0: 1, p1: 1}
+    assert [record.value for record in read_to_the_end(source)] == [b"a1", b"a2"]
+    with pytest.raises(ValueError, match="elsewhere-0"):
+        source.seek({Partition("elsewhere", 0): 0})
+
+
+def test_aborted_records_are_not_seen_and_positions_pass_them(
+    log: UnderTest, open_source: Callable[[], RecordSource]
+) -> None:
+    log.write(0, [b"before"])
+    log.write_aborted(0, [b"never", b"happened"])
+    source = open_source()
+    p0, p1 = source.partitions
+    assert [record.value for record in read_to_the_end(source)] == [b"before"]
+    # Records at 0, 1, 2, the abort marker at 3: read on from 4, and nothing is left that would count as lag.
+    assert source.positions() == {p0: 4, p1: 0} == source.end_offsets()
+    log.write(0, [b"after"])
+    assert [(record.value, record.offset) for record in read_to_the_end(source)] == [(b"after", 4)]
+
+
+def test_read_one_finds_the_record_and_moves_nothing(log: UnderTest, open_source: Callable[[], RecordSource]) -> None:
+    log.write(0, [b"a0", b"a1", b"a2"], key=b"k", headers=[("h", b"v")])
+    log.write_aborted(0, [b"never"])
+    log.write(1, [b"b0"])
+    source = open_source()
+    p0, p1 = source.partitions
+    source.seek({p0: 2})
+    one = source.read_one(p0, 1)
+    assert one is not None
+    assert (one.offset, one.key, one.value, tuple(one.headers)) == (1, b"k", b"a1", (("h", b"v"),))
+    assert source.read_one(p0, 3) is None  # aborted
+    assert source.read_one(p0, 4) is None  # the marker
+    assert source.read_one(p0, 5) is None  # not yet written
+    assert source.positions() == {p0: 2, p1: 0}
+    assert sorted(record.value or b"" for record in read_to_the_end(source)) == [b"a2", b"b0"]
+
+
+def test_what_retention_deleted_is_an_error_not_a_jump(log: UnderTest, open_source: Callable[[], RecordSource]) -> None:
+    log.write(0, [b"a%d" % n for n in range(5)])
+    log.delete_before(0, 3)
+    source = open_source()
+    p0, p1 = source.partitions
+    assert source.beginning_offsets() == {p0: 3, p1: 0}
+    assert source.read_one(p0, 2) is None
+    with pytest.raises(LogTruncated):
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while time.monotonic() < deadline:
+            assert source.poll(10, 0.2) == []
+    source.seek(source.beginning_offsets())
+    assert [record.value for record in read_to_the_end(source)] == [b"a3", b"a4"]
+
+
+def test_a_tail_that_was_lost_is_an_error_too(log: UnderTest, open_source: Callable[[], RecordSource]) -> None:
+    log.write(0, [b"a0"])
+    source = open_source()
+    source.seek({source.partitions[0]: 7})  # the state has read up to 7, the log ends at 1
+    with pytest.raises(LogTruncated):
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while time.monotonic() < deadline:
+            assert source.poll(10, 0.2) == []
+
+
+def test_the_checksum_sees_every_byte_and_no_position() -> None:
+    def checksum(
+        key: bytes | None = b"k", value: bytes | None = b"v", headers: Headers = (("h", b"x"),), offset: int = 0
+    ) -> str:
+        return record_checksum(
+            Record(topic="t", partition=0, offset=offset, value=value, key=key, headers=headers, timestamp_ms=offset)
+        )
+
+    others = [
+        checksum(key=None),
+        checksum(key=b""),
+        checksum(value=None),
+        checksum(value=b""),
+        checksum(key=b"kv", value=b""),
+        checksum(headers=()),
+        checksum(headers=(("h", None),)),
+        checksum(headers=(("h", b""),)),
+        checksum(headers=(("hx", b""),)),
+        checksum(headers=(("h", b"x"), ("h", b"x"))),
+    ]
+    assert len({checksum(), *others}) == 1 + len(others)
+    assert checksum(offset=9) == checksum()
+    # Two lengths of -1, and nothing else: `printf '\\377%.0s' $(seq 16) | sha256sum`.
+    assert checksum(key=None, value=None, headers=()) == (
+        "5ac6a5945f16500911219129984ba8b387a06f24fe383ce4e81a73294065461b"
+    )
+
+
+# What only Kafka's logs have
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize(
+    "compression",
+    [
+        "none",
+        "gzip",
+        pytest.param("snappy", marks=pytest.mark.skipif(not has_snappy(), reason="python-snappy is not installed")),
+        "lz4",
+        "zstd",
+    ],
+)
+def test_what_librdkafka_wrote_reads_well(kafka_broker: EmbeddedKafka, stream_name: str, compression: str) -> None:
+    log = KafkaUnderTest(kafka_broker, stream_name)
+    producer = log.producer(
+        **{"compression.type": compression, "linger.ms": 50, "transactional.id": stream_name, "batch.size": 4_000_000}
+    )
+    producer.init_transactions(DEADLINE_SECONDS)
+    expected = []
+    for number in range(6):
+        producer.begin_transaction()
+        batch = [(b"%d-%d-" % (number, n)) * 500 for n in range(30)]
+        for value in batch:
+            producer.produce(topics.samples(stream_name), value, partition=0, headers=[("ce_label", b"seven")])
+        if number % 2:
+            assert producer.flush(DEADLINE_SECONDS) == 0
+            producer.abort_transaction(DEADLINE_SECONDS)
+        else:
+            producer.commit_transaction(DEADLINE_SECONDS)
+            expected += batch
+    with log.source() as source:
+        records = read_to_the_end(source, max_records=50)
+    assert [record.value for record in records] == expected
+    assert {record.header("ce_label") for record in records} == {b"seven"}
+
+
+@pytest.mark.kafka
+def test_an_open_transaction_holds_the_end_back(kafka_broker: EmbeddedKafka, stream_name: str) -> None:
+    log = KafkaUnderTest(kafka_broker, stream_name)
+    log.write(0, [b"before"])
+    producer = log.producer(**{"transactional.id": stream_name})
+    producer.init_transactions(DEADLINE_SECONDS)
+    producer.begin_transaction()
+    producer.produce(topics.samples(stream_name), b"not yet", partition=0)
+    assert producer.flush(DEADLINE_SECONDS) == 0
+    log.write(0, [b"behind it"])
+    with log.source() as source:
+        p0 = source.partitions[0]
+        assert [record.value for record in read_to_the_end(source)] == [b"before"]
+        assert source.end_offsets()[p0] == 1
+        producer.commit_transaction(DEADLINE_SECONDS)
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while source.end_offsets()[p0] == 1:
+            assert time.monotonic() < deadline
+        assert [record.value for record in read_to_the_end(source)] == [b"not yet", b"behind it"]
+
+
+@pytest.mark.kafka
+def test_a_record_larger_than_a_fetch_reads_well(kafka_broker: EmbeddedKafka, stream_name: str) -> None:
+    log = KafkaUnderTest(kafka_broker, stream_name)
+    large = bytes(range(256)) * (6 * 4096)  # 6 MiB
+    producer = log.producer(**{"message.max.bytes": 8_000_000})
+    producer.produce(topics.samples(stream_name), large, partition=0)
+    assert producer.flush(DEADLINE_SECONDS) == 0
+    with log.source() as source:
+        (record,) = read_to_the_end(source)
+    assert record.value == large
+
+
+@pytest.mark.kafka
+def test_a_codec_that_is_not_installed_is_named(
+    kafka_broker: EmbeddedKafka, stream_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = KafkaUnderTest(kafka_broker, stream_name)
+    producer = log.producer(**{"compression.type": "snappy"})
+    producer.produce(topics.samples(stream_name), b"x" * 10_000, partition=0)
+    assert producer.flush(DEADLINE_SECONDS) == 0
+    monkeypatch.setattr("kafka.codec.snappy", None)
+    with log.source() as source, pytest.raises(UserError, match="python-snappy"):
+        read_to_the_end(source)

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.network import Network, build_network, choose_backbone, network_from_architecture
+from pipeline.sample import InputSpec
+from pipeline.settings import NetworkSettings
+from pipeline.state import fingerprint
+from pipeline.user_error import UserError
+
+MNIST = InputSpec(kind="image", shape=(1, 28, 28))
+TINY = InputSpec(kind="image", shape=(3, 8, 8))
+
+
+def small(seed: int = 0, columns: int = 4) -> Network:
+    return build_network(NetworkSettings(options={"hidden": [5]}, initial_columns=columns), TINY, seed)
+
+
+def test_the_same_seed_gives_the_same_weights_and_leaves_torch_s_generator_alone() -> None:
+    before = torch.get_rng_state()
+    first, second, other = small(0), small(0), small(1)
+    first.grow(8)
+    second.grow(8)
+    assert torch.equal(before, torch.get_rng_state())
+    assert fingerprint(first.state_dict()) == fingerprint(second.state_dict())
+    assert not torch.equal(first.body.layers[0].weight, other.body.layers[0].weight)  # type: ignore[index, union-attr]
+
+
+def test_growth_keeps_old_columns_bit_for_bit() -> None:
+    network = small()
+    head = network.head
+    weight, bias = head.weight.detach().clone(), head.bias.detach().clone()
+    x = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    before, _ = network(x)
+    network.grow(8)
+    assert network.head is head  # hooks on it stay
+    assert (network.columns, head.out_features, head.weight.shape, head.bias.shape) == (8, 8, (8, 5), (8,))
+    assert torch.equal(head.weight[:4], weight)
+    assert torch.equal(head.bias[:4], bias)
+    assert head.weight.requires_grad
+    assert head.weight.is_leaf
+    after, _ = network(x)
+    torch.testing.assert_close(after[:, :4], before)
+    assert head.weight[4:].abs().max() <= 5**-0.5  # torch's initialisation of a linear layer: uniform, 1 / sqrt(D)
+    assert head.weight[4:].std() > 0.1
+
+
+def test_growth_does_not_depend_on_the_way_to_it() -> None:
+    straight, in_steps = small(), small()
+    straight.grow(16)
+    in_steps.grow(8)
+    in_steps.grow(16)
+    assert torch.equal(straight.head.weight[8:], in_steps.head.weight[8:])
+
+
+def test_bytes_are_scaled_and_floats_pass() -> None:
+    network = small()
+    x = torch.arange(192, dtype=torch.uint8).reshape(1, 3, 8, 8)
+    from_bytes, features_BD = network(x)
+    from_floats, _ = network(x.float() / 255)
+    torch.testing.assert_close(from_bytes, from_floats)
+    assert features_BD.shape == (1, 5)
+    assert x.max() == 191  # the caller's images are as they were
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "backbone"),
+    [
+        ("image", (1, 28, 28), "mlp"),
+        ("image", (3, 31, 31), "mlp"),
+        ("image", (3, 32, 32), "resnet18"),
+        ("image", (1, 16, 40), "resnet18"),
+        ("vector", (64, 64, 64), "mlp"),
+        ("text", (48,), "text_encoder"),
+    ],
+)
+def test_auto(kind: Any, shape: tuple[int, ...], backbone: str) -> None:
+    assert choose_backbone("auto", InputSpec(kind=kind, shape=shape)) == backbone
+
+
+def test_rebuilt_from_its_architecture() -> None:
+    network = small()
+    network.grow(16)
+    rebuilt = network_from_architecture(json.loads(json.dumps(network.architecture)))
+    rebuilt.load_state_dict(network.state_dict())
+    assert rebuilt.spec == network.spec
+    assert rebuilt.architecture == network.architecture
+    assert fingerprint(rebuilt.state_dict()) == fingerprint(network.state_dict())
+
+
+GOOD: dict[str, Any] = {
+    "backbone": "mlp",
+    "options": {"hidden": [4]},
+    "input": {"kind": "vector", "shape": [3]},
+    "columns": 2,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"backbone": "os.system"}, "unknown backbone 'os.system': use auto or one of mlp, "),
+        ({"backbone": "auto"}, "unknown backbone 'auto'"),
+        ({"backbone": 3}, "not the architecture of a network"),
+        ({"columns": "7"}, "not the architecture of a network"),
+        ({"columns": 0}, "cannot have 0 logit columns"),
+        ({"columns": 10**18}, "cannot have 1000000000000000000 logit columns"),
+        ({"columns": 2**30}, "would have 5,368,709,136 parameters, more than 2,147,483,648"),
+        ({"options": {"hidden": [2**40]}}, "parameters, more than 2,147,483,648"),
+        ({"options": {"hidden": [2**62, 2**62]}}, "backbone 'mlp' cannot take"),
+        ({"options": {"hidden": [4] * 100}}, "network.options.hidden of backbone 'mlp'"),
+        ({"options": {"hiden": [4]}}, "network.options.hiden of backbone 'mlp': Extra inputs are not permitted"),
+        ({"input": {"kind": "sound", "shape": [3]}}, "not the architecture of a network"),
+        ({"input": {"kind": "image", "shape": [3]}}, r"no shape of image: \(3,\)"),
+        ({"input": {"kind": "vector", "shape": [2**20, 2**20]}}, "holds more than 268435456 values"),
+        ({"input": {"kind": "vector", "shape": [-3]}}, "no shape of vector"),
+        ({"input": {"kind": "text", "shape": [3]}}, "backbone 'mlp' takes image, vector, this stream holds text"),
+    ],
+)
+def test_what_is_no_architecture_is_refused_before_anything_is_allocated(change: dict[str, Any], message: str) -> None:
+    network_from_architecture(GOOD)
+    with pytest.raises(UserError, match=message):
+        network_from_architecture({**GOOD, **change})
+
+
+def test_an_architecture_that_lacks_a_part() -> None:
+    with pytest.raises(UserError, match="not the architecture of a network \\('columns'\\)"):
+        network_from_architecture({key: value for key, value in GOOD.items() if key != "columns"})
+
+
+def test_a_single_row_is_normalised_by_running_statistics() -> None:
+    network = build_network(NetworkSettings(backbone="resnet18", options={"width": 2}), TINY, 0)
+    x = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    network.train()
+    buffers = fingerprint(dict(network.named_buffers()))
+    in_training, _ = network(x)
+    in_training.sum().backward()
+    assert fingerprint(dict(network.named_buffers())) == buffers
+    assert all(module.training for module in network.modules())
+    network.eval()
+    assert torch.equal(network(x)[0], in_training)
+    network.train()
+    network(torch.cat([x, x + 0.1]))  # two rows: the batch's own statistics, and the running ones move
+    assert fingerprint(dict(network.named_buffers())) != buffers
