@@ -128,7 +128,10 @@ def run_once(args: argparse.Namespace, seed: int, kafka: KafkaSettings | None) -
     options = DatasetOptions(data_root=args.data_root)
     stream = SampleStream(open_dataset(args.dataset, options), Split(), seed=seed, records=args.records)
     classes = stream.dataset.classes
-    step_of_class = {classes[int(stream.dataset.labels[item])]: int(step) for item, step in zip(stream.item_N, stream.step_N, strict=True)}
+    step_of_class = {
+        classes[int(stream.dataset.labels[item])]: int(step)
+        for item, step in zip(stream.item_N, stream.step_N, strict=True)
+    }
     test = TestPart(args.dataset, DatasetOptions(data_root=args.data_root, split="test"), step_of_class)
     steps = int(stream.step_N.max()) + 1
     watch = StepWatch(test, [int(np.searchsorted(stream.step_N, step, side="right")) for step in range(steps)])
@@ -173,14 +176,21 @@ def _process(
             _append(log, record)
         source = InMemoryRecordSource(log)
         commit_log = InMemoryCommitLog(InMemoryCommits(), name, "main", source.beginning_offsets())
-        facts = ProcessFacts(stream=name, branch="main", topic=log.topic, cluster_id="memory", topic_id=name, state_id=name)
+        facts = ProcessFacts(
+            stream=name, branch="main", topic=log.topic, cluster_id="memory", topic_id=name, state_id=name
+        )
         yield LearnerProcess(source=source, commit_log=commit_log, facts=facts, **common)  # type: ignore[arg-type]
         return
     produce(stream, stream_name=name, kafka=kafka)
     topics.ensure_report_topics(kafka, name)
     samples = topics.check_samples_topic(kafka, name)
     facts = ProcessFacts(
-        stream=name, branch="main", topic=samples.topic, cluster_id=samples.cluster_id, topic_id=samples.topic_id, state_id=name
+        stream=name,
+        branch="main",
+        topic=samples.topic,
+        cluster_id=samples.cluster_id,
+        topic_id=samples.topic_id,
+        state_id=name,
     )
     with (
         KafkaRecordSource(kafka, samples.partitions) as kafka_source,
@@ -240,7 +250,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "runs": [asdict(run) for run in runs],
         "mean": statistics.fmean(accuracies),
         "std": statistics.stdev(accuracies) if len(runs) > 1 else 0.0,
-        "settings": {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items() if name != "json"}
+        "settings": {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in vars(args).items()
+            if name != "json"
+        }
         | {"learner": settings_for(args, args.seeds[0]).model_dump(mode="json")},
     }
     print(f"{args.retention}, buffer {args.buffer}, via {args.via}: {result['mean']:.2%} ± {result['std']:.2%}")

@@ -1,4 +1,4 @@
-"""The contract of the commit: offsets and outbox in one transaction, and one learner at a time. DESIGN section 4."""
+"""The contract of the commit: offsets and outbox in one transaction, and one learner at a time. ARCHITECTURE.md."""
 
 from __future__ import annotations
 

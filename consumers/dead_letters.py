@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from consumers import topics
+from collections.abc import Sequence
+
+from consumers.topics import dead_letters as dead_letters_topic
 from model_store.snapshot import OutboxMessage
 from pipeline.record import Record
 from pipeline.sample import BadRecord
@@ -14,6 +16,7 @@ TOPIC = "palimpsest-topic"
 PARTITION = "palimpsest-partition"
 OFFSET = "palimpsest-offset"
 TIMESTAMP = "palimpsest-timestamp-ms"
+_WHERE = (TOPIC, PARTITION, OFFSET)
 
 
 def dead_letter(stream: str, record: Record, problem: BadRecord) -> OutboxMessage:
@@ -27,8 +30,18 @@ def dead_letter(stream: str, record: Record, problem: BadRecord) -> OutboxMessag
         TIMESTAMP: str(record.timestamp_ms),
     }
     return OutboxMessage(
-        topic=topics.dead_letters(stream),
+        topic=dead_letters_topic(stream),
         key=record.key,
         value=record.value,
         headers=(*record.headers, *((name, value.encode(errors="replace")) for name, value in facts.items())),
     )
+
+
+def origin(headers: Sequence[tuple[str, bytes | None]]) -> tuple[str, int, int] | None:
+    """(topic, partition, offset) where a dead letter stood; None where somebody else wrote it."""
+    # The last of a name counts: a record that came back from dead letters and is bad again carries the older ones too.
+    facts = {name: value.decode() for name, value in headers if value is not None and name in _WHERE}
+    try:
+        return facts[TOPIC], int(facts[PARTITION]), int(facts[OFFSET])
+    except (KeyError, ValueError):
+        return None

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import cast
 
-from consumers import topics
+from consumers.topics import events as events_topic
 from model_store.snapshot import OutboxMessage
 from pipeline.codec.cloud_event import CloudEvent
+from pipeline.record import Record
 from pipeline.state import Json
+
+_TYPE_PREFIX = "io.palimpsest."
 
 
 def event_message(
@@ -16,16 +20,34 @@ def event_message(
 ) -> OutboxMessage:
     """One event. Its id is made of what it is about (`key`), not of when it was told: told twice, readers drop one.
 
-    `kind` is new_class, drift, idle_flush, evaluation, version_registered, snapshot_passed_over, ...
+    `kind` is new_class, drift, idle_flush, version_registered or snapshot_passed_over.
     """
     event = CloudEvent(
         id=f"{stream}/{branch}/{kind}/{key}",
         source=f"palimpsest/{stream}/{branch}",
-        type=f"io.palimpsest.{kind}",
+        type=f"{_TYPE_PREFIX}{kind}",
         content_type="application/json",
         data=json.dumps({"stream": stream, "branch": branch, **data}, ensure_ascii=False).encode(),
         time_seconds=time_seconds,
     )
     return OutboxMessage(
-        topic=topics.events(stream), key=kind.encode(), value=event.data, headers=tuple(event.headers())
+        topic=events_topic(stream), key=kind.encode(), value=event.data, headers=tuple(event.headers())
     )
+
+
+def event_id(headers: Sequence[tuple[str, bytes | None]]) -> str | None:
+    """What readers tell repeats by."""
+    return _text(headers, "ce_id")
+
+
+def event_data(record: Record, *, kind: str, branch: str) -> dict[str, Json] | None:
+    """What a branch has told about itself; None for an event of another kind or branch."""
+    if _text(record.headers, "ce_type") != f"{_TYPE_PREFIX}{kind}" or record.value is None:
+        return None
+    data = cast("dict[str, Json]", json.loads(record.value))
+    return data if data.get("branch") == branch else None
+
+
+def _text(headers: Sequence[tuple[str, bytes | None]], name: str) -> str | None:
+    values = [value for key, value in headers if key == name and value is not None]
+    return values[-1].decode() if values else None

@@ -242,7 +242,8 @@ class KafkaCommitLog(CommitLog):
         # 4.
         committed = self._read()
         self._check_generation(committed)
-        assert committed is not None and self._last is not None, "checked"
+        assert committed is not None
+        assert self._last is not None
         if committed.sequence > self._last.sequence:
             self._own_sequence = committed.sequence  # it had gone through
         self._last = committed

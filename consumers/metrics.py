@@ -14,6 +14,7 @@ from consumers.process_settings import MetricsSettings
 from consumers.snapshot_commit import CommitReport
 from pipeline.evaluation.forgetting import EvaluationReport
 from pipeline.record import Partition
+from pipeline.sample import DeadLetterReason
 from pipeline.stream_learner import StepReport, StreamLearner
 
 # An update takes 1 to 100 ms on the networks we ship; a first CUDA step or a large encoder some seconds.
@@ -21,43 +22,46 @@ _STEP_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1
 _SNAPSHOT_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 # Losses stay on the device until somebody looks; reading them more often than this would make the loop wait for it.
 _LOSS_READ_SECONDS = 1.0
+_OTHER = "other"
 
 
 class ClassMetrics(Collector):
     """Per-class series, made anew from the newest evaluation at each scrape, so that none is ever half updated.
 
-    At most `limit` classes have series of their own, the ones the model does worst on; the others share `other`
-    (their mean accuracy and forgetting, their sum of samples): a stream of a thousand classes must not drown Prometheus.
+    At most `limit` classes have series of their own, the ones the model does worst on; the others share `other` (their
+    mean accuracy and forgetting, their sum of samples): a stream of a thousand classes must not drown Prometheus.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._accuracy: Mapping[str, float] = {}
-        self._forgetting: Mapping[str, float] = {}
-        self._replay: Mapping[str, int] = {}
+        self._shown: tuple[Mapping[str, float], Mapping[str, float], Mapping[str, int]] = ({}, {}, {})
 
     def show(self, report: EvaluationReport, replay: Mapping[str, int]) -> None:
         """Show this evaluation and these counts of replayable samples from now on."""
         worst = sorted(report.classes, key=lambda entry: (entry.accuracy, entry.name))
         named, rest = worst[: self._limit], worst[self._limit :]
+        if rest or len(replay) > self._limit:  # a class that is called so cannot have a series of its own then
+            rest = [entry for entry in named if entry.name == _OTHER] + rest
+            named = [entry for entry in named if entry.name != _OTHER]
         accuracy = {entry.name: entry.accuracy for entry in named}
         forgetting = {entry.name: entry.forgetting for entry in named}
         if rest:
-            accuracy["other"] = sum(entry.accuracy for entry in rest) / len(rest)
-            forgetting["other"] = sum(entry.forgetting for entry in rest) / len(rest)
+            accuracy[_OTHER] = sum(entry.accuracy for entry in rest) / len(rest)
+            forgetting[_OTHER] = sum(entry.forgetting for entry in rest) / len(rest)
         counts: dict[str, int] = {}
         for name, count in replay.items():
-            key = name if name in accuracy or len(replay) <= self._limit else "other"
+            key = name if name in accuracy or len(replay) <= self._limit else _OTHER
             counts[key] = counts.get(key, 0) + count
-        self._accuracy, self._forgetting, self._replay = accuracy, forgetting, counts
+        self._shown = accuracy, forgetting, counts
 
     def collect(self) -> Iterable[Metric]:
         """Called by each scrape, from the server's thread."""
-        yield self._family("class_accuracy_ratio", "Hold-out accuracy of a class.", self._accuracy)
+        accuracy, forgetting, replay = self._shown
+        yield self._family("class_accuracy_ratio", "Hold-out accuracy of a class.", accuracy)
         yield self._family(
-            "class_forgetting_ratio", "Best hold-out accuracy of a class so far minus the one now.", self._forgetting
+            "class_forgetting_ratio", "Best hold-out accuracy of a class so far minus the one now.", forgetting
         )
-        yield self._family("replay_samples", "Samples of a class in the reservoir.", self._replay)
+        yield self._family("replay_samples", "Samples of a class in the reservoir.", replay)
 
     @staticmethod
     def _family(name: str, text: str, values: Mapping[str, float]) -> GaugeMetricFamily:
@@ -112,6 +116,11 @@ class LearnerMetrics:
         self._model = gauge("model_info", "The model in a role.", "role", "version", "run_id")
         build = gauge("build_info", "What runs here.", "version", "torch", "stream", "branch")
         build.labels(version("palimpsest"), version("torch"), stream, branch).set(1)
+        # A counter that appears with its first increment hides that increment from rate().
+        for reason in DeadLetterReason:
+            self._dead_letters.labels(str(reason))
+        for source in ("incoming", "replay"):
+            self._trained.labels(source)
         self._classes = ClassMetrics(settings.max_class_labels)
         registry.register(self._classes)
 
@@ -119,12 +128,17 @@ class LearnerMetrics:
 
     def started(self, learner: StreamLearner, resumed: bool) -> None:
         """The state is loaded and the log is being read."""
+        self.last_turn = time.monotonic()
         self.ready = True
         if resumed:
             self._show_learner(learner)
+            newest = learner.forgetting.newest_report()
+            if newest is not None:
+                self.evaluated(learner, newest)
 
     def stepped(self, learner: StreamLearner, report: StepReport) -> None:
         """Count one step. Nothing here reads from the device but the losses, at most once a second."""
+        self.last_turn = time.monotonic()  # a chunk of records may be many slow updates
         batch = report.batch
         for partition, records in batch.records_by_partition.items():
             self._consumed.labels(partition.topic, partition.number).inc(records)
@@ -140,8 +154,8 @@ class LearnerMetrics:
             self._step.labels(stage).observe(seconds)
         update = report.update
         if update is not None:
-            self._trained.labels("incoming").inc(len(batch.trainable))
-            self._trained.labels("replay").inc(update.rows - len(batch.trainable))
+            self._trained.labels("incoming").inc(update.rows)
+            self._trained.labels("replay").inc(update.replayed_rows)
             now = time.monotonic()
             if now - self._losses_read_at >= _LOSS_READ_SECONDS:
                 self._losses_read_at = now
@@ -165,7 +179,7 @@ class LearnerMetrics:
         self._snapshot.observe(report.write_seconds + report.commit_seconds)
         self._snapshot_at.set_to_current_time()
 
-    def commit_failed(self, error: OSError) -> None:
+    def commit_failed(self, error: OSError) -> None:  # noqa: ARG002
         """A snapshot could not be written; its timestamp goes stale, which is what the alert looks at."""
         self._snapshot_failures.inc()
 

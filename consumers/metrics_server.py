@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socketserver
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +15,20 @@ from prometheus_client.exposition import choose_encoder
 from pipeline.user_error import UserError
 
 Answer = tuple[int, str, bytes]  # status, content type, body
+
+
+class _Http(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def server_bind(self) -> None:
+        """Without the base class's look-up of the host's name, which takes seconds where no name server answers."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A scraper that left before its answer is its own affair; anything else is a bug and shown."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 class MetricsServer:
@@ -48,12 +64,12 @@ class MetricsServer:
                 """A line for each scrape helps nobody."""
 
         try:
-            self._http = ThreadingHTTPServer((host, port), Handler)
+            self._http = _Http((host, port), Handler)
         except OSError as error:
             raise UserError(
-                f"cannot show metrics on {host}:{port}: {error.strerror}; choose another metrics.port, or 0 for a free one"
+                f"cannot show metrics on {host}:{port}: {error.strerror}; "
+                "choose another metrics.port, or 0 for a free one"
             ) from None
-        self._http.daemon_threads = True
         self._thread = threading.Thread(target=self._http.serve_forever, name="metrics", daemon=True)
 
     @property
@@ -78,7 +94,9 @@ class MetricsServer:
         if path == "/livez":
             silent_seconds = time.monotonic() - self._last_turn()
             alive = silent_seconds < self._stale_after_seconds
-            return _plain(200 if alive else 503, "alive" if alive else f"no turn of the loop for {silent_seconds:.0f} s")
+            return _plain(
+                200 if alive else 503, "alive" if alive else f"no turn of the loop for {silent_seconds:.0f} s"
+            )
         if path == "/readyz":
             ready = self._ready()
             return _plain(200 if ready else 503, "ready" if ready else "loading the state")

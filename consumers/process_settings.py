@@ -33,7 +33,8 @@ class RegistrySettings(Section):
 
     enabled: bool = changeable(True, why="false: no versions are registered")
     tracking_uri: str | None = changeable(
-        None, why="any MLflow tracking URI; none: MLFLOW_TRACKING_URI, else a SQLite file in the folder above the state's"
+        None,
+        why="any MLflow tracking URI; none: MLFLOW_TRACKING_URI, else a SQLite file in the folder above the state's",
     )
     every_records: int = changeable(5_000, ge=1, why="records consumed between two versions")
     drain_seconds: float = changeable(60.0, ge=0, why="how long a stopping learner waits for waiting registrations")
@@ -47,5 +48,5 @@ class MetricsSettings(Section):
     port: int = changeable(9095, ge=0, le=65535, why="0 picks a free one")
     max_class_labels: int = changeable(50, ge=1, why="classes with a time series of their own: the worst ones")
     stale_after_seconds: float = changeable(
-        120.0, gt=0, why="/livez answers 503 when the learner's loop has not turned for so long"
+        300.0, gt=0, why="/livez answers 503 when the loop has not turned for so long; one commit may wait 180 s"
     )

@@ -1,4 +1,4 @@
-"""The commit: a snapshot made durable first, offsets second. DESIGN section 4, "The commit, and the start"."""
+"""The commit: a snapshot made durable first, offsets second. ARCHITECTURE.md, "The commit, and the start"."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class CommitReport:
     entry: SnapshotEntry
     write_seconds: float
     commit_seconds: float
+    prune_problem: OSError | None  # older snapshots could not be removed; this one is durable and told all the same
 
 
 class SnapshotCommit:
@@ -51,7 +52,7 @@ class SnapshotCommit:
         self._keep = keep
         self._speaks = speaks
         self._wait = wait
-        self.sequence = 0  # of the newest snapshot
+        self.sequence = 0  # of the newest commit: each one has a number of its own, also after a fall-back
         self.pinned: set[tuple[int, int]] = set()  # (generation, sequence) that must not be pruned
 
     def commit(
@@ -83,8 +84,14 @@ class SnapshotCommit:
         self.tell(snapshot)
         told = time.perf_counter()
         # 3.
-        self._store.prune(self._keep, pinned=self.pinned)
-        return CommitReport(entry=entry, write_seconds=written - started, commit_seconds=told - written)
+        prune_problem = None
+        try:
+            self._store.prune(self._keep, pinned=self.pinned)
+        except OSError as error:  # no reason to tell the outbox a second time, so not an error of this commit
+            prune_problem = error
+        return CommitReport(
+            entry=entry, write_seconds=written - started, commit_seconds=told - written, prune_problem=prune_problem
+        )
 
     def tell(self, snapshot: Snapshot) -> None:
         """Step 2 alone: also at the start, for a snapshot that a killed process wrote but did not tell."""

@@ -48,30 +48,30 @@ def check_settings(facts: Mapping[str, Json], fixed: Mapping[str, Any]) -> None:
             )
 
 
-def check_last_records(
-    facts: Mapping[str, Json], source: RecordSource, offsets: Mapping[Partition, int]
-) -> None:
-    """The last record consumed of each partition still lies there unchanged: a lost and rewritten tail must not pass."""
+def check_last_records(facts: Mapping[str, Json], source: RecordSource, offsets: Mapping[Partition, int]) -> None:
+    """The log goes on from these offsets, and the last record consumed of each partition still lies there unchanged.
+
+    A lost and rewritten tail must not pass, and neither must a stretch that retention deleted before it was learnt.
+    """
     beginnings, ends = source.beginning_offsets(), source.end_offsets()
-    last_records = cast("list[tuple[str, int, int, str]]", facts["last_records"])
-    for topic, number, offset, checksum in last_records:
-        partition = Partition(topic, number)
-        if offsets.get(partition, 0) > ends.get(partition, 0):
+    for partition, offset in sorted(offsets.items()):
+        if offset > ends.get(partition, 0):
             raise UserError(
-                f"{partition} ends at offset {ends.get(partition, 0)}, before this state's offset {offsets[partition]}: "
+                f"{partition} ends at offset {ends.get(partition, 0)}, before this state's offset {offset}: "
                 "the log lost its tail; give another --state to learn it from its beginning"
             )
-        if offset < beginnings.get(partition, 0):
+        if offset < beginnings[partition]:
+            raise UserError(
+                f"{partition} begins at offset {beginnings[partition]}, but this state needs it from {offset}: "
+                "retention deleted what was not yet learnt; give another --state"
+            )
+    for topic, number, offset, checksum in cast("list[tuple[str, int, int, str]]", facts["last_records"]):
+        partition = Partition(topic, number)
+        if offset < beginnings[partition]:
             continue  # retention has deleted it: nothing to compare
         record = source.read_one(partition, offset)
         if record is None or record_checksum(record) != checksum:
             raise UserError(
                 f"the record at {partition} offset {offset} is not the one this state has learnt: the log was "
                 "rewritten; give another --state to learn it from its beginning"
-            )
-    for partition, offset in offsets.items():
-        if offset < beginnings.get(partition, 0):
-            raise UserError(
-                f"{partition} begins at offset {beginnings[partition]}, but this state needs it from {offset}: retention "
-                "deleted what was not yet learnt; give another --state"
             )

@@ -11,20 +11,24 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from consumers.record_source import RecordSource
 from pipeline.codec.record_decoder import RecordDecoder
+from pipeline.device import to_device
 from pipeline.evaluation.hold_out import HoldOut
 from pipeline.evaluation.r_matrix import RMatrix
-from pipeline.network import build_network
+from pipeline.learner import Learner
+from pipeline.network import Network
 from pipeline.record import Partition
-from pipeline.sample import Decoded, Sample
+from pipeline.sample import Decoded, InputSpec, Sample
 from pipeline.settings import LearnerSettings
 from pipeline.stream_learner import StreamLearner
 from pipeline.user_error import UserError
 
 # Held-out records of one task that are kept for its column of R; more would cost memory and say little.
 _HELD_OUT_PER_TASK = 2_000
+_ROWS = 256  # of one pass of the untrained network
 
 
 @dataclass(slots=True)
@@ -76,10 +80,14 @@ def replay_tasks(
         while len(rows) < len(names) and _has_passed(tasks[names[len(rows)]], done):
             rows.append([_accuracy(learner, task) for task in tasks.values()])
     learner.flush()
-    if rows:  # the last partial batch belongs to the last task
-        rows[-1] = [_accuracy(learner, task) for task in tasks.values()]
+    if learner.learner is None:
+        raise UserError(f"every record is held out; lower learner.hold_out.share (now {settings.hold_out.share})")
+    rows[-1] = [_accuracy(learner, task) for task in tasks.values()]  # the last partial batch belongs to the last task
     # 3.
-    random = [_random_accuracy(settings, learner, task) for task in tasks.values()]
+    untrained = Learner(settings, learner.learner.spec).network.eval()
+    if untrained.columns < len(learner.class_names):
+        untrained.grow(len(learner.class_names))
+    random = [_random_accuracy(untrained, learner.class_columns, task) for task in tasks.values()]
     return TaskReplay(
         tasks=names,
         held_out=tuple(len(task.held_out) for task in tasks.values()),
@@ -93,9 +101,13 @@ def _scan(
     hold_out = HoldOut(settings.hold_out)
     tasks: dict[str, _Task] = {}
     subjects: set[str] = set()
+    spec: InputSpec | None = None
     for decoded in _read(source, settings, progress, "reading"):
         sample = decoded.sample
-        if sample is None or sample.task is None:
+        if sample is None:
+            continue
+        spec = spec or sample.spec
+        if sample.task is None or sample.spec != spec:  # of another shape: a dead letter to the learner
             continue
         task = tasks.setdefault(sample.task, _Task())
         task.last_offsets[decoded.record.log_partition] = decoded.record.offset
@@ -104,7 +116,9 @@ def _scan(
             subjects.add(identity)
             task.held_out.append(sample)
     if not tasks:
-        raise UserError("no record of this stream carries ce_task, so there is no R-matrix; `palimpsest produce` sends it")
+        raise UserError(
+            "no record of this stream carries ce_task, so there is no R-matrix; `palimpsest produce` sends it"
+        )
     for name, task in tasks.items():
         if not task.held_out:
             raise UserError(
@@ -142,19 +156,14 @@ def _accuracy(learner: StreamLearner, task: _Task) -> float:
     return float((learner.learner.predict_columns(task.x) == columns).mean())
 
 
-def _random_accuracy(settings: LearnerSettings, learner: StreamLearner, task: _Task) -> float:
+def _random_accuracy(untrained: Network, class_columns: Mapping[str, int], task: _Task) -> float:
     """Accuracy at random initialisation over all classes that the stream turned out to have."""
-    assert learner.spec is not None
-    import torch
-
-    from pipeline.device import choose_device, to_device
-
-    device = choose_device(settings.device)
-    network = build_network(settings.network, learner.spec, settings.seed).to(device).eval()
-    classes = len(learner.class_names)
-    if network.columns < classes:
-        network.grow(classes)
-    columns = torch.tensor([learner.class_columns.get(label, -1) for label in task.labels], device=device)
-    with torch.no_grad():
-        logits_BK, _ = network(to_device(task.x, device))
-    return float((logits_BK[:, :classes].argmax(1) == columns).float().mean())
+    classes = len(class_columns)
+    device = untrained.head.weight.device
+    predicted: list[npt.NDArray[np.int64]] = []
+    with torch.inference_mode():
+        for start in range(0, len(task.held_out), _ROWS):
+            logits_BK, _ = untrained(to_device(task.x[start : start + _ROWS], device))
+            predicted.append(logits_BK[:, :classes].argmax(1).cpu().numpy())
+    columns = np.array([class_columns.get(label, -1) for label in task.labels])
+    return float((np.concatenate(predicted) == columns).mean())

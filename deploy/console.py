@@ -86,11 +86,15 @@ class ConsoleObserver(SilentObserver):
         """Snapshots are told to log collectors only."""
         if self._as_json:
             entry = report.entry
-            self._say("snapshot", "", {"generation": entry.generation, "sequence": entry.sequence, "bytes": entry.bytes})
+            self._say(
+                "snapshot", "", {"generation": entry.generation, "sequence": entry.sequence, "bytes": entry.bytes}
+            )
 
     def commit_failed(self, error: OSError) -> None:
         """Learning goes on, but somebody should look at the disk."""
-        self._say("snapshot_failed", f"a snapshot could not be written: {error}; learning goes on", {"error": str(error)})
+        self._say(
+            "snapshot_failed", f"a snapshot could not be written: {error}; learning goes on", {"error": str(error)}
+        )
 
     def warned(self, message: str) -> None:
         """A warning in full."""

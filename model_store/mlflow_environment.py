@@ -15,7 +15,9 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    # Progress bars, a look for a uv project in the working directory, a warning where there is no git.
+    # "View run ... at" after each version, progress bars, a look for a uv project in the working directory, a warning
+    # where there is no git.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_UV_AUTO_DETECT": "false",
     "GIT_PYTHON_REFRESH": "quiet",
@@ -29,3 +31,5 @@ def prepare_mlflow() -> None:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    # "Retrying ... after connection broken": the try that fails in the end raises, and that is told.
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)

@@ -246,14 +246,15 @@ class MlflowRegistry(Registry):
         try:
             yield
         except MlflowException as error:
-            message = f"MLflow at {without_password(self.tracking_uri)}: {_first_line(error)}"
             if _is_passing(error):
-                raise RegistryUnavailable(message) from error
-            raise RegistryRefused(message) from error
+                raise RegistryUnavailable(self._message(error)) from error
+            raise RegistryRefused(self._message(error)) from error
         except (OSError, sqlalchemy.exc.SQLAlchemyError) as error:
-            raise RegistryUnavailable(
-                f"MLflow at {without_password(self.tracking_uri)}: {_first_line(error)}"
-            ) from error
+            raise RegistryUnavailable(self._message(error)) from error
+
+    def _message(self, error: Exception) -> str:
+        line = str(error).strip().partition("\n")[0] or type(error).__name__
+        return without_password(f"MLflow at {self.tracking_uri}: {line[:500]}")
 
 
 def metric_name(name: str) -> str:
@@ -306,7 +307,3 @@ def _is_passing(error: MlflowException) -> bool:
             return True
         seen = seen.__cause__ or seen.__context__
     return False
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().partition("\n")[0] or type(error).__name__)[:500]

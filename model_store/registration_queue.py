@@ -240,6 +240,8 @@ def _decode(folder: Path) -> RegistrationRequest:
     except ValidationError as error:
         first = error.errors()[0]
         raise ServableBroken(f"{folder / REQUEST_FILE}: {first['loc']}: {first['msg']}") from error
+    except RecursionError:
+        raise ServableBroken(f"{folder / REQUEST_FILE} is not a request") from None
     return RegistrationRequest(
         stream=read.stream,
         state_id=read.state_id,

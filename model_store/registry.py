@@ -1,6 +1,6 @@
 """Versions of a stream's model: the contract, and its twin in memory.
 
-Names, tags and aliases are those of DESIGN section 4, "MLflow". Stages are never used.
+Tags begin with `palimpsest.`; aliases are used, stages never.
 """
 
 from __future__ import annotations

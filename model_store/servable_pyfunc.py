@@ -27,8 +27,8 @@ class ServableModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-define
 
         self._classifier = Classifier.load(Path(context.artifacts["servable"]))
 
-    # Without type hints: MLflow would take them for a schema in the place of the signature.
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ARG002
+    # MLflow reads the type hint: another than DataFrame would be a schema of its own, none would be warned of.
+    def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:  # noqa: ARG002
         from pipeline.classifier import Prediction
 
         payloads = zip(model_input["payload"], model_input["content_type"], strict=True)

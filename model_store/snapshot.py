@@ -1,4 +1,4 @@
-"""A snapshot: the whole state of a learner, and what has to be told since the one before. DESIGN section 2."""
+"""A snapshot: the whole state of a learner, and what has to be told since the one before. ARCHITECTURE.md."""
 
 from __future__ import annotations
 

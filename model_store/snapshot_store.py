@@ -8,8 +8,7 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
+import errno
 import hashlib
 import json
 import re
@@ -45,7 +44,8 @@ from model_store.manifest import (
     canonical_json,
     parse_manifest,
 )
-from model_store.snapshot import OutboxMessage, Snapshot
+from model_store.outbox_file import decode_message, encode_message
+from model_store.snapshot import Snapshot
 from pipeline.record import Partition
 from pipeline.state import Json, join, split
 from pipeline.user_error import UserError
@@ -134,15 +134,14 @@ class SnapshotStore:
         tensors, facts = split(snapshot.state)
         contents = {
             STATE_FILE: canonical_json(facts),
-            OUTBOX_FILE: b"".join(_encode_message(message) for message in snapshot.outbox),
+            OUTBOX_FILE: b"".join(encode_message(message) for message in snapshot.outbox),
         }
         with self._lock:
             self._writing += 1
         try:
             with new_folder(path) as temporary:
                 # 1.
-                safetensors_torch.save_file(_savable(tensors), temporary / TENSORS_FILE)
-                sync(temporary / TENSORS_FILE)
+                _write_tensors(temporary / TENSORS_FILE, tensors)
                 for name, content in contents.items():
                     write_file(temporary / name, content)
                 # 2.
@@ -193,7 +192,7 @@ class SnapshotStore:
             state=join(tensors, facts),
             offsets=entry.offsets,
             facts=entry.facts,
-            outbox=tuple(_decode_message(line) for line in contents[OUTBOX_FILE].splitlines()),
+            outbox=tuple(decode_message(line) for line in contents[OUTBOX_FILE].splitlines()),
         )
 
     def newest_whole(self) -> Found:
@@ -305,6 +304,14 @@ def _verified_content(entry: SnapshotEntry, name: str) -> bytes:
     return content
 
 
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    try:
+        safetensors_torch.save_file(_savable(tensors), path)
+    except SafetensorError as error:  # its name for a full disk and everything else that the system refuses
+        raise OSError(errno.EIO, f"{TENSORS_FILE} cannot be written ({error})") from error
+    sync(path)
+
+
 def _savable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """CPU, contiguous, none sharing its memory with another: safetensors refuses the rest."""
     savable: dict[str, Tensor] = {}
@@ -328,50 +335,3 @@ def _check_paths(paths: list[str]) -> None:
         parts = path.split("/")
         if any("/".join(parts[:depth]) in leaves for depth in range(1, len(parts))):
             raise NotWhole(f"the state's {path!r} lies under another leaf")
-
-
-def _encode_message(message: OutboxMessage) -> bytes:
-    return (
-        canonical_json(
-            {
-                "topic": message.topic,
-                "key": _to_base64(message.key),
-                "value": _to_base64(message.value),
-                "headers": [[name, _to_base64(value)] for name, value in message.headers],
-            }
-        )
-        + b"\n"
-    )
-
-
-def _decode_message(line: bytes) -> OutboxMessage:
-    try:
-        document = json.loads(line)
-        headers = tuple((_text(name), _from_base64(value)) for name, value in document["headers"])
-        return OutboxMessage(
-            topic=_text(document["topic"]),
-            key=_from_base64(document["key"]),
-            value=_from_base64(document["value"]),
-            headers=headers,
-        )
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise NotWhole(f"{OUTBOX_FILE} holds a line that is not a message ({error})") from None
-
-
-def _to_base64(value: bytes | None) -> str | None:
-    return None if value is None else base64.b64encode(value).decode()
-
-
-def _from_base64(value: object) -> bytes | None:
-    if value is None:
-        return None
-    try:
-        return base64.b64decode(_text(value), validate=True)
-    except binascii.Error as error:
-        raise ValueError(f"not base64: {error}") from None
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"a string was expected, not {type(value).__name__}")
-    return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from importlib.metadata import entry_points
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -50,15 +51,9 @@ def sqlite_file(uri: str) -> Path | None:
     return Path(path) if scheme.partition("+")[0] == "sqlite" and path and path != ":memory:" else None
 
 
-def without_password(uri: str) -> str:
-    """The URI as it may be printed."""
-    scheme, separator, rest = uri.partition("://")
-    credentials, at, place = rest.rpartition("@")
-    return (
-        f"{scheme}{separator}{credentials.partition(':')[0]}:***@{place}"
-        if separator and at and ":" in credentials
-        else uri
-    )
+def without_password(text: str) -> str:
+    """A URI, or a message with URIs in it, as it may be printed."""
+    return re.sub(r"://([^/\s:@]*):[^/\s]*@", r"://\1:***@", text)
 
 
 def _scheme(uri: str) -> str:

@@ -42,9 +42,9 @@ class RowGradient(ABC):
         """Sum over rows."""
         return sum_over_rows([self], squared=False)
 
-    def sum_of_squares(self) -> Tensor:
-        """Sum over rows of the squared gradient."""
-        return sum_over_rows([self], squared=True)
+    def sum_of_squares(self, factor: float) -> Tensor:
+        """Sum over rows of the squared gradient, times the factor."""
+        return sum_over_rows([self], squared=True).mul_(factor)
 
 
 def sum_over_rows(calls: list[RowGradient], *, squared: bool) -> Tensor:
@@ -73,6 +73,12 @@ class Direct(RowGradient):
     def of_rows(self, start: int, stop: int) -> Tensor:
         return self.gradient[start:stop]
 
+    def sum(self) -> Tensor:
+        return self.gradient.sum(0)
+
+    def sum_of_squares(self, factor: float) -> Tensor:
+        return self.gradient.square().sum(0).mul_(factor)
+
 
 class OuterProducts(RowGradient):
     """Weight of a linear layer: row r has sum over t of g[r,t,:] outer x[r,t,:]."""
@@ -87,10 +93,10 @@ class OuterProducts(RowGradient):
     def sum(self) -> Tensor:
         return self.g_RTO.flatten(0, 1).T @ self.x_RTI.flatten(0, 1)
 
-    def sum_of_squares(self) -> Tensor:
+    def sum_of_squares(self, factor: float) -> Tensor:
         if self.x_RTI.shape[1] == 1:  # one outer product a row: its square is the outer product of the squares
-            return self.g_RTO[:, 0].square().T @ self.x_RTI[:, 0].square()
-        return super().sum_of_squares()
+            return (self.g_RTO[:, 0].square() * factor).T @ self.x_RTI[:, 0].square()
+        return super().sum_of_squares(factor)
 
 
 class Patches(RowGradient):
@@ -105,11 +111,12 @@ class Patches(RowGradient):
         products_RGOI = self.g_RGOT[start:stop] @ self._patches_RGIT(start, stop).transpose(2, 3)
         return products_RGOI.reshape(stop - start, *self.shape)
 
-    def sum_of_squares(self) -> Tensor:
+    def sum_of_squares(self, factor: float) -> Tensor:
         if self.g_RGOT.shape[3] == 1:
+            g_GOR = self.g_RGOT[..., 0].permute(1, 2, 0)
             patches_GRI = self._patches_RGIT(0, self.rows)[..., 0].transpose(0, 1)
-            return (self.g_RGOT[..., 0].permute(1, 2, 0).square() @ patches_GRI.square()).reshape(self.shape)
-        return super().sum_of_squares()
+            return ((g_GOR.square() * factor) @ patches_GRI.square()).reshape(self.shape)
+        return super().sum_of_squares(factor)
 
     def _patches_RGIT(self, start: int, stop: int) -> Tensor:
         layer, x_RCHW = self.layer, self.x_RCHW[start:stop]
@@ -140,11 +147,11 @@ class Lookups(RowGradient):
     def sum(self) -> Tensor:
         return self.g_RTD.new_zeros(self.shape).index_add_(0, self.ids_RT.flatten(), self.g_RTD.flatten(0, 1))
 
-    def sum_of_squares(self) -> Tensor:
+    def sum_of_squares(self, factor: float) -> Tensor:
         # A token that stands twice in a row is summed before squaring; only lines that occur are ever made.
         keys, position = torch.unique(self._keys_RT(0, self.rows), return_inverse=True)
         g = self.g_RTD.new_zeros(len(keys), self.shape[1]).index_add_(0, position, self.g_RTD.flatten(0, 1))
-        return g.new_zeros(self.shape).index_add_(0, keys % self.shape[0], g.square())
+        return g.new_zeros(self.shape).index_add_(0, keys % self.shape[0], g.square().mul_(factor))
 
     def _keys_RT(self, start: int, stop: int) -> Tensor:
         row = torch.arange(start, stop, device=self.ids_RT.device).unsqueeze(1)
@@ -192,7 +199,7 @@ def _split_linear(layer: nn.Linear, x: Tensor, g: Tensor) -> Iterator[tuple[str,
     x_RTI, g_RTO = x.reshape(len(x), -1, x.shape[-1]), g.reshape(len(g), -1, g.shape[-1])
     yield "weight", OuterProducts(x_RTI, g_RTO)
     if layer.bias is not None:
-        yield "bias", Direct(g_RTO.sum(1))
+        yield "bias", Direct(g_RTO[:, 0] if g_RTO.shape[1] == 1 else g_RTO.sum(1))
 
 
 def _split_conv(layer: nn.Conv2d, x_RCHW: Tensor, g_ROHW: Tensor) -> Iterator[tuple[str, RowGradient]]:

@@ -26,6 +26,7 @@ from pipeline.reservoir import Reservoir, ReservoirRows
 from pipeline.retention.term import Change, ReplayRows, RetentionTerm, Rows
 from pipeline.sample import InputSpec
 from pipeline.settings import LearnerSettings, NetworkSettings
+from pipeline.sgd import Sgd
 from pipeline.state import Json, StateTree
 from pipeline.user_error import UserError
 
@@ -41,6 +42,7 @@ class UpdateReport:
 
     number: int  # of this update; the first is 1
     rows: int  # B
+    replayed_rows: int  # of all draws together
     loss: Mapping[str, Tensor]  # scalars: "incoming", and "TERM.NAME" of each retention term
     correct_B: Tensor  # bool: this pass's prediction among the classes known before the update (test, then train)
     new_classes: tuple[str, ...]
@@ -168,8 +170,7 @@ class Learner:
         forwarded = time.perf_counter()
 
         # 5.
-        for parameter in self._parameters.values():
-            parameter.grad = None
+        self._optimizer.forget_gradients()
         total.backward()  # type: ignore[no-untyped-call]
         row_gradients = self._capture.finish() if self._capture else None
         for term in terms.values():
@@ -195,6 +196,7 @@ class Learner:
         return UpdateReport(
             number=number,
             rows=rows,
+            replayed_rows=drawn_rows * draws,
             loss=loss,
             correct_B=correct_B,
             new_classes=new_classes,
@@ -273,34 +275,20 @@ class Learner:
         columns = self.network.columns
         while columns < needed:
             columns *= 2
-        old = {f"head.{name}": parameter for name, parameter in self.network.head.named_parameters()}
         self.network.grow(columns)
-        self._parameters.update({f"head.{name}": parameter for name, parameter in self.network.head.named_parameters()})
-        for name, before in old.items():
-            state = self._optimizer.state.pop(before, {})
-            momentum = state.get("momentum_buffer")
-            if momentum is not None:
-                grown = torch.zeros_like(self._parameters[name])
-                grown[: len(momentum)] = momentum
-                state["momentum_buffer"] = grown
-            self._optimizer.state[self._parameters[name]] = state
-        self._optimizer.param_groups[0]["params"] = list(self._parameters.values())
+        head = {f"head.{name}": parameter for name, parameter in self.network.head.named_parameters()}
+        self._parameters.update(head)  # in place: optimizer and terms hold on to this mapping
+        shapes = {name: tuple(parameter.shape) for name, parameter in head.items()}
+        self._optimizer.grow(shapes)
         for term in self._terms.values():
-            term.grow({name: tuple(self._parameters[name].shape) for name in old})
+            term.grow(shapes)
         self._reservoir.grow(columns)
 
     def _attach(self, network: Network) -> None:
         """Everything that holds on to parameters, made anew for this network."""
         self.network = network.to(self.device).train()
         self._parameters = dict(network.named_parameters())
-        optimizer = self.settings.optimizer
-        self._optimizer = torch.optim.SGD(
-            list(self._parameters.values()),
-            lr=optimizer.learning_rate,
-            momentum=optimizer.momentum,
-            weight_decay=optimizer.weight_decay,
-            fused=True,  # one pass over the weights: with momentum, half of foreach's time on a CPU
-        )
+        self._optimizer = Sgd(self.settings.optimizer, self._parameters)
         known = retention.retention_terms()
         # sorted: the order of the losses' sum must not hang on the order in a settings file
         self._terms: dict[str, RetentionTerm] = {
@@ -317,17 +305,12 @@ class Learner:
 
     def state(self) -> StateTree:
         """All that is needed to go on bit for bit: a copy on the CPU, which later updates leave alone."""
-        momenta = {
-            name: self._optimizer.state[parameter]["momentum_buffer"]
-            for name, parameter in self._parameters.items()
-            if self._optimizer.state.get(parameter, {}).get("momentum_buffer") is not None
-        }
         state: StateTree = {
             "updates": self.updates,
             "architecture": cast(Json, self.architecture),
             "classes": self._classes.state(),
             "network": dict(self.network.state_dict()),
-            "momenta": momenta,
+            "momenta": cast(StateTree, self._optimizer.momenta()),
             "reservoir": self._reservoir.state(),
             "retention": cast(StateTree, {name: term.state() for name, term in self._terms.items()}),
         }
@@ -352,10 +335,7 @@ class Learner:
         self._classes.load_state(cast(StateTree, state["classes"]))
         self._reservoir.load_state(cast(StateTree, state["reservoir"]))
         self._attach(network)
-        momenta = cast("dict[str, Tensor]", state["momenta"])
-        if momenta and self.settings.optimizer.momentum:
-            for name, parameter in self._parameters.items():
-                self._optimizer.state[parameter]["momentum_buffer"] = momenta.get(name, torch.zeros_like(parameter))
+        self._optimizer.load_momenta(cast("dict[str, Tensor]", state["momenta"]))
         stored = cast("dict[str, StateTree]", state["retention"])
         if set(stored) != set(self._terms):
             raise UserError(

@@ -28,6 +28,8 @@ class MicroBatch:
     next_offsets: dict[Partition, int] = field(default_factory=dict)  # where the span ends, exclusive
     last_records: dict[Partition, Record] = field(default_factory=dict)
     newest_event_time_seconds: float | None = None
+    spec: InputSpec | None = None  # of the first good sample, where the stream had none before this batch
+    ended_by: int | None = None  # which of the foretold decisions ended the span, by its place in `obey`'s argument
 
     @property
     def x(self) -> npt.NDArray[np.generic]:
@@ -51,18 +53,20 @@ class BatchAssembler:
         self._settings = settings
         self._recent_ids = recent_ids
         self._hold_out = hold_out
-        self._flush_offsets: set[tuple[Partition, int]] = set()
+        self._ends: dict[tuple[Partition, int], int] = {}
         self._reset()
 
     def _reset(self) -> None:
         self._batch = MicroBatch()
         self._batch_ids: set[tuple[str, str]] = set()
         self._batch_new_classes: set[str] = set()
-        self._ended_by_decision = False
 
-    def obey(self, flush_offsets: Sequence[tuple[Partition, int]]) -> None:
-        """Recorded decisions: a batch whose span reaches one of these offsets ends there, as it did the first time."""
-        self._flush_offsets = set(flush_offsets)
+    def obey(self, ends: Sequence[Mapping[Partition, int]]) -> None:
+        """Recorded decisions, each the offsets (exclusive) where a span ended though it was not full.
+
+        On one partition a span that reaches such an offset ends there, as it did the first time.
+        """
+        self._ends = {end: place for place, offsets in enumerate(ends) for end in offsets.items()}
 
     @property
     def pending_records(self) -> int:
@@ -79,7 +83,7 @@ class BatchAssembler:
         return (
             len(self._batch.trainable) >= self._settings.batch_size
             or self._batch.records >= self._settings.max_records_per_batch
-            or self._ended_by_decision
+            or self._batch.ended_by is not None
         )
 
     def take(self) -> MicroBatch:
@@ -92,9 +96,10 @@ class BatchAssembler:
         """Drop what was begun; its records are to be read again."""
         self._reset()
 
-    def add(self, decoded: Decoded, spec: InputSpec | None, known_classes: Mapping[str, int]) -> InputSpec | None:
-        """Put one record where it belongs. Returns the input spec, which the first good sample of a stream sets.
+    def add(self, decoded: Decoded, spec: InputSpec | None, known_classes: Mapping[str, int]) -> None:
+        """Put one record where it belongs.
 
+        `spec` is the stream's, None before its first good sample: that one sets it, for the rest of the batch too.
         `known_classes` are those with a logit column.
         """
         batch, record = self._batch, decoded.record
@@ -103,27 +108,29 @@ class BatchAssembler:
         batch.records_by_partition[partition] = batch.records_by_partition.get(partition, 0) + 1
         batch.next_offsets[partition] = record.offset + 1
         batch.last_records[partition] = record
-        if (partition, record.offset + 1) in self._flush_offsets:
-            self._ended_by_decision = True
+        batch.ended_by = self._ends.get((partition, record.offset + 1), batch.ended_by)
 
         sample = decoded.sample
         if sample is None:
             assert decoded.problem is not None
             batch.dead.append((record, decoded.problem))
-            return spec
-        problem = self._problem(sample, spec, known_classes)
+            return
+        problem = self._problem(sample, spec or batch.spec, known_classes)
         if problem is not None:
             batch.dead.append((record, problem))
-            return spec
+            return
         identity = (sample.source, sample.id)
         if self._settings.deduplication_window and (
             identity in self._batch_ids or self._recent_ids.contains(*identity)
         ):
             batch.duplicates.append(record)
-            return spec
+            return
         self._batch_ids.add(identity)
+        if spec is None and batch.spec is None:
+            batch.spec = sample.spec
         time = sample.event_time_seconds
-        if time is not None and time > (batch.newest_event_time_seconds or 0.0):
+        newest = batch.newest_event_time_seconds
+        if time is not None and (newest is None or time > newest):
             batch.newest_event_time_seconds = time
         if self._hold_out.chooses(sample):
             batch.held_out.append(sample)
@@ -131,11 +138,8 @@ class BatchAssembler:
             batch.trainable.append(sample)
             if sample.label is not None and sample.label not in known_classes:
                 self._batch_new_classes.add(sample.label)
-        return spec or sample.spec
 
-    def _problem(
-        self, sample: Sample, spec: InputSpec | None, known_classes: Mapping[str, int]
-    ) -> BadRecord | None:
+    def _problem(self, sample: Sample, spec: InputSpec | None, known_classes: Mapping[str, int]) -> BadRecord | None:
         """What only the state can know: another shape than the stream's, one class too many."""
         if spec is not None and sample.spec != spec:
             got = sample.spec

@@ -64,16 +64,13 @@ class _Penalty(torch.autograd.Function):
         with torch.no_grad():
             away = torch._foreach_sub(parameters, place)
             force = torch._foreach_mul(away, stiffness)
-            torch._foreach_mul_(force, strength)
-            torch._foreach_mul_(away, force)
-            # All entries are >= 0, so the 1-norm is the sum, and one call does it for all parameters.
-            total = torch.stack(torch._foreach_norm(away, 1)).sum() * 0.5
-        ctx.force = force
-        return total
+            products = [torch.dot(a.reshape(-1), f.reshape(-1)) for a, f in zip(away, force, strict=True)]
+            ctx.force, ctx.strength = force, strength
+            return torch.stack(products).sum() * (strength / 2)
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Any, ...]:
-        return (None, None, None, *torch._foreach_mul(ctx.force, outer[0]))
+        return (None, None, None, *torch._foreach_mul(ctx.force, outer[0] * ctx.strength))
 
 
 def zeros(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:

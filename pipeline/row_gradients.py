@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -15,13 +15,6 @@ from pipeline.layer_row_gradients import LayerKind, RowGradient, exact, kind_of,
 from pipeline.user_error import UserError
 
 WAY_OUT = "leave out the retention terms that need them (ewc_pp, ewc) or choose another backbone"
-
-
-@contextmanager
-def _plain_arithmetic(device: torch.device) -> Iterator[None]:
-    """No graph, and no autocast: products of float32 stay in float32."""
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        yield
 
 
 class _Call:
@@ -71,6 +64,8 @@ class RowGradientCapture:
         self._handles: list[RemovableHandle] = []
         self._calls: list[_Call] = []
         self._layers: list[tuple[str, nn.Module, LayerKind]] = []
+        self._trained: dict[str, nn.Parameter] = {}  # by the name that `named_parameters` gives it
+        self._names: dict[int, str] = {}  # of each trained parameter, by its id
         self._ever_called: set[str] = set()
         self._find_layers()
 
@@ -79,7 +74,7 @@ class RowGradientCapture:
         assert rows > 0, "a batch has at least one incoming row"
         self.pause()
         self._rows, self._scale, self._batch, self._calls = rows, scale, None, []
-        self._layers = self._find_layers()  # anew each time: the head may have grown
+        self._find_layers()  # anew each time: the head may have grown
         self._handles = [
             self._module.register_forward_pre_hook(self._enter, with_kwargs=True),
             *(
@@ -102,34 +97,29 @@ class RowGradientCapture:
         assert calls, "finish() comes after a forward and a backward pass"
         self._calls = []
         self._refuse_unseen()
-        names: dict[int, str] = {}
-        for name, parameter in self._module.named_parameters():
-            names[id(parameter)] = name
-        found: dict[str, list[RowGradient]] = {}
-        with _plain_arithmetic(calls[0].kept.device):
-            for call in calls:
-                for local_name, row_gradient in call.split():
-                    parameter = getattr(call.layer, local_name)
-                    if parameter is not None and parameter.requires_grad:
-                        found.setdefault(names[id(parameter)], []).append(row_gradient)
-        trained = {name: p for name, p in self._module.named_parameters() if p.requires_grad}
-        return CapturedRowGradients(found, trained, self._rows, self._scale)
+        return CapturedRowGradients(calls, self._names, self._trained, self._rows, self._scale)
 
-    def _find_layers(self) -> list[tuple[str, nn.Module, LayerKind]]:
-        layers = []
+    def _find_layers(self) -> None:
+        self._layers, self._trained, self._names = [], {}, {}
         for name, layer in self._module.named_modules():
-            trained = [local for local, p in layer._parameters.items() if p is not None and p.requires_grad]
+            trained = {
+                f"{name}.{local}" if name else local: parameter
+                for local, parameter in layer._parameters.items()
+                if parameter is not None and parameter.requires_grad
+            }
             if not trained:
                 continue
             kind = kind_of(layer)
             if kind is None:
-                parameter_name = f"{name}.{trained[0]}" if name else trained[0]
                 raise UserError(
-                    f"parameter {parameter_name!r} of a {type(layer).__name__}: its gradients of single rows cannot be "
-                    f"seen; {WAY_OUT}"
+                    f"parameter {next(iter(trained))!r} of a {type(layer).__name__}: its gradients of single rows "
+                    f"cannot be seen; {WAY_OUT}"
                 )
-            layers.append((name, layer, kind))
-        return layers
+            self._layers.append((name, layer, kind))
+            for parameter_name, parameter in trained.items():
+                if id(parameter) not in self._names:  # two layers may share one
+                    self._names[id(parameter)] = parameter_name
+                    self._trained[parameter_name] = parameter
 
     def _enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._batch = len(args[0] if args else next(iter(kwargs.values())))
@@ -177,9 +167,14 @@ class CapturedRowGradients:
     """Gradients of the incoming rows' log-likelihood; each of the two means is computed when first asked for."""
 
     def __init__(
-        self, found: Mapping[str, list[RowGradient]], trained: Mapping[str, Tensor], rows: int, scale: float
+        self,
+        calls: list[_Call],
+        names: Mapping[int, str],
+        trained: Mapping[str, nn.Parameter],
+        rows: int,
+        scale: float,
     ) -> None:
-        self._found, self._trained, self._rows, self._scale = found, trained, rows, scale
+        self._calls, self._names, self._trained, self._rows, self._scale = calls, names, trained, rows, scale
         self._mean_of_squares: dict[str, Tensor] | None = None
         self._square_of_mean: dict[str, Tensor] | None = None
 
@@ -188,30 +183,45 @@ class CapturedRowGradients:
         if self._mean_of_squares is None:
             # The loss is -log p / scale: the row's gradient is -scale times what was caught, and the sign goes.
             factor = self._scale**2 / self._rows
-            self._mean_of_squares = self._reduce(_sum_of_squares, factor)
+
+            def mean_of_squares(calls: list[RowGradient]) -> Tensor:
+                if len(calls) == 1:
+                    return calls[0].sum_of_squares(factor)
+                return sum_over_rows(calls, squared=True).mul_(factor)
+
+            self._mean_of_squares = self._of_each_parameter(mean_of_squares)
         return self._mean_of_squares
 
     def square_of_mean(self) -> Mapping[str, Tensor]:
         """(mean over rows of d log p(y|x) / d theta)^2; zero for a parameter that took no part."""
         if self._square_of_mean is None:
-            sums = self._reduce(_sum, self._scale / self._rows)
-            self._square_of_mean = {name: mean.square_() for name, mean in sums.items()}
+
+            def square_of_mean(calls: list[RowGradient]) -> Tensor:
+                total = calls[0].sum()
+                for call in calls[1:]:
+                    total = total + call.sum()
+                return (total * (self._scale / self._rows)).square_()
+
+            self._square_of_mean = self._of_each_parameter(square_of_mean)
         return self._square_of_mean
 
-    def _reduce(self, over_rows: Callable[[list[RowGradient]], Tensor], factor: float) -> dict[str, Tensor]:
-        with _plain_arithmetic(next(iter(self._trained.values())).device):
+    @torch.no_grad()
+    def _of_each_parameter(self, reduce: Callable[[list[RowGradient]], Tensor]) -> dict[str, Tensor]:
+        with _without_autocast(self._calls[0].kept.device):
+            found: dict[str, list[RowGradient]] = {}
+            for call in self._calls:
+                for local_name, row_gradient in call.split():
+                    parameter = call.layer._parameters[local_name]
+                    if parameter is not None and parameter.requires_grad:
+                        found.setdefault(self._names[id(parameter)], []).append(row_gradient)
             return {
-                name: over_rows(self._found[name]) * factor if name in self._found else torch.zeros_like(parameter)
+                name: reduce(found[name]) if name in found else torch.zeros_like(parameter)
                 for name, parameter in self._trained.items()
             }
 
 
-def _sum_of_squares(calls: list[RowGradient]) -> Tensor:
-    return calls[0].sum_of_squares() if len(calls) == 1 else sum_over_rows(calls, squared=True)
-
-
-def _sum(calls: list[RowGradient]) -> Tensor:
-    total = calls[0].sum()
-    for call in calls[1:]:
-        total = total + call.sum()
-    return total
+def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Products of float32 must stay in float32."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()

@@ -20,7 +20,9 @@ class InputSettings(Section):
     shape: tuple[int, ...] | None = fixed(
         None, why="(C, H, W) of images (converted to C = 1 or 3 channels, resized to H x W) or the shape of arrays"
     )
-    max_tokens: int = fixed(48, ge=1, le=4096, why="length of a text in tokens; longer ones are cut, shorter ones padded")
+    max_tokens: int = fixed(
+        48, ge=1, le=4096, why="length of a text in tokens; longer ones are cut, shorter ones padded"
+    )
     vocabulary_size: int = fixed(8192, ge=256, why="token ids of texts: characters are hashed into this many buckets")
     checkpoint: str | None = fixed(
         None, why="a local folder with a transformers tokenizer (and text encoder); nothing is ever downloaded"
@@ -41,7 +43,9 @@ class NetworkSettings(Section):
         "images, text_encoder for text",
     )
     options: dict[str, Any] = fixed({}, why="options of the backbone, checked by its Config")
-    initial_columns: int = fixed(16, ge=1, why="logit columns allocated at the start; the number doubles when all are taken")
+    initial_columns: int = fixed(
+        16, ge=1, why="logit columns allocated at the start; the number doubles when all are taken"
+    )
     max_classes: int = fixed(1000, ge=1, why="a record with a label past this many goes to dead letters")
 
 
@@ -127,7 +131,9 @@ class LearnerSettings(Section):
         from pipeline.retention import retention_terms
 
         if not isinstance(value, dict):
-            raise ValueError("retention is a mapping from a term's name to its settings, such as {der_pp: {alpha: 0.2}}")
+            raise ValueError(
+                "retention is a mapping from a term's name to its settings, such as {der_pp: {alpha: 0.2}}"
+            )
         terms = retention_terms()
         unknown = sorted(set(value) - set(terms))
         if unknown:

@@ -14,7 +14,7 @@ from typing import TypeAlias, cast
 import torch
 from torch import Tensor
 
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 StateTree: TypeAlias = "dict[str, Tensor | Json | StateTree]"
 
 
@@ -43,7 +43,8 @@ def split(tree: Mapping[str, object], prefix: str = "") -> tuple[dict[str, Tenso
 def join(tensors: Mapping[str, Tensor], facts: Mapping[str, Json]) -> StateTree:
     """Rebuild the tree that `split` flattened."""
     tree: StateTree = {}
-    for path, leaf in [*tensors.items(), *facts.items()]:
+    leaves: list[tuple[str, Tensor | Json]] = [*tensors.items(), *facts.items()]
+    for path, leaf in leaves:
         *parents, name = path.split("/")
         node = tree
         for parent in parents:

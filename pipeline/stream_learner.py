@@ -69,6 +69,7 @@ class StreamLearner:
         self.records_held_out = 0
         self.decisions: list[dict[str, Json]] = []  # recorded decisions, each with its offsets
         self._spec: InputSpec | None = None
+        self._foretold: list[dict[str, Json]] = []  # decisions of a first pass over this stretch of the log
         self._unread: list[tuple[list[str], Tensor, int]] = []  # labels, correct_B on the device, known classes
         self._drift_pending = False
 
@@ -85,7 +86,8 @@ class StreamLearner:
 
     @property
     def spec(self) -> InputSpec | None:
-        return self._spec if self.learner is None else self.learner.spec
+        """What a sample of this stream looks like; None before the first good one was stepped on."""
+        return self._spec
 
     def replay_counts(self) -> Mapping[str, int]:
         """{class: samples in the reservoir}. Reads from the device."""
@@ -98,27 +100,29 @@ class StreamLearner:
 
     def add(self, decoded: Decoded) -> bool:
         """Put one record into the batch being assembled; True when the batch is complete."""
-        self._spec = self.assembler.add(decoded, self.spec, self.class_columns)
+        self.assembler.add(decoded, self._spec, self.class_columns)
         return self.assembler.is_complete
 
     def discard_pending(self) -> None:
         """Drop the batch being assembled: nothing of it has touched the state."""
         self.assembler.discard()
-        if self.learner is None:
-            self._spec = None
+
+    def obey(self, decisions: Sequence[Mapping[str, Json]]) -> None:
+        """Do again what was decided on a first pass over what comes next. The state's own are obeyed anyway."""
+        self._foretold = [*self.decisions, *(dict(decision) for decision in decisions)]
+        self.assembler.obey([_ends(decision) for decision in self._foretold])
 
     def flush(self) -> StepReport | None:
         """The stream is idle: step on what there is, and record this decision with its offsets. None: nothing there."""
         if not self.assembler.pending_records:
             return None
-        self.decisions.append(
-            {
-                "kind": "idle_flush",
-                "offsets": [[p.topic, p.number, offset] for p, offset in sorted(self.assembler.pending_offsets.items())],
-            }
-        )
-        del self.decisions[:-_DECISIONS_KEPT]
+        self._decide(idle_flush(self.assembler.pending_offsets))
         return self.step(self.assembler.take())
+
+    def _decide(self, decision: dict[str, Json]) -> None:
+        if decision not in self.decisions:
+            self.decisions.append(decision)
+            del self.decisions[:-_DECISIONS_KEPT]
 
     def step(self, batch: MicroBatch) -> StepReport:
         """One step on one complete batch.
@@ -132,6 +136,9 @@ class StreamLearner:
         started = time.perf_counter()
         before = self.records_consumed
         self.records_consumed += batch.records
+        self._spec = self._spec or batch.spec
+        if batch.ended_by is not None:
+            self._decide(self._foretold[batch.ended_by])
         for sample in (*batch.held_out, *batch.trainable):
             self.recent_ids.add(sample.source, sample.id)
         for sample in batch.held_out:
@@ -143,7 +150,7 @@ class StreamLearner:
         update = None
         if labels:
             if self.learner is None:
-                assert self._spec is not None, "a trainable sample sets the spec"
+                assert self._spec is not None, "the first good sample sets the spec"
                 self.learner = Learner(self.settings, self._spec)
             update = self.learner.update(batch.x, labels, drift=self._drift_pending)
             self._drift_pending = False
@@ -200,15 +207,14 @@ class StreamLearner:
 
     def state(self) -> StateTree:
         """The whole state at a batch boundary (a batch begun since is not in it)."""
-        learner = self.learner
-        spec = None if learner is None else {"kind": learner.spec.kind, "shape": list(learner.spec.shape)}
+        learner, spec = self.learner, self._spec
         unread: StateTree = {
             "labels": [labels for labels, _, _ in self._unread],  # type: ignore[misc]
             "known_classes": [known for _, _, known in self._unread],
-            "correct": torch.tensor([bit for _, correct_B, _ in self._unread for bit in correct_B.tolist()], dtype=torch.bool),
+            "correct": torch.cat([torch.empty(0, dtype=torch.bool), *(bits_B.cpu() for _, bits_B, _ in self._unread)]),
         }
         return {
-            "spec": cast(Json, spec),
+            "spec": None if spec is None else {"kind": spec.kind, "shape": cast(Json, list(spec.shape))},
             "learner": {} if learner is None else learner.state(),
             "recent_ids": self.recent_ids.state(),
             "hold_out": self.hold_out.state(),
@@ -220,7 +226,7 @@ class StreamLearner:
             "records_consumed": self.records_consumed,
             "records_trained": self.records_trained,
             "records_held_out": self.records_held_out,
-            "decisions": cast(Json, self.decisions),
+            "decisions": cast(Json, list(self.decisions)),
         }
 
     def load_state(self, state: StateTree) -> None:
@@ -228,10 +234,13 @@ class StreamLearner:
         self.assembler.discard()
         spec = cast("dict[str, object] | None", state["spec"])
         self._spec = None
-        self.learner = None
         if spec is not None:
             shape = tuple(cast(list[int], spec["shape"]))
-            self.learner = Learner(self.settings, InputSpec(kind=cast(InputKind, spec["kind"]), shape=shape))
+            self._spec = InputSpec(kind=cast(InputKind, spec["kind"]), shape=shape)
+        self.learner = None
+        if state["learner"]:
+            assert self._spec is not None, "what was learnt had a spec"
+            self.learner = Learner(self.settings, self._spec)
             self.learner.load_state(_tree(state["learner"]))
         self.recent_ids.load_state(_tree(state["recent_ids"]))
         self.hold_out.load_state(_tree(state["hold_out"]))
@@ -252,19 +261,26 @@ class StreamLearner:
         self.records_trained = cast(int, state["records_trained"])
         self.records_held_out = cast(int, state["records_held_out"])
         self.decisions = cast("list[dict[str, Json]]", state["decisions"])
-        self.assembler.obey(
-            [
-                (Partition(topic, number), offset)
-                for decision in self.decisions
-                if decision["kind"] == "idle_flush"
-                for topic, number, offset in cast("list[tuple[str, int, int]]", decision["offsets"])
-            ]
-        )
+        self.obey(())
 
     def predict_columns(self, x: np.ndarray) -> np.ndarray:
         """Logit columns that the present network chooses among the known classes."""
         assert self.learner is not None, "nothing was learnt yet"
         return self.learner.predict_columns(x)
+
+
+def idle_flush(offsets: Mapping[Partition, int]) -> dict[str, Json]:
+    """The decision that a span ends at these offsets (exclusive) because nothing more came."""
+    return {"kind": "idle_flush", "offsets": [[p.topic, p.number, offset] for p, offset in sorted(offsets.items())]}
+
+
+def _ends(decision: Mapping[str, Json]) -> dict[Partition, int]:
+    if decision["kind"] != "idle_flush":
+        return {}
+    return {
+        Partition(topic, number): offset
+        for topic, number, offset in cast("list[tuple[str, int, int]]", decision["offsets"])
+    }
 
 
 def _tree(value: object) -> StateTree:

@@ -18,12 +18,17 @@ Examples:
     "--data-root", type=click.Path(path_type=Path, file_okay=False), help="Where torchvision's data sets lie."
 )
 @click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("runs/demo"), show_default=True,
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("runs/demo"),
+    show_default=True,
     help="Folder for broker, state, MLflow and summary.json.",
 )
 @click.option("--records", type=click.IntRange(min=500), default=12_000, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--settings", "settings_file", type=click.Path(path_type=Path), help="YAML file; see `palimpsest settings`.")
+@click.option(
+    "--settings", "settings_file", type=click.Path(path_type=Path), help="YAML file; see `palimpsest settings`."
+)
 def command(
     dataset: str, data_root: Path | None, out: Path, records: int, seed: int, settings_file: Path | None
 ) -> None:

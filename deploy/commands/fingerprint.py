@@ -13,7 +13,10 @@ Example:
   palimpsest fingerprint --state runs/digits"""
 )
 @click.option(
-    "--state", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder given to `palimpsest learn`."
+    "--state",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder given to `palimpsest learn`.",
 )
 def command(state: Path) -> None:
     """One SHA-256 over the newest snapshot's state: weights, optimizer, reservoir, retention, classes, hold-outs,

@@ -17,10 +17,19 @@ Example:
 @click.option(
     "--state", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the snapshots."
 )
-@click.option("--settings", "settings_file", type=click.Path(path_type=Path), help="YAML file; see `palimpsest settings`.")
-@click.option("--branch", default="main", show_default=True, metavar="NAME", help="Another one disturbs nothing of main's.")
-@click.option("--until-idle", "until_idle_seconds", type=click.FloatRange(min=0), metavar="SECONDS",
-              help="Stop when no record came for so long. Default: never.")
+@click.option(
+    "--settings", "settings_file", type=click.Path(path_type=Path), help="YAML file; see `palimpsest settings`."
+)
+@click.option(
+    "--branch", default="main", show_default=True, metavar="NAME", help="Another one disturbs nothing of main's."
+)
+@click.option(
+    "--until-idle",
+    "until_idle_seconds",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Stop when no record came for so long. Default: never.",
+)
 @click.option("--max-records", type=click.IntRange(min=1), metavar="N", help="Stop after so many records.")
 @click.option("--bootstrap-servers", metavar="HOST:PORT", help="A Kafka cluster; default: the embedded broker.")
 @click.option("--tracking-uri", metavar="URI", help="MLflow; default: a SQLite file beside the state's folder.")

@@ -13,8 +13,12 @@ Example:
   palimpsest r-matrix --stream digits --json runs/r-matrix.json"""
 )
 @click.option("--stream", required=True, metavar="NAME", help="A stream whose records carry ce_task.")
-@click.option("--settings", "settings_file", type=click.Path(path_type=Path), help="YAML file; see `palimpsest settings`.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write R and its figures here.")
+@click.option(
+    "--settings", "settings_file", type=click.Path(path_type=Path), help="YAML file; see `palimpsest settings`."
+)
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write R and its figures here."
+)
 @click.option("--bootstrap-servers", metavar="HOST:PORT", help="A Kafka cluster; default: the embedded broker.")
 def command(stream: str, settings_file: Path | None, json_file: Path | None, bootstrap_servers: str | None) -> None:
     """Accuracy on every task after every task, with ACC, BWT and FWT (Lopez-Paz and Ranzato 2017).

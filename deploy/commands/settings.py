@@ -13,7 +13,9 @@ import click
 Example:
   palimpsest settings > palimpsest.yaml"""
 )
-@click.option("--settings", "settings_file", type=click.Path(path_type=Path), help="Check this file and print the result.")
+@click.option(
+    "--settings", "settings_file", type=click.Path(path_type=Path), help="Check this file and print the result."
+)
 def command(settings_file: Path | None) -> None:
     """Print all settings as YAML, each with what it is for and whether it is fixed for an existing state."""
     from deploy.settings import load_settings

@@ -13,7 +13,10 @@ Example:
   palimpsest snapshots --state runs/digits"""
 )
 @click.option(
-    "--state", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder given to `palimpsest learn`."
+    "--state",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder given to `palimpsest learn`.",
 )
 def command(state: Path) -> None:
     """List the snapshots of a state folder, oldest first, and what of it is not whole."""

@@ -17,7 +17,11 @@ def retention_terms() -> dict[str, type[RetentionTerm]]:
     for module_info in pkgutil.iter_modules(__path__):
         module = importlib.import_module(f"{__name__}.{module_info.name}")
         for _, member in inspect.getmembers(module, inspect.isclass):
-            if issubclass(member, RetentionTerm) and member.__module__ == module.__name__ and member is not RetentionTerm:
+            if (
+                issubclass(member, RetentionTerm)
+                and member.__module__ == module.__name__
+                and member is not RetentionTerm
+            ):
                 assert member.name == module_info.name, f"{module.__name__} must hold a term named {module_info.name!r}"
                 terms[member.name] = member
     return terms

@@ -40,7 +40,8 @@ class NpzSource(DatasetSource):
 
 def _arrays(file: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with file.open("rb") as opened:  # given a name, numpy would leave a broken file open
+            archive = np.load(opened, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise UserError(f"{file} is a single array; npz:FILE wants `x` and `y`, saved by numpy.savez")
             missing = {"x", "y"} - set(archive.files)

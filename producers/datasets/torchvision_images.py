@@ -62,24 +62,24 @@ def open_torchvision(class_name: str, options: DatasetOptions) -> Any:
     import torchvision.datasets as library
 
     kind: Any = getattr(library, class_name, None) if class_name in library.__all__ else None
-    if not (inspect.isclass(kind) and issubclass(kind, library.VisionDataset)):
+    if not (inspect.isclass(kind) and issubclass(kind, library.VisionDataset)) or kind is library.VisionDataset:
         raise UserError(
             f"torchvision has no data set {class_name!r}; it is one of torchvision.datasets, such as torchvision:SVHN"
         )
     root = options.data_root.expanduser()
     files = root / FOLDERS.get(class_name, "")
-    arguments = _arguments(kind, class_name, options)
+    arguments = {"root": str(root)} | _arguments(kind, class_name, options)
     constructor: Any = kind
     try:
-        return constructor(root=str(root), **arguments)
+        return constructor(**arguments)
     except TypeError as error:
         raise UserError(
             f"torchvision:{class_name} cannot be opened by its name alone ({error}); use folder:DIR"
         ) from error
     except ImportError as error:
         raise UserError(f"torchvision:{class_name} needs a package that is missing: {error}") from error
-    except (RuntimeError, OSError, ValueError, EOFError) as error:
-        reason = " ".join(str(error).split())
+    except Exception as error:  # on files that are missing or broken the readers raise almost anything
+        reason = " ".join(str(error).split()) or type(error).__name__
         if options.download:
             raise UserError(f"torchvision:{class_name} could not be downloaded to {root}: {reason}") from error
         raise UserError(

@@ -69,6 +69,8 @@ class Drifting(ClassSchedule):
         # 4.
         turn_degrees_N = np.empty(len(place_N))
         for place, count in enumerate(counts):
+            if count == 0:
+                continue
             of_class = np.flatnonzero(place_N == place)
             turn_degrees_N[of_class] = degrees(place, np.arange(len(of_class)), count)
         return Plan(

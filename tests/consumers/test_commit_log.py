@@ -175,11 +175,12 @@ def test_a_second_start_fences_the_first(under_test: UnderTest, learner: Learner
     first.commit(offsets(under_test, 1, 1), 1, [event(under_test.stream, "one")])
     second = learner()
     second.start()
+    acts: dict[str, Callable[[], None]] = {
+        "commit": lambda: first.commit(offsets(under_test, 2, 2), 2, [event(under_test.stream, "from the grave")]),
+        "heartbeat": first.heartbeat,
+    }
     with pytest.raises(LearnerFenced):
-        if act == "commit":
-            first.commit(offsets(under_test, 2, 2), 2, [event(under_test.stream, "from the grave")])
-        else:
-            first.heartbeat()
+        acts[act]()
     second.commit(offsets(under_test, 3, 3), 2, [event(under_test.stream, "two")])
     second.heartbeat()
     assert [message.value for message in under_test.told(2)] == [b"one", b"two"]

@@ -115,6 +115,12 @@ def read_to_the_end(source: RecordSource, max_records: int = 7) -> list[Record]:
     return records
 
 
+def poll_nothing(source: RecordSource) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while time.monotonic() < deadline:
+        assert source.poll(10, 0.2) == []
+
+
 def values(records: Sequence[Record], partition: int) -> list[bytes | None]:
     return [record.value for record in records if record.partition == partition]
 
@@ -195,9 +201,7 @@ def test_what_retention_deleted_is_an_error_not_a_jump(log: UnderTest, open_sour
     assert source.beginning_offsets() == {p0: 3, p1: 0}
     assert source.read_one(p0, 2) is None
     with pytest.raises(LogTruncated):
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        while time.monotonic() < deadline:
-            assert source.poll(10, 0.2) == []
+        poll_nothing(source)
     source.seek(source.beginning_offsets())
     assert [record.value for record in read_to_the_end(source)] == [b"a3", b"a4"]
 
@@ -207,9 +211,7 @@ def test_a_tail_that_was_lost_is_an_error_too(log: UnderTest, open_source: Calla
     source = open_source()
     source.seek({source.partitions[0]: 7})  # the state has read up to 7, the log ends at 1
     with pytest.raises(LogTruncated):
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        while time.monotonic() < deadline:
-            assert source.poll(10, 0.2) == []
+        poll_nothing(source)
 
 
 def test_the_checksum_sees_every_byte_and_no_position() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from model_store.durable_files import TEMPORARY_PREFIX
 from model_store.manifest import MANIFEST_FILE, NotWhole, canonical_json
@@ -342,6 +343,18 @@ def test_a_write_that_fails_leaves_nothing_and_may_be_tried_again(
     found = store.newest_whole()
     assert found.snapshot is not None
     assert found.snapshot.outbox == ()
+
+
+def test_tensors_that_do_not_fit_on_the_disk_are_an_os_error(
+    store: SnapshotStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(OSError, match=r"state\.safetensors cannot be written .*No space left"):
+        store.write(snapshot())
+    assert list(store.folder.iterdir()) == []
 
 
 def _failing_at(folder: Path) -> Callable[[Path], None]:

@@ -112,7 +112,7 @@ def test_resnet18_takes_small_images(channels: int, side: int) -> None:
 
 
 def test_resnet18_refuses_what_is_too_small() -> None:
-    with pytest.raises(UserError, match="images of 7x20 are too small for backbone 'resnet18': set input.shape"):
+    with pytest.raises(UserError, match="images of 7x20 are too small for backbone 'resnet18'"):
         build("resnet18", InputSpec(kind="image", shape=(3, 7, 20)))
 
 
@@ -208,7 +208,10 @@ def test_a_text_of_nothing_but_padding_is_finite() -> None:
 
 def test_layers_may_share_their_weights() -> None:
     counts = [
-        sum(parameter.numel() for parameter in build("text_encoder", TEXT, layers=layers, share_layers=True).parameters())
+        sum(
+            parameter.numel()
+            for parameter in build("text_encoder", TEXT, layers=layers, share_layers=True).parameters()
+        )
         for layers in (1, 4)
     ]
     assert counts[0] == counts[1]
@@ -222,7 +225,7 @@ def test_text_encoder_sizes_that_do_not_fit() -> None:
         build("text_encoder", TEXT, encoder={"model_type": "gpt2"})
     with pytest.raises(UserError, match="absurd sizes"):
         build("text_encoder", TEXT, encoder={"model_type": "bert", "num_hidden_layers": 10**9})
-    with pytest.raises(UserError, match="is no local folder with a config.json"):
+    with pytest.raises(UserError, match="is no local folder with a config"):
         build("text_encoder", TEXT, checkpoint="bert-base-uncased")
 
 

@@ -48,5 +48,5 @@ def test_the_view_is_live_and_read_only() -> None:
 def test_state_of_more_classes_than_allowed() -> None:
     index = ClassIndex(max_classes=3)
     index.add_new(["a", "b", "c"])
-    with pytest.raises(UserError, match="holds 3 classes, network.max_classes allows 2"):
+    with pytest.raises(UserError, match=r"holds 3 classes, network\.max_classes allows 2"):
         ClassIndex(max_classes=2).load_state(index.state())

@@ -78,7 +78,7 @@ class TestBlurred:
 
     def test_the_next_steps_share_rises_linearly_over_the_window(self) -> None:
         pool_N = open_schedule("blurred", blur=0.5).plan(self.pools, None, 0).pool_N
-        # Around each border half of the shorter step beside it, 20,000 in both cases: 15,000 to 25,000, 35,000 to 45,000.
+        # Around each border half of the shorter step beside it, so 10,000: 15,000 to 25,000, and 35,000 to 45,000.
         for border, after in ((20_000, 1), (40_000, 2)):
             window = pool_N[border - 5_000 : border + 5_000] == after
             shares = window.reshape(10, 1_000).mean(axis=1)
@@ -174,8 +174,8 @@ class TestDrifting:
         assert published_part(5_923, 0) == slice(4_940, 5_923)
 
     def test_published_batches_by_hand(self) -> None:
-        # 30 and 20: round(30 / 50 * 16) = round(9.6) = 10 and 6; 20 and 14: round(9.41) = 9 and 7; 11 and 7: round(9.78)
-        # = 10 and 6; 1 and 1: round(8.0) = 8, but there is only 1 of each.
+        # 30 and 20: round(30 / 50 * 16) = round(9.6) = 10 and 6; 20 and 14: round(9.41) = 9 and 7; 11 and 7:
+        # round(9.78) = 10 and 6; 1 and 1: round(8.0) = 8, but there is only 1 of each.
         assert list(published_batches(30, 20)) == [(10, 6), (9, 7), (10, 6), (1, 1)]
         # 40 and 1: round(15.6) = 16 and 0; 24 and 1: round(15.36) = 15 and 1. The rest of the first does not come.
         assert list(published_batches(40, 1)) == [(16, 0), (15, 1)]

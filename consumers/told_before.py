@@ -1,0 +1,110 @@
+"""What this stream's learners have told before, read back from its own topics where snapshot and commit do not meet.
+
+Two starts need it: after a fall-back to an older snapshot, whose records are learnt a second time and must not be told
+a second time; and where the brokers have forgotten which snapshot was committed last. In all others nothing is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import cast
+
+from consumers import dead_letters, events
+from consumers.record_source import RecordSource
+from consumers.topics import dead_letters as dead_letters_topic
+from consumers.topics import events as events_topic
+from model_store.snapshot import OutboxMessage
+from pipeline.record import Partition, Record
+from pipeline.state import Json
+
+_POLL_RECORDS = 500
+_POLL_SECONDS = 0.25
+
+
+@dataclass(slots=True)
+class ToldBefore:
+    """Dead letters by where they stood, events by their id, and the idle flushes among them as decisions."""
+
+    dead_letters: set[tuple[str, int, int]] = field(default_factory=set)
+    event_ids: set[str] = field(default_factory=set)
+    decisions: list[dict[str, Json]] = field(default_factory=list)
+
+    def holds(self, message: OutboxMessage) -> bool:
+        """Whether it stands in its topic already."""
+        where = dead_letters.origin(message.headers)
+        return where in self.dead_letters if where is not None else events.event_id(message.headers) in self.event_ids
+
+
+class Reports:
+    """The topics of a stream that its learner writes, seen from the learner.
+
+    `positions` are offsets before which all was told before the state they are saved with. They may be too small, which
+    costs time after a fall-back and nothing else: asking the brokers for them at every commit would cost more.
+    """
+
+    def __init__(self, open_source: Callable[[str], RecordSource], *, stream: str, branch: str) -> None:
+        """`open_source(topic)` gives a source of one topic, which is closed after use."""
+        self._open_source = open_source
+        self._topics = (dead_letters_topic(stream), events_topic(stream))
+        self._branch = branch
+        self._positions: dict[Partition, int] = {}
+
+    def open(self) -> None:
+        """Note where the topics end now. Raises `SourceUnavailable`."""
+        for topic in self._topics:
+            with self._open_source(topic) as source:
+                self._positions.update(source.end_offsets())
+
+    @property
+    def positions(self) -> list[Json]:
+        """For the manifest; `read_back` takes it."""
+        return [[p.topic, p.number, offset] for p, offset in sorted(self._positions.items())]
+
+    def note(self, told: Iterable[OutboxMessage]) -> None:
+        """These were told: where a topic has one partition, it has grown by at least as many offsets."""
+        counts: dict[str, int] = {}
+        for message in told:
+            counts[message.topic] = counts.get(message.topic, 0) + 1
+        for topic, count in counts.items():
+            partitions = [partition for partition in self._positions if partition.topic == topic]
+            if len(partitions) == 1:
+                self._positions[partitions[0]] += count
+
+    def read_back(self, positions: Json) -> ToldBefore:
+        """Everything told since these positions. Raises `SourceUnavailable`."""
+        since = {Partition(t, n): offset for t, n, offset in cast("list[tuple[str, int, int]]", positions or [])}
+        told = ToldBefore()
+        for topic in self._topics:
+            with self._open_source(topic) as source:
+                for record in _since(source, since):
+                    self._note(told, record)
+        return told
+
+    def _note(self, told: ToldBefore, record: Record) -> None:
+        where = dead_letters.origin(record.headers)
+        if where is not None:
+            told.dead_letters.add(where)
+            return
+        name = events.event_id(record.headers)
+        if name is not None:
+            told.event_ids.add(name)
+        flush = events.event_data(record, kind="idle_flush", branch=self._branch)
+        if flush is not None:
+            told.decisions.append({"kind": "idle_flush", "offsets": flush["offsets"]})
+
+
+def _since(source: RecordSource, positions: Mapping[Partition, int]) -> Iterable[Record]:
+    """Every record from these positions to where the topic ends now."""
+    beginnings, ends = source.beginning_offsets(), source.end_offsets()
+    # A topic that was made anew is shorter than the position: all of it was told since.
+    source.seek(
+        {
+            partition: offset
+            if beginning <= (offset := positions.get(partition, beginning)) <= ends[partition]
+            else beginning
+            for partition, beginning in beginnings.items()
+        }
+    )
+    while any(position < ends[partition] for partition, position in source.positions().items()):
+        yield from source.poll(_POLL_RECORDS, _POLL_SECONDS)
