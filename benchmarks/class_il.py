@@ -20,6 +20,7 @@ import statistics
 import sys
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import ValidationError
 
 from consumers import topics
 from consumers.kafka_commit_log import KafkaCommitLog
@@ -39,14 +41,16 @@ from consumers.memory_record_source import InMemoryLog, InMemoryRecordSource
 from consumers.observers import SilentObserver
 from consumers.process_settings import RegistrySettings, SnapshotSettings, StreamSettings
 from deploy.embedded_kafka import EmbeddedKafka
+from deploy.logs import configure_logs
 from model_store.snapshot_store import SnapshotStore
 from pipeline.codec.record_decoder import RecordDecoder
 from pipeline.device import configure_torch
 from pipeline.record import Record
 from pipeline.settings import LearnerSettings
 from pipeline.stream_learner import StepReport, StreamLearner
-from producers.datasets import open_dataset
+from pipeline.user_error import UserError
 from producers.dataset_source import DatasetOptions
+from producers.datasets import open_dataset
 from producers.sample_producer import produce
 from producers.sample_stream import SampleStream
 from producers.schedules.split import Split
@@ -97,8 +101,6 @@ class StepWatch(SilentObserver):
 
     def stepped(self, learner: StreamLearner, report: StepReport) -> None:
         """At the first batch boundary past the end of a step."""
-        import time
-
         if len(self.rows) < len(self._ends) and report.records_consumed >= self._ends[len(self.rows)]:
             began = time.perf_counter()
             self.rows.append(self._test.accuracies(learner, len(self._ends)))
@@ -123,8 +125,8 @@ def settings_for(args: argparse.Namespace, seed: int) -> LearnerSettings:
     )
 
 
-def run_once(args: argparse.Namespace, seed: int, kafka: KafkaSettings | None) -> Run:
-    """One pass over the stream of one seed."""
+def run_once(args: argparse.Namespace, seed: int, kafka: KafkaSettings | None) -> tuple[Run, StreamLearner]:
+    """One pass over the stream of one seed; also the learner, as it is at the end."""
     options = DatasetOptions(data_root=args.data_root)
     stream = SampleStream(open_dataset(args.dataset, options), Split(), seed=seed, records=args.records)
     classes = stream.dataset.classes
@@ -137,23 +139,23 @@ def run_once(args: argparse.Namespace, seed: int, kafka: KafkaSettings | None) -
     watch = StepWatch(test, [int(np.searchsorted(stream.step_N, step, side="right")) for step in range(steps)])
     settings = settings_for(args, seed)
     configure_torch(settings)
-    with tempfile.TemporaryDirectory() as folder:
-        with _process(stream, settings, kafka, Path(folder), watch) as process:
-            process.start()
-            report = process.run(stop=threading.Event(), until_idle_seconds=0.5)
-            learner = process.learner
-            assert learner.records_trained == len(stream), f"{learner.records_trained} of {len(stream)} records trained"
-            watch.rows[-1:] = [test.accuracies(learner, steps)]  # the last partial batch, learnt when the log was idle
-            accuracy = test.accuracy(learner)
+    with tempfile.TemporaryDirectory() as folder, _process(stream, settings, kafka, Path(folder), watch) as process:
+        process.start()
+        report = process.run(stop=threading.Event(), until_idle_seconds=0.5)
+        learner = process.learner
+        assert learner.records_trained == len(stream), f"{learner.records_trained} of {len(stream)} records trained"
+        watch.rows[-1:] = [test.accuracies(learner, steps)]  # the last partial batch, learnt when the log was idle
+        accuracy = test.accuracy(learner)
     R = np.stack(watch.rows)
     forgetting = float((R[:-1].max(axis=0) - R[-1])[:-1].mean()) if steps > 1 else 0.0
-    return Run(
+    run = Run(
         seed=seed,
         accuracy=accuracy,
         average_forgetting=forgetting,
         # from the first record to the last commit, without the looks at the test part and the wait that proves idleness
         samples_per_second=len(stream) / (report.busy_seconds - watch.seconds),
     )
+    return run, learner
 
 
 @contextmanager
@@ -214,7 +216,8 @@ def _kafka(args: argparse.Namespace) -> Iterator[KafkaSettings | None]:
             yield KafkaSettings(bootstrap_servers=broker.bootstrap_servers)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; its defaults are the papers' protocol."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", default="mnist")
     parser.add_argument("--data-root", type=Path, default=Path("data"))
@@ -234,11 +237,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--bootstrap-servers")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(arguments)
+    try:
+        settings_for(args, args.seeds[0])
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        parser.error(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg'].removeprefix('Value error, ')}")
+    return args
 
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """As described on top. Raises `UserError` for what the user can put right."""
+    args = parse(arguments)
     runs: list[Run] = []
     with _kafka(args) as kafka:
         for seed in args.seeds:
-            run = run_once(args, seed, kafka)
+            run, _ = run_once(args, seed, kafka)
             runs.append(run)
             print(
                 f"seed {seed}: accuracy {run.accuracy:.2%}, average forgetting {run.average_forgetting:.2%}, "
@@ -264,4 +277,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    configure_logs()
+    try:
+        main()
+    except UserError as error:
+        print(f"{Path(__file__).stem}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -67,7 +67,7 @@ class _Nullable(Serializer):  # type: ignore[misc]
 
     NULL = object()
 
-    def serialize(self, topic: str, headers: Any, data: Any) -> bytes | None:  # noqa: ARG002
+    def serialize(self, topic: str, headers: Any, data: Any) -> bytes | None:
         return None if data is self.NULL else data
 
 

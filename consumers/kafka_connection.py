@@ -17,7 +17,10 @@ from kafka import errors as kafka_errors
 from kafka.admin import KafkaAdminClient
 from kafka.net.compat import KafkaNetClient
 from kafka.net.inet import KafkaNetSocket
+from kafka.net.manager import KafkaConnectionManager
 from kafka.net.sasl.oauth import AbstractTokenProvider
+from kafka.net.selector import NetworkSelector
+from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 from kafka.record import util as record_util
 
 from consumers.kafka_settings import KafkaSettings
@@ -32,6 +35,12 @@ _PROBE_TIMEOUT_SECONDS = 3.0
 _RECONNECT_BACKOFF_MAX_MS = 2_000
 # The same complaint of the client is passed on once in so many seconds: it complains at every attempt to reconnect.
 _REPEAT_SECONDS = 30.0
+
+_REFUSALS = (
+    kafka_errors.SaslAuthenticationFailedError,
+    kafka_errors.UnsupportedSaslMechanismError,
+    kafka_errors.AuthorizationError,
+)
 
 Client = TypeVar("Client")
 
@@ -88,11 +97,12 @@ def _connect(make: Callable[..., Client], settings: KafkaSettings, options: dict
     _warn_if_checksums_are_slow()
     quieten_client_logs()
     # 2.
-    opened: list[Any] = []
+    opened: list[Any] = []  # what has a close(), in the order of its making
 
     def net_client(**configs: Any) -> Any:
-        opened.append(KafkaNetClient(**configs))
-        return opened[-1]
+        opened.append(net := NetworkSelector(**configs))
+        opened.append(manager := _ConnectionManager(net, **configs))
+        return KafkaNetClient(net=net, manager=manager)
 
     common = connection_options(settings) | {"kafka_client": net_client}
     with _held_back():
@@ -100,9 +110,8 @@ def _connect(make: Callable[..., Client], settings: KafkaSettings, options: dict
             return make(**(common | options))
         # 3.
         except (kafka_errors.KafkaError, OSError, ValueError, RuntimeError, KeyError) as error:
-            for client in opened:
-                client.close()
-                client._net.stop()
+            for part in reversed(opened):
+                part.close()
             problem = _user_error(settings, error)
             if problem is None:
                 raise
@@ -249,25 +258,60 @@ def _reason(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-# Sockets
+# What kafka-python 3.0.12 does not do
 
 
-def _close_sockets_that_do_not_connect() -> None:
-    """kafka-python 3.0.12 drops the socket of a refused connection without closing it: while brokers are away, each
-    attempt would hold a file descriptor until the garbage collector comes by."""
-    connect = KafkaNetSocket.sock_connect
+class _ConnectionManager(KafkaConnectionManager):  # type: ignore[misc]
+    """Lets a refused password end the attempt to connect, instead of being tried again until time is up.
 
-    async def sock_connect(self: Any, net: Any, sock: socket.socket, sockaddr: Any, timeout_at: Any = None) -> Any:
+    Only for the first connection: a broker that refuses later, because it is restarting, is tried again.
+    """
+
+    async def _connect(self, node: Any, conn: Any, **options: Any) -> None:
+        await super()._connect(node, conn, **options)
+        problem = conn.init_future.exception
+        if self.cluster.is_bootstrap(node.node_id) and isinstance(problem, _REFUSALS):
+            self._auth_failures[node.node_id] = problem  # raised by the next get_connection
+
+
+def _mend_sockets() -> None:
+    """Two faults of the client's transport.
+
+    - The socket of a refused connection or of a broken TLS handshake is dropped without being closed: while brokers are
+      away, each attempt would hold a file descriptor until the garbage collector comes by.
+    - An answer that arrives together with the end of the connection is thrown away. A broker answers a wrong password
+      so, and one that shuts down answers its last requests so.
+    """
+    connect, handshake = KafkaNetSocket.sock_connect, KafkaSSLTransport.handshake
+
+    async def closing_connect(self: Any, net: Any, sock: socket.socket, sockaddr: Any, timeout_at: Any = None) -> Any:
         try:
             return await connect(self, net, sock, sockaddr, timeout_at=timeout_at)
         except kafka_errors.KafkaConnectionError:
             sock.close()
             raise
 
-    KafkaNetSocket.sock_connect = sock_connect
+    async def closing_handshake(self: Any) -> None:
+        try:
+            await handshake(self)
+        except Exception:
+            self._sock.close()
+            raise
+
+    KafkaNetSocket.sock_connect, KafkaSSLTransport.handshake = closing_connect, closing_handshake
+    for transport in (KafkaTCPTransport, KafkaSSLTransport):
+        transport._sock_recv = _data_before_error(transport._sock_recv)
 
 
-_close_sockets_that_do_not_connect()
+def _data_before_error(receive: Callable[[Any], tuple[bytes, Any]]) -> Callable[[Any], tuple[bytes, Any]]:
+    def data_before_error(self: Any) -> tuple[bytes, Any]:
+        data, error = receive(self)
+        return (data, None) if data else (data, error)  # the next receive meets the error again
+
+    return data_before_error
+
+
+_mend_sockets()
 
 
 # Errors

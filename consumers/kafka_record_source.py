@@ -15,9 +15,6 @@ from consumers.record_source import LogTruncated, RecordSource, SourceUnavailabl
 from pipeline.record import Partition, Record
 from pipeline.user_error import UserError
 
-# Bytes of one partition that one request brings. The client fetches again only when all of it was taken, so with its
-# default of 1 MiB (350 records of 3 KB) it waits for the brokers as long as it works.
-_FETCH_BYTES = 4 * 1024 * 1024
 # How long the brokers hold back an answer while there is nothing to send. A seek waits for the request before it.
 _FETCH_WAIT_MS = 100
 # A question about offsets; brokers that are away are asked again by the caller.
@@ -34,9 +31,7 @@ class KafkaRecordSource(RecordSource):
         assert partitions, "a topic has at least one partition"
         self._ours = {TopicPartition(p.topic, p.number): p for p in sorted(partitions)}
         self._theirs = {ours: theirs for theirs, ours in self._ours.items()}
-        self._consumer = kafka_connection.consumer(
-            settings, max_partition_fetch_bytes=_FETCH_BYTES, fetch_max_wait_ms=_FETCH_WAIT_MS
-        )
+        self._consumer = kafka_connection.consumer(settings, fetch_max_wait_ms=_FETCH_WAIT_MS)
         self._consumer.assign(list(self._ours))
         self.seek(dict.fromkeys(self.partitions, 0))
 
@@ -51,8 +46,12 @@ class KafkaRecordSource(RecordSource):
             self._consumer.seek(self._theirs[partition], offset)
 
     def poll(self, max_records: int, timeout_seconds: float) -> list[Record]:
-        with _errors():
-            polled = self._consumer.poll(timeout_ms=int(timeout_seconds * 1000), max_records=max_records)
+        try:
+            with _errors():
+                polled = self._consumer.poll(timeout_ms=int(timeout_seconds * 1000), max_records=max_records)
+        except SourceUnavailable:
+            time.sleep(timeout_seconds)  # the client tries again by itself; the caller need not hurry it
+            return []
         return [
             Record(
                 record.topic,

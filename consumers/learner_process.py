@@ -157,6 +157,7 @@ class LearnerProcess:
             max_messages=snapshot_settings.max_outbox_messages, max_bytes=snapshot_settings.max_outbox_bytes
         )
         self._told_before = ToldBefore()
+        self._told_since: Json = None  # positions from which `_told_before` was read; None: all of it is passed
         self._committed_offsets: dict[Partition, int] = {}
         self._snapshot_at = self._told_at = time.monotonic()
         self._disk_retry_at = 0.0
@@ -220,8 +221,14 @@ class LearnerProcess:
         self.learner.load_state(snapshot.state)
         # 4.
         self._committer.sequence = max(snapshot.sequence, committed_sequence or 0)
-        if found.passed_over or snapshot.sequence != committed_sequence:
-            self._read_back(snapshot)
+        apart = bool(found.passed_over) or snapshot.sequence != committed_sequence
+        # A learner that fell back and died before it came to where it had fallen from leaves its successor the rest.
+        since = facts.get("told_since") or (facts.get("report_positions") if apart else None)
+        if since and self._reports is not None:
+            self._told_since = since
+            self._told_before = self._reports.read_back(since)
+            self.learner.obey(self._told_before.decisions)
+        if apart:
             untold = [message for message in snapshot.outbox if not self._told_before.holds(message)]
             if snapshot.sequence > (committed_sequence or 0):
                 self._committer.tell(replace(snapshot, outbox=tuple(untold)))
@@ -232,11 +239,6 @@ class LearnerProcess:
         for topic, number, offset, checksum in cast("list[tuple[str, int, int, str]]", facts["last_records"]):
             self._last_records[Partition(topic, number)] = (offset, checksum)
         self._records_at_version = cast(int, facts.get("records_at_version") or 0)
-
-    def _read_back(self, snapshot: Snapshot) -> None:
-        if self._reports is not None:
-            self._told_before = self._reports.read_back(snapshot.facts.get("report_positions"))
-            self.learner.obey(self._told_before.decisions)
 
     # -- loop ------------------------------------------------------------------------------------------------------
 
@@ -266,6 +268,7 @@ class LearnerProcess:
             self._source,
             RecordDecoder(self.learner.settings.input).decode,
             capacity_records=self._stream_settings.decode_ahead_records,
+            poll_seconds=self._stream_settings.poll_seconds,
         )
         with ahead:
             while not stop.is_set():
@@ -501,6 +504,7 @@ class LearnerProcess:
             "records_at_version": self._records_at_version,
             "version": None if version is None else dict(version),  # what this snapshot is to become in the registry
             "report_positions": [] if self._reports is None else self._reports.positions,
+            "told_since": self._told_since if self._told_before.reaches_past(self._offsets) else None,
             "environment": dict(self.facts.environment),
         }
 

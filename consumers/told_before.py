@@ -1,7 +1,8 @@
 """What this stream's learners have told before, read back from its own topics where snapshot and commit do not meet.
 
 Two starts need it: after a fall-back to an older snapshot, whose records are learnt a second time and must not be told
-a second time; and where the brokers have forgotten which snapshot was committed last. In all others nothing is read.
+a second time, until the learner is past where it fell from; and where the brokers have forgotten which snapshot was
+committed last. In all others nothing is read.
 """
 
 from __future__ import annotations
@@ -34,6 +35,13 @@ class ToldBefore:
         """Whether it stands in its topic already."""
         where = dead_letters.origin(message.headers)
         return where in self.dead_letters if where is not None else events.event_id(message.headers) in self.event_ids
+
+    def reaches_past(self, offsets: Mapping[Partition, int]) -> bool:
+        """Whether something of it is about records from these offsets on."""
+        ends = [end for decision in self.decisions for end in cast("list[tuple[str, int, int]]", decision["offsets"])]
+        return any(
+            number >= offsets.get(Partition(topic, partition), 0) for topic, partition, number in self.dead_letters
+        ) or any(end > offsets.get(Partition(topic, partition), 0) for topic, partition, end in ends)
 
 
 class Reports:

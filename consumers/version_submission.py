@@ -10,9 +10,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self, cast
+from typing import Protocol, Self, cast
 
-from model_store.registrar_process import RegistrarProcess
 from model_store.registration_queue import Receipt, RegistrationQueue
 from model_store.registry import MetricPoint, RegistrationRequest
 from pipeline.classifier import Classifier
@@ -21,33 +20,37 @@ from pipeline.state import Json
 from pipeline.stream_learner import StreamLearner
 
 
+class RegistrarHandle(Protocol):
+    """What is needed of `RegistrarProcess`."""
+
+    def start(self) -> bool:
+        """See that it runs; False: it died, and it is too early to try again."""
+
+    def close(self, drain_seconds: float | None = None) -> int:
+        """Let it finish what waits, at most so long; how many remain."""
+
+
 class VersionSubmission:
     """The learner process's `Registrar`."""
 
     def __init__(
         self,
-        folder: Path,
+        queue: RegistrationQueue,
+        process: RegistrarHandle,
         *,
-        tracking_uri: str,
         stream: str,
         state_id: str,
-        drain_seconds: float,
         registered: Callable[[str, str], object],
         warned: Callable[[str], object],
     ) -> None:
-        """`registered(version, run_id)` and `warned(message)` are told as receipts come in.
-
-        Raises `UserError` for a tracking URI that MLflow cannot use.
-        """
-        self._queue = RegistrationQueue(folder)
+        """`process` works on `queue`. `registered(version, run_id)` and `warned(message)` hear of receipts."""
+        self._queue = queue
+        self._process = process
         self._stream = stream
         self._state_id = state_id
         self._registered = registered
         self._warned = warned
         self._collected: list[Receipt] = []
-        self._process = RegistrarProcess(
-            self._queue, tracking_uri, drain_seconds=drain_seconds, log_file=folder / "registrar.log"
-        )
 
     def __enter__(self) -> Self:
         return self

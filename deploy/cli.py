@@ -5,10 +5,13 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import sys
+from typing import NoReturn
 
 import click
 
 from deploy import commands
+from deploy.exit_codes import INTERRUPTED, exit_code, one_line
+from deploy.logs import configure_logs
 from pipeline.user_error import UserError
 
 
@@ -48,19 +51,32 @@ def palimpsest() -> None:
 
 
 def main() -> None:
-    """Entry point: what the user can put right is one line and exit code 2, or the error's own."""
+    """Entry point: what is no bug ends in one line and a code of deploy/exit_codes.py; a bug shows its traceback."""
     try:
+        configure_logs()
         code = palimpsest.main(standalone_mode=False)  # an int where a command called ctx.exit(code)
-    except UserError as error:
-        click.echo(f"palimpsest: {error}", err=True)
-        sys.exit(error.exit_code)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(error.exit_code)
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx is not None else "palimpsest"
+        _end(f"{one_line(error.format_message()).removesuffix('.')}; see `{path} --help`", error.exit_code)
+    except click.ClickException as error:
+        _end(one_line(error.format_message()), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("palimpsest: interrupted", err=True)
-        sys.exit(130)
+        _end("interrupted", INTERRUPTED)
+    except Exception as error:
+        known = exit_code(error)
+        if known is None:
+            raise
+        # A `UserError` is one line, but for the end of a broker's log below it.
+        _end(str(error) if isinstance(error, UserError) else one_line(error), known)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    click.echo(f"palimpsest: {message}", err=True)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,10 @@ from typing import TextIO
 
 import click
 
+from consumers.learner_process import RunReport
 from consumers.observers import SilentObserver
 from consumers.snapshot_commit import CommitReport
+from deploy.exit_codes import one_line
 from pipeline.evaluation.forgetting import EvaluationReport
 from pipeline.record import Partition
 from pipeline.stream_learner import StepReport, StreamLearner
@@ -20,11 +22,16 @@ _SECONDS_BETWEEN_LINES = 2.0
 
 
 class ConsoleObserver(SilentObserver):
-    """One line every two seconds while records come: rate, lag, accuracy, worst class. JSON where nobody is watching."""
+    """One line every two seconds while records come: rate, lag, accuracy, worst class. JSON where nobody is watching.
+
+    Every line of JSON has `time` (seconds since 1970) and `event`: started, metrics, learning, new_class, drift,
+    snapshot, snapshot_failed, version, warning, stopped, failed.
+    """
 
     def __init__(self, out: TextIO | None = None, *, as_json: bool | None = None) -> None:
-        self._out = out or sys.stderr
-        self._as_json = not self._out.isatty() if as_json is None else as_json
+        """`as_json` None: where `out` (stderr) is no terminal."""
+        self._out = out
+        self.as_json = not (out or sys.stderr).isatty() if as_json is None else as_json
         self._told_at = time.monotonic()
         self._records_told = 0
         self._lag = 0
@@ -32,12 +39,18 @@ class ConsoleObserver(SilentObserver):
 
     def started(self, learner: StreamLearner, resumed: bool) -> None:
         """Where it goes on from."""
-        self._records_told = learner.records_consumed
+        self._told_at, self._records_told = time.monotonic(), learner.records_consumed
         self._say(
             "started",
-            f"{'resumed after' if resumed else 'started; '}{f' {learner.records_consumed} records' if resumed else 'nothing learnt yet'}",
+            f"resumed after {learner.records_consumed:,} records, {len(learner.class_names)} classes known"
+            if resumed
+            else "started; nothing learnt yet",
             {"resumed": resumed, "records_consumed": learner.records_consumed, "classes": len(learner.class_names)},
         )
+
+    def metrics_shown(self, url: str) -> None:
+        """Where Prometheus finds them."""
+        self._say("metrics", f"metrics: {url}/metrics", {"url": f"{url}/metrics"})
 
     def turned(self, lag_records: Mapping[Partition, int]) -> None:
         """Remember the lag for the next line."""
@@ -51,10 +64,9 @@ class ConsoleObserver(SilentObserver):
         """A line, if the last one is old enough."""
         update = report.update
         if update is not None and update.new_classes:
-            names = ", ".join(update.new_classes)
-            self._say("new_class", f"new: {names}", {"classes": list(update.new_classes)})
+            self._note("new_class", f"new: {', '.join(update.new_classes)}", {"classes": list(update.new_classes)})
         if report.drift:
-            self._say("drift", "drift of the prequential error", {"records_consumed": report.records_consumed})
+            self._note("drift", "drift of the prequential error", {"records_consumed": report.records_consumed})
         now = time.monotonic()
         if now - self._told_at < _SECONDS_BETWEEN_LINES:
             return
@@ -67,7 +79,8 @@ class ConsoleObserver(SilentObserver):
             "classes": len(learner.class_names),
             "prequential_accuracy": learner.prequential.accuracy,
         }
-        text = f"{report.records_consumed:>9,} records  {rate:>7,.0f}/s  lag {self._lag:,}  {len(learner.class_names)} classes"
+        text = f"{report.records_consumed:>11,} records  {rate:>7,.0f}/s  lag {self._lag:>9,}"
+        text += f"  {len(learner.class_names):>4} classes"
         evaluation = self._evaluation
         if evaluation is not None and evaluation.average_accuracy is not None:
             facts |= {
@@ -75,16 +88,16 @@ class ConsoleObserver(SilentObserver):
                 "average_forgetting": evaluation.average_forgetting,
                 "worst_class": evaluation.worst_class,
             }
-            text += f"  accuracy {evaluation.average_accuracy:.1%}"
+            text += f"  accuracy {evaluation.average_accuracy:>6.1%}"
             if evaluation.average_forgetting is not None:
-                text += f"  forgetting {evaluation.average_forgetting:.1%}"
+                text += f"  forgetting {evaluation.average_forgetting:>6.1%}"
             if evaluation.worst_class is not None:
-                text += f"  worst {evaluation.worst_class}"
+                text += f"  worst: {evaluation.worst_class}"
         self._say("learning", text, facts)
 
     def committed(self, report: CommitReport) -> None:
         """Snapshots are told to log collectors only."""
-        if self._as_json:
+        if self.as_json:
             entry = report.entry
             self._say(
                 "snapshot", "", {"generation": entry.generation, "sequence": entry.sequence, "bytes": entry.bytes}
@@ -93,13 +106,43 @@ class ConsoleObserver(SilentObserver):
     def commit_failed(self, error: OSError) -> None:
         """Learning goes on, but somebody should look at the disk."""
         self._say(
-            "snapshot_failed", f"a snapshot could not be written: {error}; learning goes on", {"error": str(error)}
+            "snapshot_failed",
+            f"warning: a snapshot could not be written: {error}; learning goes on",
+            {"message": str(error)},
         )
+
+    def registered(self, version: str, run_id: str) -> None:
+        """A version in MLflow."""
+        self._note("version", f"version {version} is in MLflow", {"version": version, "run_id": run_id})
 
     def warned(self, message: str) -> None:
         """A warning in full."""
         self._say("warning", f"warning: {message}", {"message": message})
 
+    def stopped(self, report: RunReport) -> None:
+        """The last line."""
+        self._say(
+            "stopped",
+            f"stopped ({report.stopped_by.replace('_', ' ')}): {report.records:,} records in {report.seconds:.1f} s, "
+            f"snapshot {report.sequence}",
+            {
+                "stopped_by": report.stopped_by,
+                "records": report.records,
+                "seconds": round(report.seconds, 3),
+                "snapshot": report.sequence,
+                "waiting_registrations": report.waiting_registrations,
+            },
+        )
+
+    def failed(self, error: Exception, exit_code: int) -> None:
+        """The last line of one that did not stop by itself."""
+        message = one_line(error)
+        self._say("failed", f"palimpsest: {message}", {"message": message, "exit_code": exit_code})
+
+    def _note(self, event: str, text: str, facts: Mapping[str, object]) -> None:
+        """Below the numbers, where a person who looks at these finds it."""
+        self._say(event, f"{'':>13}{text}", facts)
+
     def _say(self, event: str, text: str, facts: Mapping[str, object]) -> None:
-        line = json.dumps({"time": time.time(), "event": event, **facts}, ensure_ascii=False) if self._as_json else text
-        click.echo(line, file=self._out)
+        line = json.dumps({"time": time.time(), "event": event, **facts}, ensure_ascii=False) if self.as_json else text
+        click.echo(line, file=self._out, err=self._out is None)

@@ -1,6 +1,6 @@
 """The main job, end to end: a drifting stream through real Kafka into a model that remembers.
 
-1. Start the embedded broker, in the demo's own folder.
+1. Start the embedded broker, in the demo's own folder; or take the cluster that the settings name.
 2. Produce the data set in five blurred steps of two classes, a share of it without labels.
 3. Learn it, with the settings that `palimpsest learn` has by itself; versions go to MLflow.
 4. Learn the same topic again on another branch, with no retention at all: what forgetting looks like.
@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,8 @@ from typing import Any
 import click
 
 from consumers import topics
-from consumers.learner_process import MAIN_BRANCH, Observer
+from consumers.kafka_settings import KafkaSettings
+from consumers.learner_process import MAIN_BRANCH
 from consumers.observers import SilentObserver
 from deploy.console import ConsoleObserver
 from deploy.embedded_kafka import EmbeddedKafka
@@ -31,9 +35,12 @@ from deploy.learning import open_learner
 from deploy.progress import stage_progress
 from deploy.settings import Settings
 from model_store.mlflow_registry import MlflowRegistry
+from model_store.registry import RegisteredVersion
 from pipeline.evaluation.forgetting import EvaluationReport
+from pipeline.record import Partition
 from pipeline.settings import LearnerSettings
 from pipeline.stream_learner import StepReport, StreamLearner
+from pipeline.user_error import UserError
 from producers.dataset_source import DatasetOptions
 from producers.datasets import open_dataset
 from producers.sample_producer import produce
@@ -41,7 +48,8 @@ from producers.sample_stream import SampleStream
 from producers.schedules.blurred import Blurred
 
 FINETUNE_BRANCH = "finetune"
-# What the demo made before and makes anew; nothing else in its folder is touched.
+# Says that the rest is a demo's: what it made before it makes anew, and nothing else in its folder is touched.
+_MARK = ".palimpsest-demo"
 _OWN = ("broker", "state", "finetune", "mlflow.db", "mlartifacts", "mlruns", "metrics.prom", "summary.json")
 
 
@@ -61,19 +69,22 @@ def run_demo(
 ) -> dict[str, Any]:
     """All five steps; returns what summary.json holds."""
     began = time.monotonic()
-    _clean(out)
-    stream = f"demo-{''.join(c if c.isalnum() else '-' for c in dataset)}"
+    stream = f"demo-{''.join(c if c.isalnum() and c.isascii() else '-' for c in dataset)}"
     options = DatasetOptions() if data_root is None else DatasetOptions(data_root=data_root)
     sample_stream = SampleStream(
         open_dataset(dataset, options), Blurred(), seed=seed, records=records, unlabelled_share=0.15
     )
+    steps = int(sample_stream.step_N.max()) + 1
+    _clean(out)
     # 1.
-    with EmbeddedKafka(out / "broker") as broker:
-        _say(f"Apache Kafka is up at {broker.bootstrap_servers}")
-        kafka = settings.kafka.model_copy(update={"bootstrap_servers": broker.bootstrap_servers})
+    with _kafka(settings.kafka, out) as (kafka, description):
+        _say(f"{description} is up at {kafka.bootstrap_servers}")
+        is_embedded = settings.kafka.bootstrap_servers is None
+        if not is_embedded:
+            stream = f"{stream}-{uuid.uuid4().hex[:8]}"  # what an earlier demo sent there is not to be learnt again
         tracking_uri = f"sqlite:///{(out / 'mlflow.db').resolve()}"
-        registry = settings.registry.model_copy(update={"tracking_uri": tracking_uri})
-        metrics = settings.metrics.model_copy(update={"port": 0})
+        registry = settings.registry.model_copy(update={"enabled": True, "tracking_uri": tracking_uri})
+        metrics = settings.metrics.model_copy(update={"enabled": True, "port": 0})
         settings = settings.model_copy(update={"kafka": kafka, "registry": registry, "metrics": metrics})
         # 2.
         with stage_progress() as progress:
@@ -84,11 +95,11 @@ def run_demo(
                 on_progress=lambda report: progress("producing", report.delivered, report.total),
             )
         _say(
-            f"produced {produced.delivered:,} records in five steps of two classes: {produced.labelled:,} to "
-            f"{topics.samples(stream)}, {produced.unlabelled:,} to {topics.unlabelled(stream)}"
+            f"produced {produced.delivered:,} records in {steps} blurred steps of two classes: "
+            f"{produced.labelled:,} to {topics.samples(stream)}, {produced.unlabelled:,} to {topics.unlabelled(stream)}"
         )
         # 3.
-        retention = " + ".join(settings.learner.retention)
+        retention = " + ".join(settings.learner.retention) or "no retention"
         _say(f"\nlearning with {retention}, one pass, no task ids:")
         learnt = _learn(stream, out / "state", settings, MAIN_BRANCH, scrape_to=out / "metrics.prom")
         # 4.
@@ -99,7 +110,7 @@ def run_demo(
     # 5.
     versions = MlflowRegistry(tracking_uri).versions(stream)
     summary = {
-        "broker": f"Apache Kafka {KAFKA_VERSION}, embedded",
+        "broker": description,
         "seconds": round(time.monotonic() - began, 1),
         "records": {
             "produced": produced.delivered,
@@ -125,7 +136,8 @@ def run_demo(
     }
     (out / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     _print_table(learnt, finetune, retention)
-    _print_versions(versions, stream, out, tracking_uri)
+    _print_versions(versions, stream)
+    _print_where(out, stream, tracking_uri, cluster=None if is_embedded else kafka.bootstrap_servers)
     return summary
 
 
@@ -133,22 +145,31 @@ class _DeadLetterCount(SilentObserver):
     def __init__(self) -> None:
         self.dead_letters = 0
 
-    def stepped(self, learner: StreamLearner, report: StepReport) -> None:  # noqa: ARG002
+    def stepped(self, learner: StreamLearner, report: StepReport) -> None:
         self.dead_letters += len(report.batch.dead)
 
 
 def _learn(stream: str, state: Path, settings: Settings, branch: str, scrape_to: Path | None = None) -> Learnt:
     dead = _DeadLetterCount()
-    observers: Sequence[Observer] = [ConsoleObserver(as_json=False), dead]
-    with open_learner(stream=stream, state=state, settings=settings, branch=branch, observers=observers) as opened:
+    console = ConsoleObserver(sys.stdout, as_json=False)
+    with open_learner(
+        stream=stream,
+        state=state,
+        settings=settings,
+        branch=branch,
+        observers=[console, dead],
+        registered=console.registered,
+    ) as opened:
         if scrape_to is not None:
-            _say(f"  metrics while it runs: {opened.metrics_url}/metrics")
+            console.metrics_shown(f"{opened.metrics_url}")
         report = opened.process.run(stop=threading.Event(), until_idle_seconds=2.0)
         learner = opened.process.learner
         evaluation = learner.evaluate_unrecorded()
         assert evaluation is not None, "the stream was learnt, so its hold-outs can be evaluated"
         if scrape_to is not None:
-            with urllib.request.urlopen(f"{opened.metrics_url}/metrics", timeout=10) as answer:
+            # Not through a proxy that the environment may name: it cannot see this machine's 127.0.0.1.
+            direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+            with direct.open(f"{opened.metrics_url}/metrics", timeout=10) as answer:
                 scrape_to.write_bytes(answer.read())
     _say(f"  {report.records:,} records in {report.busy_seconds:.1f} s ({report.records / report.busy_seconds:,.0f}/s)")
     return Learnt(
@@ -176,33 +197,68 @@ def _print_table(learnt: Learnt, finetune: Learnt, retention: str) -> None:
     _say("(accuracy on records held out by a hash of what they show: never trained on)")
 
 
-def _print_versions(versions: Sequence[Any], stream: str, out: Path, tracking_uri: str) -> None:
+def _print_versions(versions: Sequence[RegisteredVersion], stream: str) -> None:
     _say(f"\nversions of model {stream!r} in MLflow:")
     for version in versions:
         aliases = f"  @{', @'.join(sorted(version.aliases))}" if version.aliases else ""
         offsets = ", ".join(f"{p} up to {offset:,}" for p, offset in (version.offsets or {}).items())
         _say(f"  {version.version}  {version.trigger:<10} {offsets}{aliases}")
+
+
+def _print_where(out: Path, stream: str, tracking_uri: str, cluster: str | None) -> None:
+    palimpsest = _program("palimpsest")
     _say(
         f"""
 where to look next:
   {out / "summary.json"}   the figures above
   {out / "metrics.prom"}   the metrics page as Prometheus would have scraped it at the end
-  palimpsest snapshots --state {out / "state"}
-  mlflow ui --backend-store-uri {tracking_uri}
-  palimpsest broker start --data-dir {out / "broker"}   then r-matrix, or learn on: the topics are still there"""
+  {palimpsest} snapshots --state {out / "state"}
+  {_program("mlflow")} ui --backend-store-uri {tracking_uri}"""
     )
+    if cluster is None:
+        _say(f"  {palimpsest} broker start --data-dir {out / 'broker'}   the topics are still there, for:")
+        _say(f"  {palimpsest} r-matrix --stream {stream}")
+    else:
+        _say(f"  {palimpsest} r-matrix --stream {stream} --bootstrap-servers {cluster}")
+
+
+def _program(name: str) -> str:
+    """How it is called from here: `make demo` puts it into a virtual environment that the shell may know nothing of."""
+    if shutil.which(name) is not None:
+        return name
+    path = Path(sys.executable).parent / name
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _percent(share: float | None) -> str:
     return f"{'-':>8}" if share is None else f"{share:>8.1%}"
 
 
-def _offsets(offsets: Mapping[Any, int] | None) -> dict[str, int]:
+def _offsets(offsets: Mapping[Partition, int] | None) -> dict[str, int]:
     return {str(partition): offset for partition, offset in (offsets or {}).items()}
 
 
+@contextmanager
+def _kafka(settings: KafkaSettings, out: Path) -> Iterator[tuple[KafkaSettings, str]]:
+    """The settings of the brokers, and what they are called in the summary."""
+    if settings.bootstrap_servers is not None:
+        yield settings, f"the Kafka cluster at {settings.bootstrap_servers}"
+        return
+    with EmbeddedKafka(out / "broker") as broker:
+        yield KafkaSettings(bootstrap_servers=broker.bootstrap_servers), f"Apache Kafka {KAFKA_VERSION}, embedded"
+
+
 def _clean(out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
+    """An empty folder for a new demo. Raises `UserError` where it holds things of these names that no demo made."""
+    mark = out / _MARK
+    strange = [name for name in _OWN if (out / name).exists()]
+    if strange and not mark.exists():
+        raise UserError(f"{out} holds {', '.join(strange)}, and not from a demo; give another --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    except OSError as error:
+        raise UserError(f"cannot write to {out}: {error.strerror}; give another --out") from None
     EmbeddedKafka(out / "broker").stop()  # of a demo that was killed
     for name in _OWN:
         path = out / name

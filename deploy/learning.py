@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import platform
+import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,19 +17,20 @@ import torch
 from consumers import topics
 from consumers.kafka_commit_log import KafkaCommitLog
 from consumers.kafka_record_source import KafkaRecordSource
+from consumers.kafka_reports import kafka_reports
 from consumers.learner_process import MAIN_BRANCH, LearnerProcess, Observer, ProcessFacts
 from consumers.metrics import LearnerMetrics
 from consumers.metrics_server import MetricsServer
 from consumers.observers import Observers
 from consumers.version_submission import VersionSubmission
 from deploy.settings import Settings
+from model_store.registrar_process import RegistrarProcess
+from model_store.registration_queue import RegistrationQueue
 from model_store.snapshot_store import SnapshotStore
 from pipeline.device import choose_device, configure_torch
 from pipeline.state import Json
 from pipeline.stream_learner import StreamLearner
 from pipeline.user_error import UserError
-
-logger = logging.getLogger("palimpsest")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,14 +45,22 @@ class OpenLearner:
 
 @contextmanager
 def open_learner(
-    *, stream: str, state: Path, settings: Settings, branch: str = MAIN_BRANCH, observers: Sequence[Observer] = ()
+    *,
+    stream: str,
+    state: Path,
+    settings: Settings,
+    branch: str = MAIN_BRANCH,
+    observers: Sequence[Observer] = (),
+    registered: Callable[[str, str], object] = lambda _version, _run_id: None,
+    stop: threading.Event | None = None,
 ) -> Iterator[OpenLearner]:
     """Connect, claim the branch, load the newest snapshot, seek. Everything is closed at the end.
 
-    Raises `UserError` for what the user can put right: no broker, no topic, a folder that is another stream's.
+    `registered(version, run_id)` hears of versions in MLflow; `stop` ends a wait for brokers. Raises `UserError` for
+    what the user can put right (no broker, no topic, another stream's folder), else as `LearnerProcess.start`.
     """
     topics.check_stream_name(stream)
-    topics.check_stream_name(branch)
+    _check_branch(branch)
     _make_folder(state)
     configure_torch(settings.learner)
     with ExitStack() as stack:
@@ -76,20 +85,30 @@ def open_learner(
                     stale_after_seconds=settings.metrics.stale_after_seconds,
                 )
             )
+
+        def note_version(version: str, run_id: str) -> None:
+            metrics.registered(version, run_id)
+            registered(version, run_id)
+
         learner = StreamLearner(settings.learner)
         state_id = _state_id(store)
         tracking_uri = None
         submission = None
         if speaks and settings.registry.enabled:
             tracking_uri = _tracking_uri(settings, state)
+            queue = RegistrationQueue(state / "registrations")
             submission = stack.enter_context(
                 VersionSubmission(
-                    state / "registrations",
-                    tracking_uri=tracking_uri,
+                    queue,
+                    RegistrarProcess(
+                        queue,
+                        tracking_uri,
+                        drain_seconds=settings.registry.drain_seconds,
+                        log_file=queue.folder / "registrar.log",
+                    ),
                     stream=stream,
                     state_id=state_id,
-                    drain_seconds=settings.registry.drain_seconds,
-                    registered=metrics.registered,
+                    registered=note_version,
                     warned=observer.warned,
                 )
             )
@@ -112,15 +131,26 @@ def open_learner(
             registry_settings=settings.registry,
             observer=observer,
             registrar=submission,
+            reports=kafka_reports(settings.kafka, stream=stream, branch=branch) if speaks else None,
         )
-        resumed = process.start()
+        resumed = process.start(stop)
         yield OpenLearner(
             process=process, metrics_url=server.url if server else None, tracking_uri=tracking_uri, resumed=resumed
         )
 
 
+def _check_branch(branch: str) -> None:
+    """It becomes part of a transactional id and a group's name, as the stream's name does."""
+    try:
+        topics.check_stream_name(branch)
+    except UserError:
+        raise UserError(
+            f"branch name {branch!r} is not 1 to 235 letters, digits, '.', '_' and '-'; choose another --branch"
+        ) from None
+
+
 def _tracking_uri(settings: Settings, state: Path) -> str:
-    """The setting, else MLflow's own variable, else a SQLite file above the state's folder, for all streams beside it."""
+    """The setting, else MLflow's own variable, else a SQLite file beside the state's folder, for all states there."""
     return (
         settings.registry.tracking_uri
         or os.environ.get("MLFLOW_TRACKING_URI")

@@ -6,30 +6,35 @@
     kafka:              # consumers/kafka_settings.py
       bootstrap_servers: broker:9092
 
-The same from the environment: PALIMPSEST_LEARNER__BATCH_SIZE=10, PALIMPSEST_KAFKA__BOOTSTRAP_SERVERS=broker:9092.
+The same from the environment: PALIMPSEST_LEARNER__BATCH_SIZE=10, PALIMPSEST_KAFKA__BOOTSTRAP_SERVERS=broker:9092;
+what holds several values is JSON there: PALIMPSEST_LEARNER__RETENTION='{"der_pp": {"alpha": 0.2}}'.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from consumers.kafka_settings import KafkaSettings
 from consumers.process_settings import MetricsSettings, RegistrySettings, SnapshotSettings, StreamSettings
-from pipeline.settings import LearnerSettings
+from pipeline.settings import LearnerSettings, NetworkSettings
 from pipeline.user_error import UserError
+
+_PREFIX = "PALIMPSEST_"
 
 
 class Settings(BaseSettings):
     """Every section; later sources win: defaults, file, environment, command line."""
 
     model_config = SettingsConfigDict(
-        env_prefix="PALIMPSEST_", env_nested_delimiter="__", extra="forbid", frozen=True, hide_input_in_errors=True
+        env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, hide_input_in_errors=True
     )
 
     learner: LearnerSettings = LearnerSettings()
@@ -54,17 +59,26 @@ class Settings(BaseSettings):
 def load_settings(file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
     """Read and check all settings. `overrides` ({"kafka.bootstrap_servers": ...}) come from the command line and win.
 
-    Raises `UserError` that names the file, the setting and the way out.
+    Raises `UserError` that names the file or the variable, the setting and the way out.
     """
     values = {} if file is None else _read_yaml(file)
-    origin = "settings" if file is None else str(file)
+    _check_variables()
     try:
         settings = Settings(**values)
         for path, value in (overrides or {}).items():
             if value is not None:
                 settings = _override(settings, path.split("."), value)
     except ValidationError as error:
-        raise UserError(_one_line(error, origin)) from None
+        raise UserError(_one_line(error, file)) from None
+    except SettingsError as error:  # quotes the field, not its value
+        section = str(error).partition('"')[2].partition('"')[0]
+        start = f"{_PREFIX}{section.upper()}"
+        names = sorted(name for name in os.environ if name.upper() == start or name.upper().startswith(f"{start}__"))
+        raise UserError(
+            f"{' or '.join(names)} is not JSON, and must be, since it holds more than a single value; "
+            f"such as {_PREFIX}LEARNER__RETENTION='{{\"der_pp\": {{}}}}', or {_PREFIX}LEARNER__BATCH_SIZE=10"
+        ) from None
+    _check_backbone(settings.learner.network, file)
     return settings
 
 
@@ -75,26 +89,109 @@ def _override(settings: Settings, path: list[str], value: Any) -> Settings:
     return settings.model_copy(update={section: new})
 
 
+class _StrictLoader(yaml.SafeLoader):
+    """YAML lets the last of two equal keys win; here somebody would look for hours at the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                continue
+            if key_node.value in seen:
+                line = key_node.start_mark.line + 1
+                raise UserError(f"{key_node.value!r} stands there twice, again in line {line}; keep one of them")
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"cannot read settings file {file}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"cannot read settings file {file}: {error.strerror}; check --settings") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"settings file {file} is not YAML: it is not UTF-8 text ({error.reason})") from None
+    try:
+        values = yaml.load(text, _StrictLoader)  # a SafeLoader
+    except UserError as error:
+        raise UserError(f"settings file {file}: {error}") from None
+    except yaml.MarkedYAMLError as error:
+        # Without the excerpt that PyYAML would add, and without the words that it quotes: they may be a secret.
+        where = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
+        problem = re.sub(r"'\w{2,}'", "there", error.problem or "")
+        raise UserError(f"settings file {file}{where} is not YAML as it should be: {problem}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"settings file {file} is not YAML: {' '.join(str(error).split())}") from None
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise UserError(f"{file} must hold sections such as 'learner:' and 'kafka:', not {type(values).__name__}")
-    return values
+    # A section of which everything is commented out is empty, not wrong.
+    return {key: {} if value is None else value for key, value in values.items()}
 
 
-def _one_line(error: ValidationError, origin: str) -> str:
-    """The first thing that is wrong, in one line; how many more there are. Inputs are not shown: they may be secrets."""
-    first, *rest = error.errors(include_url=False, include_input=False)
-    where = ".".join(str(part) for part in first["loc"]) or "(top level)"
-    what = "no such setting" if first["type"] == "extra_forbidden" else first["msg"]
-    if first["type"] == "extra_forbidden":
+def _check_variables() -> None:
+    """A mistyped section in a variable's name would go unseen otherwise: only the prefix says that it is ours."""
+    for name in sorted(os.environ):
+        section, delimiter, _ = name.upper().removeprefix(_PREFIX).partition("__")
+        if name.upper().startswith(_PREFIX) and delimiter and section.lower() not in Settings.model_fields:
+            raise UserError(
+                f"{name}: there is no section {section.lower()!r} in the settings; "
+                f"there are {', '.join(Settings.model_fields)}"
+            )
+
+
+def _check_backbone(network: NetworkSettings, file: Path | None) -> None:
+    """Now, and not when the first record shows what the input looks like: the stream may be empty for days."""
+    if network.backbone == "auto":
+        return  # which one it is, and so which options it takes, is not known yet
+    from pipeline.backbones import backbones
+
+    known = backbones()
+    if network.backbone not in known:
+        raise UserError(
+            f"{_origin(('learner', 'network', 'backbone'), file)}: learner.network.backbone: there is no "
+            f"{network.backbone!r}; use auto or one of {', '.join(sorted(known))}"
+        )
+    config = known[network.backbone].Config
+    try:
+        config.model_validate(network.options)
+    except ValidationError as error:
+        place = ".".join(str(part) for part in error.errors(include_input=False)[0]["loc"])
+        raise UserError(
+            f"{_origin(('learner', 'network', 'options'), file)}: learner.network.options.{place}: "
+            f"{_what(error)}; backbone {network.backbone} takes {', '.join(sorted(config.model_fields))}"
+        ) from None
+
+
+def _one_line(error: ValidationError, file: Path | None) -> str:
+    """The first thing that is wrong, in one line; how many more there are. No inputs: they may be secrets."""
+    location = error.errors(include_url=False, include_input=False)[0]["loc"]
+    where = ".".join(str(part) for part in location) or "(top level)"
+    what = _what(error)
+    if what == _UNKNOWN:
         what += "; `palimpsest settings` prints all that there are"
-    more = f" (and {len(rest)} more)" if rest else ""
-    return f"{origin}: {where}: {what}{more}"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{_origin(location, file)}: {where}: {what}{more}"
+
+
+_UNKNOWN = "no such setting"
+
+
+def _what(error: ValidationError) -> str:
+    """Pydantic's message without its "Value error, " before our own."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    if first["type"] == "model_type":
+        return "a section holds settings by name, not a single value"
+    return _UNKNOWN if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
+
+
+def _origin(location: tuple[int | str, ...], file: Path | None) -> str:
+    """Who set it: the variable that does, else the file."""
+    path = [str(part).upper() for part in location]
+    variables = {name.upper(): name for name in os.environ}
+    for length in range(len(path), 0, -1):
+        variable = variables.get(_PREFIX + "__".join(path[:length]))
+        if variable is not None:
+            return variable
+    return "settings" if file is None else str(file)

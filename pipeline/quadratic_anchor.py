@@ -31,9 +31,9 @@ class QuadraticAnchor:
         """F by parameter's name, empty before the first `move`. Not to be changed."""
         return self._stiffness
 
-    def move(self, stiffness: Mapping[str, Tensor]) -> None:
-        """Anchor the weights where they stand now, with a copy of this stiffness."""
-        self._stiffness = {name: value.detach().clone() for name, value in stiffness.items()}
+    def move(self, stiffness: Mapping[str, Tensor], at_most: float | None = None) -> None:
+        """Anchor the weights where they stand now, with a copy of this stiffness, each entry cut to `at_most`."""
+        self._stiffness = {name: _cut(value.detach().clone(), at_most) for name, value in stiffness.items()}
         self._place = {name: self._parameters[name].detach().clone() for name in stiffness}
 
     def penalty(self, strength: float) -> Tensor:
@@ -73,6 +73,10 @@ class _Penalty(torch.autograd.Function):
         return (None, None, None, *torch._foreach_mul(ctx.force, outer[0] * ctx.strength))
 
 
+def _cut(tensor: Tensor, at_most: float | None) -> Tensor:
+    return tensor if at_most is None else tensor.clamp_(max=at_most)
+
+
 def zeros(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
     """A zero for each trained parameter."""
     return {name: torch.zeros_like(p, requires_grad=False) for name, p in parameters.items() if p.requires_grad}
@@ -94,5 +98,5 @@ def copies(tensors: Mapping[str, Tensor]) -> StateTree:
 
 
 def placed(tensors: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """From a state: copies on the parameters' device."""
-    return {name: tensor.detach().to(parameters[name].device, copy=True) for name, tensor in tensors.items()}
+    """From a state: copies on the parameters' device, in the parameters' order, so that sums over them are the same."""
+    return {name: tensors[name].detach().to(p.device, copy=True) for name, p in parameters.items() if name in tensors}

@@ -106,7 +106,12 @@ class LearnerSettings(Section):
         "auto", why="auto: bfloat16 for convolutional and text backbones on CUDA, else float32"
     )
     deterministic: bool = changeable(True, why="bit-for-bit repeatable kernels; false may choose faster ones")
-    threads: int | None = changeable(None, ge=1, why="CPU threads of the arithmetic; none: torch's choice")
+    threads: int | None = changeable(
+        1,
+        ge=1,
+        why="CPU threads of the arithmetic; sums are split over them, so the bits depend on it. More pay for "
+        "convolutional and text networks on the CPU, not for small ones. none: torch's choice",
+    )
     batch_size: int = fixed(10, ge=1, why="trainable records in one update")
     max_records_per_batch: int = fixed(
         640, ge=1, why="an update's span ends after this many records even if too few were trainable"

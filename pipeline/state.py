@@ -41,10 +41,14 @@ def split(tree: Mapping[str, object], prefix: str = "") -> tuple[dict[str, Tenso
 
 
 def join(tensors: Mapping[str, Tensor], facts: Mapping[str, Json]) -> StateTree:
-    """Rebuild the tree that `split` flattened."""
+    """Rebuild the tree that `split` flattened, its keys in sorted order whatever the order of the leaves.
+
+    Files give tensors back in another order at every reading; a component that adds them up in that order would not be
+    the same after each restart.
+    """
     tree: StateTree = {}
     leaves: list[tuple[str, Tensor | Json]] = [*tensors.items(), *facts.items()]
-    for path, leaf in leaves:
+    for path, leaf in sorted(leaves, key=lambda item: item[0]):
         *parents, name = path.split("/")
         node = tree
         for parent in parents:

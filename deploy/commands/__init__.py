@@ -8,7 +8,7 @@ SHORT_HELP = {
     "fingerprint": "One SHA-256 over the newest snapshot's state.",
     "learn": "Learn from a stream and keep what was learnt.",
     "produce": "Send a data set as a stream whose classes change.",
-    "r-matrix": "Accuracy on every task after every task, where records carry ce_task.",
-    "settings": "Print all settings with their defaults, and which are fixed for a state.",
+    "r-matrix": "Accuracy on every task after every task (needs ce_task).",
+    "settings": "Print all settings, and which are fixed for a state.",
     "snapshots": "List the snapshots of a state folder.",
 }

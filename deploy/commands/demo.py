@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from deploy.stop_signals import sigterm_as_ctrl_c
+
 
 @click.command(
     epilog="""\b
@@ -13,7 +15,7 @@ Examples:
   palimpsest demo
   palimpsest demo --dataset mnist --data-root ~/data"""
 )
-@click.option("--dataset", default="digits", show_default=True, help="As for `palimpsest produce`.")
+@click.option("--dataset", default="digits", show_default=True, metavar="NAME", help="As for `palimpsest produce`.")
 @click.option(
     "--data-root", type=click.Path(path_type=Path, file_okay=False), help="Where torchvision's data sets lie."
 )
@@ -24,13 +26,29 @@ Examples:
     show_default=True,
     help="Folder for broker, state, MLflow and summary.json.",
 )
-@click.option("--records", type=click.IntRange(min=500), default=12_000, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--records",
+    type=click.IntRange(min=500),
+    default=12_000,
+    show_default=True,
+    metavar="N",
+    help="How many, with label or without.",
+)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, metavar="N", help="The same seed gives the same stream."
+)
 @click.option(
     "--settings", "settings_file", type=click.Path(path_type=Path), help="YAML file; see `palimpsest settings`."
 )
+@click.option("--bootstrap-servers", metavar="HOST:PORT", help="A Kafka cluster; default: a broker of the demo's own.")
 def command(
-    dataset: str, data_root: Path | None, out: Path, records: int, seed: int, settings_file: Path | None
+    dataset: str,
+    data_root: Path | None,
+    out: Path,
+    records: int,
+    seed: int,
+    settings_file: Path | None,
+    bootstrap_servers: str | None,
 ) -> None:
     """The main job end to end: a stream whose classes change, through real Kafka, into a model that remembers.
 
@@ -38,8 +56,9 @@ def command(
     """
     from deploy.settings import load_settings
 
-    settings = load_settings(settings_file)
+    with sigterm_as_ctrl_c():  # either way the broker is stopped before the demo ends
+        settings = load_settings(settings_file, {"kafka.bootstrap_servers": bootstrap_servers})
 
-    from deploy.demo import run_demo
+        from deploy.demo import run_demo
 
-    run_demo(dataset=dataset, data_root=data_root, out=out, records=records, seed=seed, settings=settings)
+        run_demo(dataset=dataset, data_root=data_root, out=out, records=records, seed=seed, settings=settings)

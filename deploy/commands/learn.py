@@ -7,11 +7,15 @@ from typing import Any
 
 import click
 
+from deploy.exit_codes import DISK_REFUSED, EPILOG, exit_code
+
 
 @click.command(
-    epilog="""\b
+    epilog=f"""\b
 Example:
-  palimpsest learn --stream digits --state runs/digits --until-idle 5"""
+  palimpsest learn --stream digits --state runs/digits --until-idle 5
+
+{EPILOG}"""
 )
 @click.option("--stream", required=True, metavar="NAME", help="The stream: topics NAME.samples, NAME.events, ...")
 @click.option(
@@ -32,9 +36,20 @@ Example:
 )
 @click.option("--max-records", type=click.IntRange(min=1), metavar="N", help="Stop after so many records.")
 @click.option("--bootstrap-servers", metavar="HOST:PORT", help="A Kafka cluster; default: the embedded broker.")
-@click.option("--tracking-uri", metavar="URI", help="MLflow; default: a SQLite file beside the state's folder.")
-@click.option("--metrics-port", type=click.IntRange(0, 65535), metavar="PORT", help="Port of /metrics; 0: a free one.")
+@click.option(
+    "--tracking-uri",
+    metavar="URI",
+    help="MLflow; default: $MLFLOW_TRACKING_URI, else a SQLite file beside the state's folder.",
+)
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    help="Port of /metrics; 0: a free one.  [default: 9095]",
+)
+@click.pass_context
 def command(
+    context: click.Context,
     stream: str,
     state: Path,
     settings_file: Path | None,
@@ -48,7 +63,9 @@ def command(
     """Learn from a stream and keep what was learnt.
 
     Goes on where the state's newest snapshot stands. Stops on SIGTERM or Ctrl-C after the update under way, with a
-    snapshot. A second learner on the same branch takes over: the first one exits.
+    snapshot; a second signal ends it at once. A second learner on the same branch takes over: the first one exits.
+
+    Says what it does on stderr: lines for a person on a terminal, one JSON object a line elsewhere.
     """
     from deploy.settings import load_settings
     from deploy.stop_signals import stop_on_signals
@@ -58,18 +75,33 @@ def command(
         "registry.tracking_uri": tracking_uri,
         "metrics.port": metrics_port,
     }
-    settings = load_settings(settings_file, overrides)
     with stop_on_signals() as stop:  # before torch is imported: a SIGTERM meanwhile must not be lost
+        settings = load_settings(settings_file, overrides)
+
         from deploy.console import ConsoleObserver
         from deploy.learning import open_learner
+        from deploy.logs import configure_logs
 
+        console = ConsoleObserver()
+        configure_logs(as_json=console.as_json)
         with open_learner(
-            stream=stream, state=state, settings=settings, branch=branch, observers=[ConsoleObserver()]
+            stream=stream,
+            state=state,
+            settings=settings,
+            branch=branch,
+            observers=[console],
+            registered=console.registered,
+            stop=stop,
         ) as opened:
             if opened.metrics_url:
-                click.echo(f"metrics: {opened.metrics_url}/metrics", err=True)
-            report = opened.process.run(stop=stop, until_idle_seconds=until_idle_seconds, max_records=max_records)
-    click.echo(
-        f"stopped ({report.stopped_by}): {report.records:,} records in {report.seconds:.1f} s, snapshot {report.sequence}",
-        err=True,
-    )
+                console.metrics_shown(opened.metrics_url)
+            try:
+                report = opened.process.run(stop=stop, until_idle_seconds=until_idle_seconds, max_records=max_records)
+            except Exception as error:
+                # What ends a run under way is told in the way of all else; what prevents a start, as by any command.
+                code = exit_code(error) or (DISK_REFUSED if isinstance(error, OSError) else None)
+                if code is None:
+                    raise
+                console.failed(error, code)
+                context.exit(code)
+    console.stopped(report)

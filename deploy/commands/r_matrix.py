@@ -28,8 +28,15 @@ def command(stream: str, settings_file: Path | None, json_file: Path | None, boo
     import json
 
     from deploy.settings import load_settings
+    from pipeline.user_error import UserError
 
     settings = load_settings(settings_file, {"kafka.bootstrap_servers": bootstrap_servers})
+    if json_file is not None:  # before the log is learnt again, and not after
+        try:
+            json_file.parent.mkdir(parents=True, exist_ok=True)
+            json_file.open("a").close()
+        except OSError as error:
+            raise UserError(f"cannot write {json_file}: {error.strerror}; give another --json") from None
 
     from consumers import topics
     from consumers.kafka_record_source import KafkaRecordSource
@@ -51,7 +58,6 @@ def command(stream: str, settings_file: Path | None, json_file: Path | None, boo
     shown = [f"{name} {value:+.4f}" for name, value in transfers.items() if value is not None]
     click.echo("   ".join([f"ACC {matrix.accuracy:.4f}", *shown]))
     if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(
             json.dumps(
                 {

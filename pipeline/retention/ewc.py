@@ -14,6 +14,7 @@ Where we differ:
   that come together would count once each. (So the first classes of a stream, on random weights, set none.)
 - F_new is taken during training, on the weights of each moment, not in a second pass over a task's data; its labels
   are the true ones (the empirical Fisher).
+- strength * gamma * F* is cut to `max_stiffness` for each weight, as in `ewc_pp` and for the same reason.
 - New columns of a grown head have no anchor: F* = 0 there.
 """
 
@@ -38,8 +39,13 @@ class OnlineEwc(RetentionTerm):
     needs_row_gradients = True
 
     class Config(Section):
-        strength: float = fixed(10.0, ge=0, why="lambda of the papers: weight of the penalty")
-        gamma: float = fixed(0.9, ge=0, le=1, why="what one anchor leaves of the Fisher before it")
+        strength: float = fixed(30.0, gt=0, why="lambda of the papers: weight of the penalty")
+        max_stiffness: float | None = fixed(
+            10.0,
+            gt=0,
+            why="strength * gamma * F* of a weight is cut to this: keep it below 2 / learning rate; none: no cut",
+        )
+        gamma: float = fixed(0.9, gt=0, le=1, why="what one anchor leaves of the Fisher before it")
         min_records: int = fixed(500, ge=1, why="the anchor stands for at least this many records")
 
     def __init__(self, config: Section, parameters: Mapping[str, nn.Parameter]) -> None:
@@ -58,7 +64,8 @@ class OnlineEwc(RetentionTerm):
         if self._anchor.holds:
             old = self._anchor.stiffness
             fisher = {name: self._config.gamma * old[name] + new for name, new in self._new.items()}
-        self._anchor.move(fisher)
+        cap = self._config.max_stiffness
+        self._anchor.move(fisher, at_most=None if cap is None else cap / (self._config.strength * self._config.gamma))
         torch._foreach_zero_(list(self._new.values()))
         self._records_since_anchor = 0
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from pipeline.user_error import UserError
 from producers.dataset_source import DatasetOptions, DatasetSource
@@ -34,7 +35,7 @@ TORCHVISION_FILES = {
 class AvalancheSource(DatasetSource):
     forms = ("avalanche:NAME",)
 
-    def open(self, head: str, argument: str, options: DatasetOptions) -> LabelledDataset:  # noqa: ARG002
+    def open(self, head: str, argument: str, options: DatasetOptions) -> LabelledDataset:
         """1. Find the benchmark, 2. see that its files are there, 3. make it, 4. its experiences' labels."""
         # 1.
         name, _, count = argument.partition("/")
@@ -118,7 +119,7 @@ def _made(make: Any, name: str, experiences: int, options: DatasetOptions) -> An
 
 def _pixels(x: Any, name: str) -> npt.NDArray[np.uint8]:
     """A PIL image, or a tensor (C, H, W) in 0..1, as uint8 (H, W) or (H, W, 3)."""
-    if hasattr(x, "mode"):
+    if isinstance(x, Image.Image):
         return np.asarray(x if x.mode in ("L", "RGB") else x.convert("RGB"))
     x_CHW = np.asarray(x, dtype=np.float32)
     if x_CHW.ndim != 3 or x_CHW.shape[0] not in (1, 3) or x_CHW.min() < 0 or x_CHW.max() > 1:

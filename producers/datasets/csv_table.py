@@ -20,7 +20,7 @@ from producers.table_columns import TEXT_COLUMN, checked_label, checked_text, co
 class CsvSource(DatasetSource):
     forms = ("csv:FILE",)
 
-    def open(self, head: str, argument: str, options: DatasetOptions) -> LabelledDataset:  # noqa: ARG002
+    def open(self, head: str, argument: str, options: DatasetOptions) -> LabelledDataset:
         """1. Read the rows, 2. find the columns, 3. take each row apart."""
         # 1.
         file = Path(argument).expanduser()

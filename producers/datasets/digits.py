@@ -13,7 +13,7 @@ from producers.labelled_dataset import LabelledDataset
 class DigitsSource(DatasetSource):
     forms = ("digits",)
 
-    def open(self, head: str, argument: str, options: DatasetOptions) -> LabelledDataset:  # noqa: ARG002
+    def open(self, head: str, argument: str, options: DatasetOptions) -> LabelledDataset:
         if options.split != "train":
             raise UserError("digits has no test split; leave --split out, and let the learner hold some out")
         from sklearn.datasets import load_digits  # half a second, and only digits need it

@@ -28,7 +28,7 @@ SPLITS = ("train", "test")
 class FolderSource(DatasetSource):
     forms = ("folder:DIR",)
 
-    def open(self, head: str, argument: str, options: DatasetOptions) -> LabelledDataset:  # noqa: ARG002
+    def open(self, head: str, argument: str, options: DatasetOptions) -> LabelledDataset:
         if options.encoding == "npy":
             raise UserError("folder:DIR sends its files as they are; leave --encoding npy out")
         root = Path(argument).expanduser()

@@ -23,7 +23,7 @@ ARRAY_FIELD = "payload"
 class JsonLinesSource(DatasetSource):
     forms = ("jsonl:FILE",)
 
-    def open(self, head: str, argument: str, options: DatasetOptions) -> LabelledDataset:  # noqa: ARG002
+    def open(self, head: str, argument: str, options: DatasetOptions) -> LabelledDataset:
         """1. Read the lines, 2. find the fields in the first, 3. take each line apart."""
         # 1.
         file = Path(argument).expanduser()

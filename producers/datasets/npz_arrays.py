@@ -22,7 +22,7 @@ from producers.labelled_dataset import LabelledDataset, classes_and_labels
 class NpzSource(DatasetSource):
     forms = ("npz:FILE",)
 
-    def open(self, head: str, argument: str, options: DatasetOptions) -> LabelledDataset:  # noqa: ARG002
+    def open(self, head: str, argument: str, options: DatasetOptions) -> LabelledDataset:
         file = Path(argument).expanduser()
         x, y = _arrays(file)
         labels = [str(value) for value in y.tolist()]

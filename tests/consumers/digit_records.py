@@ -52,7 +52,7 @@ def digit(item: int, *, ce_id: str | None = None, task: str | None = None) -> Wr
 
 
 def digit_stream(per_step: int, *, steps: int = 3, seed: int = 0, clean: bool = False) -> list[Written]:
-    """`per_step` images of two new classes in each step; unless `clean`, every 11th is bad and every 13th comes twice."""
+    """`per_step` images of two new classes in each step; unless `clean`, some come twice and some are bad."""
     _, y = digit_images()
     written: list[Written] = []
     for step in range(steps):

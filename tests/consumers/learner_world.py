@@ -1,4 +1,4 @@
-"""A world in memory for learners to be born, killed and born again in: a log, what brokers keep, a folder of snapshots."""
+"""A world in memory for learners to be born, killed and born again in: a log, what brokers keep, snapshots."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from consumers.process_settings import RegistrySettings, SnapshotSettings, Strea
 from consumers.record_source import RecordSource
 from consumers.snapshot_commit import CommitReport
 from consumers.told_before import Reports
+from model_store.manifest import NotWhole
 from model_store.snapshot import OutboxMessage, Snapshot
 from model_store.snapshot_store import SnapshotEntry, SnapshotStore
 from pipeline.evaluation.forgetting import EvaluationReport
@@ -170,15 +171,24 @@ class World:
         assert snapshot is not None
         return snapshot
 
+    def whole_entries(self) -> list[SnapshotEntry]:
+        return [entry for entry in self.store.entries() if _is_whole(self.store, entry)]
+
     def newest_entry(self) -> SnapshotEntry:
         return self.store.entries()[-1]
 
 
+def _is_whole(store: SnapshotStore, entry: SnapshotEntry) -> bool:
+    try:
+        store.load(entry)
+    except NotWhole:
+        return False
+    return True
+
+
 def run(process: LearnerProcess, *, max_records: int | None = None) -> RunReport:
     """To the end of the log, or so many records."""
-    return process.run(
-        stop=threading.Event(), until_idle_seconds=None if max_records else 0.0, max_records=max_records
-    )
+    return process.run(stop=threading.Event(), until_idle_seconds=0.0, max_records=max_records)
 
 
 class Killed(BaseException):

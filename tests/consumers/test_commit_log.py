@@ -158,7 +158,7 @@ def test_a_later_start_finds_what_was_committed_and_claims_it(under_test: UnderT
     assert third.generation == 3
 
 
-def test_a_generation_never_comes_twice_even_where_brokers_forgot(under_test: UnderTest, learner: Learner) -> None:
+def test_a_generation_never_comes_twice_even_where_brokers_forgot(learner: Learner) -> None:
     log = learner()
     assert log.start(known_generation=41) is None
     assert log.generation == 42

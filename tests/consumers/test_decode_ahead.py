@@ -168,7 +168,7 @@ def test_a_decoder_that_fails_is_heard_of(log: InMemoryLog) -> None:
     log.append(b"x")
 
     def broken(record: Record) -> Decoded:
-        raise ZeroDivisionError("a bug of ours")
+        raise ZeroDivisionError(f"a bug of ours, met at {record.offset}")
 
     with (
         DecodeAhead(InMemoryRecordSource(log), broken, 10, poll_seconds=0.02) as ahead,

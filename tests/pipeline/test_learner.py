@@ -269,6 +269,8 @@ def test_the_report() -> None:
     assert first.correct_B.tolist() == [False] * 4  # no class was known before
     assert set(first.seconds) == {"draw", "forward", "backward", "optimizer", "insert"}
     predicted = [learner.class_names[column] for column in learner.predict_columns(x)]
+    with torch.no_grad():
+        learner.network.head.bias[2] = 100.0  # the column that "new" gets: not known yet, so not predicted yet
     second = learner.update(x, ["a", "a", "a", "new"])
     assert set(second.loss) == {"incoming", "recorder.penalty", "recorder.logits", "recorder.labels"}
     assert not any(loss.requires_grad for loss in second.loss.values())

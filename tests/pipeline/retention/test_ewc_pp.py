@@ -49,7 +49,7 @@ def penalty(term: RetentionTerm) -> float | None:
 
 
 def test_ewc_pp_by_hand() -> None:
-    term = EwcPlusPlus(EwcPlusPlus.Config(strength=2.0, rate=0.5), one_weight())
+    term = EwcPlusPlus(EwcPlusPlus.Config(strength=2.0, rate=0.5, max_stiffness=None), one_weight())
     term.on_change(Change.NEW_CLASS)  # the stream's first class: there is no Fisher yet, so no anchor
     assert penalty(term) is None
     step(term, GivenGradients(8.0), weight=1.0)  # F = 4
@@ -62,7 +62,7 @@ def test_ewc_pp_by_hand() -> None:
     term.on_change(Change.DRIFT)
     assert penalty(term) == 0.0
     step(term, GivenGradients(0.0), weight=4.0)
-    assert penalty(term) == pytest.approx(51.5)
+    assert penalty(term) == pytest.approx(2.0 / 2 * 51.5)
     term.on_change(Change.ADOPTION)
     assert penalty(term) == 0.0
 
@@ -105,7 +105,7 @@ def test_ewc_pp_half_life_is_as_documented() -> None:
 
 
 def test_ewc_by_hand() -> None:
-    term = OnlineEwc(OnlineEwc.Config(strength=2.0, gamma=0.5, min_records=20), one_weight())
+    term = OnlineEwc(OnlineEwc.Config(strength=2.0, gamma=0.5, min_records=20, max_stiffness=None), one_weight())
     step(term, GivenGradients(6.0), weight=1.0, rows=10)
     term.on_change(Change.NEW_CLASS)  # 10 records: too few for an anchor
     assert penalty(term) is None
@@ -117,6 +117,34 @@ def test_ewc_by_hand() -> None:
     assert penalty(term) == 0.0
     step(term, GivenGradients(0.0), weight=1.0)
     assert penalty(term) == pytest.approx(2.0 / 2 * 0.5 * 9 * 4)
+
+
+def test_cut_stiffness_by_hand() -> None:
+    term = EwcPlusPlus(EwcPlusPlus.Config(strength=2.0, rate=1.0, max_stiffness=6.0), one_weight())
+    step(term, GivenGradients(100.0), weight=0.0)
+    term.on_change(Change.DRIFT)
+    step(term, GivenGradients(0.0), weight=2.0)
+    assert penalty(term) == pytest.approx(6.0 / 2 * 2**2)
+    online = OnlineEwc(OnlineEwc.Config(strength=4.0, gamma=0.5, min_records=1, max_stiffness=6.0), one_weight())
+    step(online, GivenGradients(100.0), weight=0.0)
+    online.on_change(Change.DRIFT)
+    step(online, GivenGradients(0.0), weight=2.0)
+    assert penalty(online) == pytest.approx(6.0 / 2 * 2**2)
+
+
+@pytest.mark.parametrize(("cap", "survives"), [(10.0, True), (None, False)])
+def test_the_cut_keeps_descent_from_diverging(cap: float | None, survives: bool) -> None:
+    term = EwcPlusPlus(EwcPlusPlus.Config(strength=30.0, rate=1.0, max_stiffness=cap), one_weight())
+    step(term, GivenGradients(10.0), weight=0.0)  # strength * F = 300, 2 / learning rate = 20
+    term.on_change(Change.DRIFT)
+    weight = term.parameters["w"]
+    with torch.no_grad():
+        weight.fill_(1.0)
+    for _ in range(20):
+        (force,) = torch.autograd.grad(term.loss(NEW, ())["penalty"], [weight])
+        with torch.no_grad():
+            weight.sub_(0.1 * force)
+    assert (abs(weight.item()) < 1) == survives
 
 
 @pytest.mark.skipif(importlib.util.find_spec("avalanche") is None, reason="avalanche-lib is not installed")

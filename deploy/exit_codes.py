@@ -1,0 +1,53 @@
+"""What `palimpsest` answers to whoever started it: the exit codes, in one place.
+
+0    done, also where a signal ended it
+1    a bug of ours, with its traceback
+2    something the user can put right: an option, a setting, a missing topic, a folder of another stream
+4    a newer learner has taken over this stream and branch; nothing is lost
+5    the log lost what was to be read next, or the brokers refuse for good what has to be told: a person must decide
+6    the brokers are away; starting it again later goes on where it stopped
+7    the last snapshot could not be written; what came since the one before is learnt again at the next start
+130  interrupted before it could stop by itself
+"""
+
+from __future__ import annotations
+
+FENCED = 4
+REFUSED = 5
+BROKERS_AWAY = 6
+DISK_REFUSED = 7
+INTERRUPTED = 130
+
+# In the help of the commands that can end so.
+EPILOG = """\b
+Exit codes:
+  0  done, also where SIGTERM or Ctrl-C ended it
+  2  something you can put right: an option, a setting, a topic, a folder
+  4  a newer learner has taken over this stream and branch
+  5  the log lost what was to be read next, or the brokers refuse for good
+  6  the brokers are away: start it again later
+  7  the last snapshot could not be written"""
+
+
+def exit_code(error: Exception) -> int | None:
+    """The code for what ended a command. None: a bug, whose traceback must be seen."""
+    # Imported only now: the command that failed has them anyway, and `palimpsest --help` needs none of them.
+    from consumers.commit_log import BrokerUnavailable, LearnerFenced, OutboxRefused
+    from consumers.record_source import LogTruncated, SourceUnavailable
+    from pipeline.user_error import UserError
+
+    match error:
+        case UserError():
+            return error.exit_code
+        case LearnerFenced():
+            return FENCED
+        case LogTruncated() | OutboxRefused():
+            return REFUSED
+        case BrokerUnavailable() | SourceUnavailable():
+            return BROKERS_AWAY
+    return None
+
+
+def one_line(error: BaseException | str) -> str:
+    """A message without line breaks: one line for a terminal, a log collector, a pager."""
+    return " ".join(str(error).split())
