@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
@@ -121,6 +122,16 @@ class LearnerMetrics:
             self._dead_letters.labels(str(reason))
         for source in ("incoming", "replay"):
             self._trained.labels(source)
+        for unknown in (
+            self._event_lag,
+            self._prequential,
+            self._average_accuracy,
+            self._average_forgetting,
+            self._backward,
+            self._early,
+            self._snapshot_at,
+        ):
+            unknown.set(math.nan)
         self._classes = ClassMetrics(settings.max_class_labels)
         registry.register(self._classes)
 
@@ -165,12 +176,9 @@ class LearnerMetrics:
 
     def evaluated(self, learner: StreamLearner, report: EvaluationReport) -> None:
         """Show the newest evaluation."""
-        if report.average_accuracy is not None:
-            self._average_accuracy.set(report.average_accuracy)
-        if report.average_forgetting is not None:
-            self._average_forgetting.set(report.average_forgetting)
-        if report.backward_transfer is not None:
-            self._backward.set(report.backward_transfer)
+        self._average_accuracy.set(_known(report.average_accuracy))
+        self._average_forgetting.set(_known(report.average_forgetting))
+        self._backward.set(_known(report.backward_transfer))
         self._classes.show(report, learner.replay_counts())
         self._show_learner(learner)
 
@@ -179,7 +187,7 @@ class LearnerMetrics:
         self._snapshot.observe(report.write_seconds + report.commit_seconds)
         self._snapshot_at.set_to_current_time()
 
-    def commit_failed(self, error: OSError) -> None:  # noqa: ARG002
+    def commit_failed(self, error: OSError) -> None:
         """A snapshot could not be written; its timestamp goes stale, which is what the alert looks at."""
         self._snapshot_failures.inc()
 
@@ -198,11 +206,13 @@ class LearnerMetrics:
         self._model.labels("newest", version_name, run_id).set(1)
 
     def _show_learner(self, learner: StreamLearner) -> None:
-        accuracy, gain = learner.prequential.accuracy, learner.prequential.average_early_accuracy_gain
-        if accuracy is not None:
-            self._prequential.set(accuracy)
-        if gain is not None:
-            self._early.set(gain)
+        self._prequential.set(_known(learner.prequential.accuracy))
+        self._early.set(_known(learner.prequential.average_early_accuracy_gain))
         self._known.set(len(learner.class_names))
         if learner.learner is not None:
             self._parameters.set(learner.learner.parameters_count)
+
+
+def _known(value: float | None) -> float:
+    """NaN for what cannot be said yet: a gauge's own 0 would read as an accuracy of nothing, or as no forgetting."""
+    return math.nan if value is None else value

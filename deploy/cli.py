@@ -54,7 +54,7 @@ def main() -> None:
     """Entry point: what is no bug ends in one line and a code of deploy/exit_codes.py; a bug shows its traceback."""
     try:
         configure_logs()
-        code = palimpsest.main(standalone_mode=False)  # an int where a command called ctx.exit(code)
+        code = palimpsest.main(prog_name="palimpsest", standalone_mode=False)  # an int where a command called ctx.exit(code)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(error.exit_code)

@@ -118,7 +118,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         # Without the excerpt that PyYAML would add, and without the words that it quotes: they may be a secret.
         where = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
-        problem = re.sub(r"'\w{2,}'", "there", error.problem or "")
+        problem = re.sub(r"'[^'<][^']+'", "something", error.problem or "")
         raise UserError(f"settings file {file}{where} is not YAML as it should be: {problem}") from None
     except yaml.YAMLError as error:
         raise UserError(f"settings file {file} is not YAML: {' '.join(str(error).split())}") from None

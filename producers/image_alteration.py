@@ -32,3 +32,8 @@ def altered(
             translate=(MAX_SHIFT * image.width * shift_x, MAX_SHIFT * image.height * shift_y),
         )
     return np.asarray(turned)
+
+
+def channels_first(image_HWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """(H, W) or (H, W, C) as (C, H, W)."""
+    return image_HWC[None] if image_HWC.ndim == 2 else image_HWC.transpose(2, 0, 1)

@@ -11,10 +11,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.codec.image import encode_png
 from pipeline.codec.npy import encode_npy
-from producers.image_alteration import altered
+from producers.image_alteration import altered, channels_first
 from producers.labelled_dataset import LabelledDataset, without_empty_classes
-from producers.png_payload import encode_png_fast
 
 
 class ImageDataset(LabelledDataset):
@@ -54,6 +54,6 @@ class ImageDataset(LabelledDataset):
 
     def _encoded(self, image_HWC: npt.NDArray[np.uint8]) -> tuple[bytes, str]:
         if self._encoding == "png":
-            return encode_png_fast(image_HWC), "image/png"
-        x_CHW = image_HWC[None] if image_HWC.ndim == 2 else image_HWC.transpose(2, 0, 1)
+            return encode_png(channels_first(image_HWC)), "image/png"
+        x_CHW = channels_first(image_HWC)
         return encode_npy(np.ascontiguousarray(x_CHW, dtype=np.float32) / np.float32(255)), "application/x-npy"

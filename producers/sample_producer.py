@@ -160,6 +160,7 @@ def _close(producer: KafkaProducer) -> None:
     except kafka_errors.KafkaError:
         # kafka-python 3.0.12 flushes first, and where that fails leaves its thread running, which would try for ever.
         producer._sender.force_close()
+        producer._sender.join(CLOSE_SECONDS)
 
 
 class _Deliveries:

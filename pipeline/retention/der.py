@@ -51,7 +51,7 @@ class DarkExperienceReplay(RetentionTerm):
     def draws(self) -> int:
         return 1
 
-    def loss(self, incoming: Rows, replays: tuple[ReplayRows, ...]) -> Mapping[str, Tensor]:  # noqa: ARG002
+    def loss(self, incoming: Rows, replays: tuple[ReplayRows, ...]) -> Mapping[str, Tensor]:
         if not replays:
             return {}
         return {"logits": self._alpha * squared_logit_error(replays[0])}

@@ -41,7 +41,7 @@ class DarkExperienceReplayPlusPlus(RetentionTerm):
     def draws(self) -> int:
         return 2
 
-    def loss(self, incoming: Rows, replays: tuple[ReplayRows, ...]) -> Mapping[str, Tensor]:  # noqa: ARG002
+    def loss(self, incoming: Rows, replays: tuple[ReplayRows, ...]) -> Mapping[str, Tensor]:
         if not replays:
             return {}
         first, second = replays

@@ -40,7 +40,7 @@ class ExperienceReplay(RetentionTerm):
     def draws(self) -> int:
         return 1
 
-    def loss(self, incoming: Rows, replays: tuple[ReplayRows, ...]) -> Mapping[str, Tensor]:  # noqa: ARG002
+    def loss(self, incoming: Rows, replays: tuple[ReplayRows, ...]) -> Mapping[str, Tensor]:
         if not replays:
             return {}
         return {"labels": self._weight * F.cross_entropy(replays[0].logits_BK, replays[0].y_B)}

@@ -57,7 +57,7 @@ class OnlineEwc(RetentionTerm):
         self._anchor = QuadraticAnchor(parameters)  # F* and theta*
         self._records_since_anchor = 0
 
-    def on_change(self, change: Change) -> None:  # noqa: ARG002  (every change moves it)
+    def on_change(self, change: Change) -> None:
         if self._records_since_anchor < self._config.min_records:
             return
         fisher = self._new
@@ -69,7 +69,7 @@ class OnlineEwc(RetentionTerm):
         torch._foreach_zero_(list(self._new.values()))
         self._records_since_anchor = 0
 
-    def loss(self, incoming: Rows, replays: tuple[ReplayRows, ...]) -> Mapping[str, Tensor]:  # noqa: ARG002
+    def loss(self, incoming: Rows, replays: tuple[ReplayRows, ...]) -> Mapping[str, Tensor]:
         if not self._anchor.holds:
             return {}
         return {"penalty": self._anchor.penalty(self._config.strength * self._config.gamma)}

@@ -14,8 +14,8 @@ Where we differ:
 - F starts at zero and is not corrected for that. So an anchor set by the very first classes, on weights that are
   still nearly random, pulls little: after n batches F is the average times 1 - (1 - a)^n. Before the first batch an
   anchor would hold nothing and is not set.
-- The paper speaks of a = 0.9 on F taken every so many iterations; with the ten rows of our batches that would forget
-  the old classes' F within two updates. With a = 0.001, F's half-life is ln(1/2) / ln(1 - a) = 693 batches, that is
+- Avalanche's RWalk defaults to a = 0.9; on batches of ten rows that forgets the old classes' F within two updates.
+  With a = 0.001, F's half-life is ln(1/2) / ln(1 - a) = 693 batches, that is
   6928 records at 10 a batch (about half a class pair of Split-MNIST).
 - One step of gradient descent moves a weight past its anchor, further each time, where the penalty's curvature is above
   2 / learning rate. So strength * F* is cut to `max_stiffness` for each weight: with 10, learning rates up to 0.2 are
@@ -72,7 +72,7 @@ class EwcPlusPlus(RetentionTerm):
         self._batches = 0
         self._records_since_anchor = 0
 
-    def on_change(self, change: Change) -> None:  # noqa: ARG002  (every change moves it)
+    def on_change(self, change: Change) -> None:
         if self._batches > 0:
             self.anchor_at(self._running)
 
@@ -82,7 +82,7 @@ class EwcPlusPlus(RetentionTerm):
         self._anchor.move(fisher, at_most=None if cap is None else cap / self._config.strength)
         self._records_since_anchor = 0
 
-    def loss(self, incoming: Rows, replays: tuple[ReplayRows, ...]) -> Mapping[str, Tensor]:  # noqa: ARG002
+    def loss(self, incoming: Rows, replays: tuple[ReplayRows, ...]) -> Mapping[str, Tensor]:
         if not self._anchor.holds:
             return {}
         return {"penalty": self._anchor.penalty(self._config.strength)}

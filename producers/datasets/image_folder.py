@@ -13,12 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pipeline.codec.image import encode_jpeg
+from pipeline.codec.image import encode_jpeg, encode_png
 from pipeline.user_error import UserError
 from producers.dataset_source import DatasetOptions, DatasetSource
-from producers.image_alteration import altered
+from producers.image_alteration import altered, channels_first
 from producers.labelled_dataset import LabelledDataset, in_order
-from producers.png_payload import encode_png_fast
 
 CONTENT_TYPES = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png"}
 SIGNATURES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
@@ -97,8 +96,8 @@ class ImageFolder(LabelledDataset):
         value, content_type = self.payload(i)
         changed_HWC = altered(_pixels(value, self._files[i]), generator, turn_degrees)
         if content_type == "image/png":
-            return encode_png_fast(changed_HWC), content_type
-        return encode_jpeg(changed_HWC[None] if changed_HWC.ndim == 2 else changed_HWC.transpose(2, 0, 1)), content_type
+            return encode_png(channels_first(changed_HWC)), content_type
+        return encode_jpeg(channels_first(changed_HWC)), content_type
 
     def subject(self, i: int) -> str:
         return f"{self._original}/{self._files[i].relative_to(self._root).as_posix()}"

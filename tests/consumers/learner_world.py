@@ -39,7 +39,7 @@ def learner_settings(**changes: Any) -> LearnerSettings:
             "threads": 1,
             "device": "cpu",
             "replay": {"capacity": 60, "draw_size": 24},
-            "evaluation": {"every_records": 90, "min_class_samples": 2, "burst_records": 50, "prequential_window": 50},
+            "evaluation": {"every_records": 90, "min_class_samples": 2, "burst_records": 30, "prequential_window": 50},
         }
         | changes
     )

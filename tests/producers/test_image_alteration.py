@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from io import BytesIO
-
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -10,19 +8,10 @@ from torchvision.transforms.functional import rotate
 
 from pipeline.keyed_randomness import generator
 from producers.image_alteration import altered
-from producers.png_payload import encode_png_fast
 
 
 def noise(*shape: int) -> npt.NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (8, 8), (28, 28), (5, 9), (32, 32, 3), (80, 70), (80, 70, 3)])
-def test_png_is_lossless_as_pillow_reads_it(shape: tuple[int, ...]) -> None:
-    image = noise(*shape)
-    with Image.open(BytesIO(encode_png_fast(image))) as read:
-        assert read.format == "PNG"
-        np.testing.assert_array_equal(np.asarray(read), image)
 
 
 def test_a_quarter_turn_is_counter_clockwise() -> None:
