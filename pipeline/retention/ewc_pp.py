@@ -15,8 +15,8 @@ Where we differ:
   still nearly random, pulls little: after n batches F is the average times 1 - (1 - a)^n. Before the first batch an
   anchor would hold nothing and is not set.
 - Avalanche's RWalk defaults to a = 0.9; on batches of ten rows that forgets the old classes' F within two updates.
-  With a = 0.001, F's half-life is ln(1/2) / ln(1 - a) = 693 batches, that is
-  6928 records at 10 a batch (about half a class pair of Split-MNIST).
+  With a = 0.001, F's half-life is ln(1/2) / ln(1 - a) = 693 batches, that is 6928 records at 10 a batch (about half a
+  class pair of Split-MNIST).
 - One step of gradient descent moves a weight past its anchor, further each time, where the penalty's curvature is above
   2 / learning rate. So strength * F* is cut to `max_stiffness` for each weight: with 10, learning rates up to 0.2 are
   safe. (Split-MNIST at learning rate 0.03 has F up to 0.14; uncut, strength 1000 diverged there.)
