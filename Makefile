@@ -6,6 +6,9 @@ DATASET   ?= digits
 DATA_ROOT ?=
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
+TEST_ALL  := $(if $(filter 1,$(PALIMPSEST_TEST_ALL)),-all)
+comma     := ,
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow lint bench clean
 
@@ -25,14 +28,15 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(BIN)/palimpsest broker install
 	@touch $@
 
-$(VENV)/.installed-test: $(VENV)/.installed
-	@$(PIP_INSTALL) --editable '.[test]'
+# With PALIMPSEST_TEST_ALL=1 nothing may be skipped, so what is compared with other implementations comes too.
+$(VENV)/.installed-test$(TEST_ALL): $(VENV)/.installed
+	@$(PIP_INSTALL) --editable '.[test$(if $(TEST_ALL),$(comma)avalanche)]'
 	@touch $@
 
 demo: $(VENV)/.installed
 	@$(BIN)/palimpsest demo --dataset $(DATASET) $(if $(DATA_ROOT),--data-root $(DATA_ROOT))
 
-lint: $(VENV)/.installed-test
+lint: $(VENV)/.installed-test$(TEST_ALL)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -40,10 +44,10 @@ lint: $(VENV)/.installed-test
 test: lint
 	@$(BIN)/pytest -m "not slow"
 
-test-slow: $(VENV)/.installed-test
+test-slow: $(VENV)/.installed-test$(TEST_ALL)
 	@$(BIN)/pytest -m slow
 
-bench: $(VENV)/.installed-test
+bench: $(VENV)/.installed-test$(TEST_ALL)
 	@$(BIN)/python -m benchmarks.class_il --dataset mnist --data-root $(or $(DATA_ROOT),data) --buffer 200 --seeds 0 1 2 --via kafka \
 		--retention der_pp --json runs/class_il.json
 

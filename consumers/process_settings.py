@@ -45,7 +45,9 @@ class MetricsSettings(Section):
 
     enabled: bool = changeable(True, why="false: no HTTP server")
     host: str = changeable("127.0.0.1", why="address to listen on; 0.0.0.0 shows the page to the network")
-    port: int = changeable(9095, ge=0, le=65535, why="0 picks a free one")
+    port: int | None = changeable(
+        None, ge=0, le=65535, why="0 picks a free one; none: 9095, or a free one where something else has that"
+    )
     max_class_labels: int = changeable(50, ge=1, why="classes with a time series of their own: the worst ones")
     stale_after_seconds: float = changeable(
         300.0, gt=0, why="/livez answers 503 when the loop has not turned for so long; one commit may wait 180 s"

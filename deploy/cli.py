@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import signal
 import sys
 from typing import NoReturn
 
@@ -54,6 +55,9 @@ def main() -> None:
     """Entry point: what is no bug ends in one line and a code of deploy/exit_codes.py; a bug shows its traceback."""
     try:
         configure_logs()
+        # Commands that stop by themselves take it over; the others must still leave their `with` blocks, or a demo that
+        # is ended would leave its broker behind.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         code = palimpsest.main(prog_name="palimpsest", standalone_mode=False)  # an int where a command called ctx.exit(code)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()

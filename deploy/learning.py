@@ -33,6 +33,9 @@ from pipeline.stream_learner import StreamLearner
 from pipeline.user_error import UserError
 
 
+_USUAL_METRICS_PORT = 9095
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenLearner:
     """A learner that has started: its process, and where its metrics are shown."""
@@ -75,16 +78,7 @@ def open_learner(
         observer = Observers([metrics, *observers])
         server = None
         if settings.metrics.enabled:
-            server = stack.enter_context(
-                MetricsServer(
-                    registry=metrics.registry,
-                    host=settings.metrics.host,
-                    port=settings.metrics.port,
-                    last_turn=lambda: metrics.last_turn,
-                    ready=lambda: metrics.ready,
-                    stale_after_seconds=settings.metrics.stale_after_seconds,
-                )
-            )
+            server = stack.enter_context(_metrics_server(settings, metrics))
 
         def note_version(version: str, run_id: str) -> None:
             metrics.registered(version, run_id)
@@ -147,6 +141,28 @@ def _check_branch(branch: str) -> None:
         raise UserError(
             f"branch name {branch!r} is not 1 to 235 letters, digits, '.', '_' and '-'; choose another --branch"
         ) from None
+
+
+def _metrics_server(settings: Settings, metrics: LearnerMetrics) -> MetricsServer:
+    """On the port that was asked for, or not at all. Nobody asked for the usual one: where another learner of this
+    machine has it, say of another branch, a free one does as well."""
+
+    def on(port: int) -> MetricsServer:
+        return MetricsServer(
+            registry=metrics.registry,
+            host=settings.metrics.host,
+            port=port,
+            last_turn=lambda: metrics.last_turn,
+            ready=lambda: metrics.ready,
+            stale_after_seconds=settings.metrics.stale_after_seconds,
+        )
+
+    if settings.metrics.port is not None:
+        return on(settings.metrics.port)
+    try:
+        return on(_USUAL_METRICS_PORT)
+    except UserError:
+        return on(0)
 
 
 def _tracking_uri(settings: Settings, state: Path) -> str:

@@ -133,8 +133,15 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 def _check_variables() -> None:
     """A mistyped section in a variable's name would go unseen otherwise: only the prefix says that it is ours."""
     for name in sorted(os.environ):
-        section, delimiter, _ = name.upper().removeprefix(_PREFIX).partition("__")
-        if name.upper().startswith(_PREFIX) and delimiter and section.lower() not in Settings.model_fields:
+        if not name.upper().startswith(_PREFIX):
+            continue
+        rest = name.upper().removeprefix(_PREFIX)
+        first = rest.partition("_")[0]
+        if "__" not in rest and "_" in rest and first.lower() in Settings.model_fields:
+            meant = f"{_PREFIX}{first}__{rest.removeprefix(f'{first}_')}"
+            raise UserError(f"{name} would set nothing: after the section stand two underscores; did you mean {meant}?")
+        section, delimiter, _ = rest.partition("__")
+        if delimiter and section.lower() not in Settings.model_fields:
             raise UserError(
                 f"{name}: there is no section {section.lower()!r} in the settings; "
                 f"there are {', '.join(Settings.model_fields)}"

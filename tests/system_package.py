@@ -1,9 +1,12 @@
-"""Programs that a test needs and that come from a system package."""
+"""What some tests need and not every machine has: programs of system packages, optional Python packages."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
+from types import ModuleType
+from typing import NoReturn
 
 import pytest
 
@@ -13,7 +16,18 @@ def require_program(name: str, *, package: str) -> str:
     path = shutil.which(name)
     if path is not None:
         return path
-    why = f"{name} is not on PATH: NOT TESTED HERE. Install Debian's package {package}"
+    _give_up(f"{name} is not on PATH: NOT TESTED HERE. Install Debian's package {package}")
+
+
+def require_module(name: str, *, extra: str) -> ModuleType:
+    """The module. Without it as above."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        _give_up(f"{name} cannot be imported ({error}): NOT TESTED HERE. pip install 'palimpsest[{extra}]'")
+
+
+def _give_up(why: str) -> NoReturn:
     if os.environ.get("PALIMPSEST_TEST_ALL") == "1":
         pytest.fail(why)
     pytest.skip(why)

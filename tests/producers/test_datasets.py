@@ -19,6 +19,7 @@ from pipeline.user_error import UserError
 from producers.dataset_source import DatasetOptions, default_data_root
 from producers.datasets import dataset_forms, open_dataset
 from producers.labelled_dataset import LabelledDataset
+from tests.system_package import require_module
 
 MNIST_ROOT = Path(os.environ.get("PALIMPSEST_TEST_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
 
@@ -450,7 +451,7 @@ class TestAvalanche:
             open_dataset("avalanche:SplitMNIST/many")
 
     def test_split_mnist_by_its_experiences(self) -> None:
-        pytest.importorskip("avalanche", reason="NO AVALANCHE: pip install palimpsest[avalanche]")
+        require_module("avalanche", extra="avalanche")
         if not (MNIST_ROOT / "MNIST" / "raw" / "train-images-idx3-ubyte").exists():
             pytest.skip(f"NO MNIST in {MNIST_ROOT}")
         dataset = open_dataset("avalanche:SplitMNIST/5", DatasetOptions(data_root=MNIST_ROOT, seed=0))

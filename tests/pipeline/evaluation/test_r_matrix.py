@@ -5,6 +5,7 @@ import pytest
 
 from pipeline.evaluation.r_matrix import RMatrix
 from pipeline.user_error import UserError
+from tests.system_package import require_module
 
 R = np.array([[0.9, 0.3, 0.2], [0.6, 0.8, 0.1], [0.5, 0.6, 1.0]])
 B = np.array([0.1, 0.2, 0.15])
@@ -52,7 +53,7 @@ def test_avalanche_agrees(seed: int) -> None:
 
     Its forgetting is the value right after training minus the last one. Forgetting without tasks takes the best one.
     """
-    metrics = pytest.importorskip("avalanche.evaluation.metrics")
+    metrics = require_module("avalanche.evaluation.metrics", extra="avalanche")
     rng = np.random.default_rng(seed)
     tasks = 5
     matrix = RMatrix(rng.random((tasks, tasks)), rng.random(tasks))

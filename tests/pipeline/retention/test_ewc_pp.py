@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Mapping
 from typing import Any, cast
@@ -15,6 +14,7 @@ from pipeline.retention.ewc import OnlineEwc
 from pipeline.retention.ewc_pp import EwcPlusPlus
 from pipeline.retention.term import Change, RetentionTerm
 from tests.pipeline.retention.rows import incoming
+from tests.system_package import require_module
 
 NEW = incoming(torch.zeros(1, 3), [0])
 
@@ -147,15 +147,11 @@ def test_the_cut_keeps_descent_from_diverging(cap: float | None, survives: bool)
     assert (abs(weight.item()) < 1) == survives
 
 
-@pytest.mark.skipif(importlib.util.find_spec("avalanche") is None, reason="avalanche-lib is not installed")
 def test_batch_mean_is_avalanches_running_importance() -> None:
     """RWalkPlugin starts at the first batch's squares, we at zero: ours lacks (1 - a)^n times the first."""
-    from avalanche.models.utils import avalanche_forward
-    from avalanche.training.plugins import RWalkPlugin
-
+    RWalkPlugin = require_module("avalanche.training.plugins", extra="avalanche").RWalkPlugin
     from pipeline.row_gradients import RowGradientCapture
 
-    assert avalanche_forward is not None
     a = 0.3
     random = torch.Generator().manual_seed(3)
     network = nn.Linear(4, 3)

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from deploy.embedded_kafka import EmbeddedKafka
+from tests.deploy.command_line import Running, palimpsest
+
+pytestmark = pytest.mark.kafka
+
+
+def test_it_shows_forgetting_and_what_keeps_it_away(tmp_path: Path) -> None:
+    """From another folder; twice, since the second clears what the first has made and touches nothing else."""
+    out = Path("runs") / "demo"
+    (tmp_path / out).mkdir(parents=True)
+    (tmp_path / out / "notes.txt").write_text("mine")
+    done = palimpsest("demo", "--records", 3000, "--out", out, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / out
+    summary = json.loads((folder / "summary.json").read_text())
+    assert list(summary) == [
+        "broker",
+        "seconds",
+        "records",
+        "accuracy",
+        "average_forgetting",
+        "classes",
+        "finetune",
+        "versions",
+    ]
+    assert summary["broker"] == "Apache Kafka 4.3.1, embedded"
+    records = summary["records"]
+    assert list(records) == ["produced", "trained", "held_out", "unlabelled", "dead_letters"]
+    # Nothing is lost and nothing doubled: what was produced is trained on, held out, or had no label.
+    assert (records["produced"], records["unlabelled"], records["dead_letters"]) == (3000, 450, 0)
+    assert records["trained"] + records["held_out"] == 2550
+    assert records["held_out"] > 100
+    assert set(summary["classes"]) == {str(digit) for digit in range(10)}
+    for figures in summary["classes"].values():
+        assert list(figures) == ["accuracy", "best", "forgetting"]
+        assert figures["forgetting"] == pytest.approx(figures["best"] - figures["accuracy"])
+        assert 0 <= figures["accuracy"] <= figures["best"] <= 1
+    assert list(summary["finetune"]) == ["accuracy", "average_forgetting"]
+    assert summary["accuracy"] > summary["finetune"]["accuracy"] + 0.3
+    assert summary["average_forgetting"] < summary["finetune"]["average_forgetting"] - 0.3
+    assert [list(version) for version in summary["versions"]] == [["version", "trigger", "offsets"]]
+    assert summary["versions"] == [{"version": 1, "trigger": "final", "offsets": {"demo-digits.samples-0": 2550}}]
+    # What it printed.
+    assert "der_pp + ewc_pp" in done.stdout
+    assert "no retention" in done.stdout
+    average = next(line for line in done.stdout.splitlines() if line.strip().startswith("average"))
+    assert average.split()[1:] == [
+        f"{100 * share:.1f}%"
+        for share in (
+            summary["accuracy"],
+            summary["average_forgetting"],
+            summary["finetune"]["accuracy"],
+            summary["finetune"]["average_forgetting"],
+        )
+    ]
+    assert "palimpsest_average_forgetting_ratio" in (folder / "metrics.prom").read_text()
+    for line in done.stdout.splitlines():
+        assert len(line) <= 160
+    assert not [line for line in done.stderr.splitlines() if not line.startswith("producing: ")], done.stderr
+    # Nothing runs on, and what it made can be looked at as it says.
+    assert EmbeddedKafka(folder / "broker").pid is None
+    listed = palimpsest("snapshots", "--state", out / "state", cwd=tmp_path)
+    assert listed.returncode == 0
+    assert "2550" in listed.stdout
+    assert (folder / "notes.txt").read_text() == "mine"
+
+
+def test_things_that_no_demo_made_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mlruns").mkdir()
+    (tmp_path / "mlruns" / "mine").touch()
+    done = palimpsest("demo", "--out", tmp_path)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line == f"palimpsest: {tmp_path} holds mlruns, and not from a demo; give another --out"
+    assert (tmp_path / "mlruns" / "mine").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = palimpsest("demo", "--out", tmp_path / "file" / "demo")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"palimpsest: cannot write to {tmp_path / 'file' / 'demo'}: Not a directory")
+
+
+@pytest.mark.slow
+def test_on_a_cluster_that_is_there_nothing_is_embedded(kafka_broker: EmbeddedKafka, tmp_path: Path) -> None:
+    servers = kafka_broker.bootstrap_servers
+    for out in ("first", "second"):  # the second learns what it sent itself, and nothing of the first
+        done = palimpsest(
+            "demo", "--records", 500, "--out", tmp_path / out, env={"PALIMPSEST_KAFKA__BOOTSTRAP_SERVERS": servers}
+        )
+        assert done.returncode == 0, done.stderr
+        summary = json.loads((tmp_path / out / "summary.json").read_text())
+        assert summary["broker"] == f"the Kafka cluster at {servers}"
+        assert summary["records"]["trained"] + summary["records"]["held_out"] == 425
+        assert not (tmp_path / out / "broker").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=["kill -9", "SIGTERM", "Ctrl-C"]
+)
+def test_after_an_interruption_it_runs_again(tmp_path: Path, number: signal.Signals) -> None:
+    demo = ("demo", "--records", 500, "--out", tmp_path / "demo")
+    broker = EmbeddedKafka(tmp_path / "demo" / "broker")
+    with Running(*demo) as running:
+        running.wait_for(lambda lines: any(line.startswith("learning with") for line in lines))
+        left_behind = broker.pid
+        assert left_behind is not None
+        running.signal(number)
+        code = running.end()
+    if number == signal.SIGKILL:
+        assert code == -signal.SIGKILL
+        assert broker.pid == left_behind, "nobody was left to stop it"
+    else:
+        assert code == 130
+        assert running.lines[-1] == "palimpsest: interrupted"
+        assert broker.pid is None
+    again = palimpsest(*demo)
+    assert again.returncode == 0, again.stderr
+    assert json.loads((tmp_path / "demo" / "summary.json").read_text())["records"]["produced"] == 500
+    assert broker.pid is None
+    with pytest.raises(ProcessLookupError):
+        os.kill(left_behind, 0)
