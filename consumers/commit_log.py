@@ -64,6 +64,13 @@ class CommitLog(ABC):
         """Of this learner; from `start` on."""
 
     @abstractmethod
+    def committed(self) -> Committed | None:
+        """What is committed, whoever did it; None: nothing. A look: nobody is fenced, and nothing claimed.
+
+        Raises `BrokerUnavailable`.
+        """
+
+    @abstractmethod
     def start(self, *, known_generation: int = 0) -> Committed | None:
         """Become the learner of this stream and branch. Returns what was committed before; None: nothing.
 

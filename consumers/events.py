@@ -41,13 +41,19 @@ def event_id(headers: Sequence[tuple[str, bytes | None]]) -> str | None:
 
 
 def event_data(record: Record, *, kind: str, branch: str) -> dict[str, Json] | None:
-    """What a branch has told about itself; None for an event of another kind or branch."""
+    """What a branch has told about itself; None for an event of another kind or branch, and for what is none at all."""
     if _text(record.headers, "ce_type") != f"{_TYPE_PREFIX}{kind}" or record.value is None:
         return None
-    data = cast("dict[str, Json]", json.loads(record.value))
-    return data if data.get("branch") == branch else None
+    try:
+        data = json.loads(record.value)
+    except (ValueError, RecursionError):  # not UTF-8, not JSON, or made to be read by nobody
+        return None
+    return cast("dict[str, Json]", data) if isinstance(data, dict) and data.get("branch") == branch else None
 
 
 def _text(headers: Sequence[tuple[str, bytes | None]], name: str) -> str | None:
     values = [value for key, value in headers if key == name and value is not None]
-    return values[-1].decode() if values else None
+    try:
+        return values[-1].decode() if values else None
+    except UnicodeDecodeError:  # somebody else's: we write UTF-8
+        return None

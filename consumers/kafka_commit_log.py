@@ -41,8 +41,9 @@ _TRANSACTION_TIMEOUT_SECONDS = 60.0
 # kafka-python 3.0.12 can wait for ever after a broker came back (its next request is lost with the old connection).
 _ATTEMPT_SECONDS = 10.0
 _SLOWEST_BYTES_PER_SECOND = 2_000_000
-# Brokers that restart are back within a minute; a longer absence is the caller's to decide about.
-_GIVE_UP_SECONDS = 120.0
+# After this the caller hears of it. It waits for as long as it likes by making the same call again, and hears a stop in
+# between; in here nobody does.
+_GIVE_UP_SECONDS = 10.0
 # The sender sleeps this long on every transactional retry, and each transaction that follows another at once meets one
 # (the brokers are still writing the markers of the one before). The default of 100 ms allows 6 commits a second.
 _RETRY_BACKOFF_MS = 5
@@ -97,6 +98,9 @@ class KafkaCommitLog(CommitLog):
     def generation(self) -> int:
         assert self._last is not None, "start() first"
         return self._last.generation
+
+    def committed(self) -> Committed | None:
+        return self._read()
 
     def start(self, *, known_generation: int = 0) -> Committed | None:
         """Steps as in the contract."""
@@ -275,7 +279,12 @@ class KafkaCommitLog(CommitLog):
             raise BrokerUnavailable(str(error)) from error
         self._producer = producer
         try:
-            producer.init_transactions()
+            if starting:
+                producer.init_transactions()
+            else:  # it may wait for a minute, in which the caller hears no stop
+                _within(_ATTEMPT_SECONDS, producer.init_transactions)
+        except TimeoutError as error:
+            raise BrokerUnavailable(f"the brokers did not start transactions for {self._group} ({error})") from error
         except kafka_errors.AuthorizationError as error:
             raise UserError(
                 f"this user may not use transactional id {self._group} ({error}); ask for the ACLs WRITE and DESCRIBE"
@@ -320,7 +329,8 @@ class KafkaCommitLog(CommitLog):
 
     def _asking(self, ask: Callable[[Any], Answer]) -> Answer:
         """An answer of the brokers, asked again while they settle: a new cluster first makes its internal topics."""
-        deadline = time.monotonic() + self._settings.connect_timeout_seconds + _TRANSACTION_TIMEOUT_SECONDS / 2
+        patience_seconds = _GIVE_UP_SECONDS if self._last else _TRANSACTION_TIMEOUT_SECONDS / 2
+        deadline = time.monotonic() + self._settings.connect_timeout_seconds + patience_seconds
         try:
             with kafka_connection.admin(self._settings) as admin:
                 while True:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import socket
 import ssl
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,14 +13,11 @@ from typing import Any, TypeVar
 from kafka import KafkaConsumer, KafkaProducer
 from kafka import errors as kafka_errors
 from kafka.admin import KafkaAdminClient
-from kafka.net.compat import KafkaNetClient
-from kafka.net.inet import KafkaNetSocket
-from kafka.net.manager import KafkaConnectionManager
 from kafka.net.sasl.oauth import AbstractTokenProvider
-from kafka.net.selector import NetworkSelector
-from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 from kafka.record import util as record_util
 
+from consumers import kafka_python_mending
+from consumers.kafka_client_logs import held_back, quieten_client_logs
 from consumers.kafka_settings import KafkaSettings
 from pipeline.user_error import UserError
 
@@ -33,14 +28,6 @@ EMBEDDED_BOOTSTRAP_SERVERS = "127.0.0.1:9092"  # where `palimpsest broker start`
 _PROBE_TIMEOUT_SECONDS = 3.0
 # A broker that comes back is found within this; the client's default of 30 s would let a restart cost half a minute.
 _RECONNECT_BACKOFF_MAX_MS = 2_000
-# The same complaint of the client is passed on once in so many seconds: it complains at every attempt to reconnect.
-_REPEAT_SECONDS = 30.0
-
-_REFUSALS = (
-    kafka_errors.SaslAuthenticationFailedError,
-    kafka_errors.UnsupportedSaslMechanismError,
-    kafka_errors.AuthorizationError,
-)
 
 Client = TypeVar("Client")
 
@@ -89,23 +76,19 @@ def admin(settings: KafkaSettings) -> KafkaAdminClient:
 def _connect(make: Callable[..., Client], settings: KafkaSettings, options: dict[str, Any]) -> Client:
     """Make a client, or say in one line why not.
 
-    1. Say once if checksums will be slow.
+    1. Mend the client's faults; say once if checksums will be slow.
     2. Make it, with the client's own complaints held back: what they amount to is said in 3.
     3. Where it fails, close what it had opened (its threads would try to connect for ever) and find out why.
     """
     # 1.
+    kafka_python_mending.mend()
     _warn_if_checksums_are_slow()
     quieten_client_logs()
     # 2.
     opened: list[Any] = []  # what has a close(), in the order of its making
 
-    def net_client(**configs: Any) -> Any:
-        opened.append(net := NetworkSelector(**configs))
-        opened.append(manager := _ConnectionManager(net, **configs))
-        return KafkaNetClient(net=net, manager=manager)
-
-    common = connection_options(settings) | {"kafka_client": net_client}
-    with _held_back():
+    common = connection_options(settings) | kafka_python_mending.client_options(opened)
+    with held_back():
         try:
             return make(**(common | options))
         # 3.
@@ -258,62 +241,6 @@ def _reason(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-# What kafka-python 3.0.12 does not do
-
-
-class _ConnectionManager(KafkaConnectionManager):  # type: ignore[misc]
-    """Lets a refused password end the attempt to connect, instead of being tried again until time is up.
-
-    Only for the first connection: a broker that refuses later, because it is restarting, is tried again.
-    """
-
-    async def _connect(self, node: Any, conn: Any, **options: Any) -> None:
-        await super()._connect(node, conn, **options)
-        problem = conn.init_future.exception
-        if self.cluster.is_bootstrap(node.node_id) and isinstance(problem, _REFUSALS):
-            self._auth_failures[node.node_id] = problem  # raised by the next get_connection
-
-
-def _mend_sockets() -> None:
-    """Two faults of the client's transport.
-
-    - The socket of a refused connection or of a broken TLS handshake is dropped without being closed: while brokers are
-      away, each attempt would hold a file descriptor until the garbage collector comes by.
-    - An answer that arrives together with the end of the connection is thrown away. A broker answers a wrong password
-      so, and one that shuts down answers its last requests so.
-    """
-    connect, handshake = KafkaNetSocket.sock_connect, KafkaSSLTransport.handshake
-
-    async def closing_connect(self: Any, net: Any, sock: socket.socket, sockaddr: Any, timeout_at: Any = None) -> Any:
-        try:
-            return await connect(self, net, sock, sockaddr, timeout_at=timeout_at)
-        except kafka_errors.KafkaConnectionError:
-            sock.close()
-            raise
-
-    async def closing_handshake(self: Any) -> None:
-        try:
-            await handshake(self)
-        except Exception:
-            self._sock.close()
-            raise
-
-    KafkaNetSocket.sock_connect, KafkaSSLTransport.handshake = closing_connect, closing_handshake
-    for transport in (KafkaTCPTransport, KafkaSSLTransport):
-        transport._sock_recv = _data_before_error(transport._sock_recv)
-
-
-def _data_before_error(receive: Callable[[Any], tuple[bytes, Any]]) -> Callable[[Any], tuple[bytes, Any]]:
-    def data_before_error(self: Any) -> tuple[bytes, Any]:
-        data, error = receive(self)
-        return (data, None) if data else (data, error)  # the next receive meets the error again
-
-    return data_before_error
-
-
-_mend_sockets()
-
-
 # Errors
 
 
@@ -390,47 +317,3 @@ def _warn_if_checksums_are_slow() -> None:
 
 
 _warned: list[bool] = []
-
-
-class _OnceInAWhile(logging.Filter):
-    """Passes each complaint of the client on once in a while, and none while a connection is being made."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._lock = threading.Lock()
-        self._last: dict[tuple[str, str], float] = {}
-        self.held_back = 0
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.levelno < logging.WARNING:
-            return True
-        with self._lock:
-            if self.held_back:
-                return False
-            key = (record.name, str(record.msg))
-            now = time.monotonic()
-            if now - self._last.get(key, -_REPEAT_SECONDS) < _REPEAT_SECONDS:
-                return False
-            self._last[key] = now
-            return True
-
-    @contextmanager
-    def holding_back(self) -> Iterator[None]:
-        with self._lock:
-            self.held_back += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self.held_back -= 1
-
-
-_once_in_a_while = _OnceInAWhile()
-_held_back = _once_in_a_while.holding_back
-
-
-def quieten_client_logs() -> None:
-    """Loggers do not inherit filters, so each of the client's gets it."""
-    for name in list(logging.root.manager.loggerDict):
-        if name == "kafka" or name.startswith("kafka."):
-            logging.getLogger(name).addFilter(_once_in_a_while)

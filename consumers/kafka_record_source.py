@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from kafka import TopicPartition
 from kafka import errors as kafka_errors
 
 from consumers import kafka_connection
 from consumers.kafka_settings import KafkaSettings
-from consumers.record_source import LogTruncated, RecordSource, SourceUnavailable
+from consumers.record_source import LogTruncated, RecordSource, RecordUnreadable, SourceUnavailable
 from pipeline.record import Partition, Record
 from pipeline.user_error import UserError
 
@@ -52,6 +53,11 @@ class KafkaRecordSource(RecordSource):
         except SourceUnavailable:
             time.sleep(timeout_seconds)  # the client tries again by itself; the caller need not hurry it
             return []
+        except kafka_errors.CorruptRecordError as error:
+            raise RecordUnreadable(
+                f"{self._reading_at()} cannot be read ({error}); send the stream anew to another --stream without it, "
+                "or delete the log up to it with kafka-delete-records.sh and learn the rest with another --state"
+            ) from error
         return [
             Record(
                 record.topic,
@@ -74,6 +80,14 @@ class KafkaRecordSource(RecordSource):
             position = self._consumer.position(partition, timeout_ms=_OFFSETS_TIMEOUT_MS)
         assert isinstance(position, int), f"{partition} was sought, so it has a position"
         return position
+
+    def _reading_at(self) -> str:
+        """Where the client's reading stands. Of several partitions only its private parts tell which one it was."""
+        reading: Any = getattr(getattr(self._consumer, "_fetcher", None), "_next_partition_records", None)
+        partition = self._ours.get(getattr(reading, "topic_partition", None))
+        if partition is not None:
+            return f"{partition} offset {reading.next_fetch_offset}"
+        return "one of " + ", ".join(f"{ours} offset {offset}" for ours, offset in self.positions().items())
 
     def beginning_offsets(self) -> dict[Partition, int]:
         with _errors():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import ConfigDict, SecretStr, model_validator
 
@@ -103,10 +103,6 @@ class KafkaSettings(Section):
             return read_secret(path, f"{name}_file")
         value: SecretStr | None = getattr(self, name)
         return None if value is None else value.get_secret_value()
-
-    def where(self) -> dict[str, Any]:
-        """What may be shown of these settings: those that differ from the defaults, secrets masked."""
-        return self.model_dump(mode="json", exclude_defaults=True)
 
 
 def read_secret(path: Path, setting: str) -> str:

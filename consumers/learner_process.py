@@ -1,10 +1,11 @@
 """The learner's process: the whole loop on one screen.
 
 Start (ARCHITECTURE.md, "The commit, and the start"):
-1. Ask whether the state belongs to this stream, log and settings: a mistyped --state must not fence another learner.
+1. Load the newest whole snapshot, by (generation, sequence), never by offsets. Ask whether it belongs to this stream,
+   log and settings, whether the log goes on where it ended, and where there is none, whether one was committed: a
+   mistyped --state must not fence another learner.
 2. Claim the branch: an older learner that is still alive is fenced, the generation grows by one.
-3. Load the newest whole snapshot, by (generation, sequence), never by offsets; ask again, and whether the log goes on
-   where it ended.
+3. Where that one had committed meanwhile, once more as 1. Go on from the snapshot.
 4. Where it was written but not told, tell its outbox now. Where it is older than the commit (newer ones were lost),
    read back what was told since: records are learnt a second time, with the decisions of the first, and told once.
 5. Seek to *its* offsets and read ahead.
@@ -21,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
 
-from consumers.commit_log import BrokerUnavailable, CommitLog
+from consumers.commit_log import BrokerUnavailable, CommitLog, Committed, transactional_id
 from consumers.dead_letters import dead_letter
 from consumers.decode_ahead import DecodeAhead, Idle
 from consumers.events import event_message
@@ -77,8 +78,15 @@ class Registrar(Protocol):
         offsets: Mapping[Partition, int],
         trigger: str,
         since_records: int,
+        evaluation: EvaluationReport | None,
     ) -> None:
-        """Make a version of this snapshot; of its history what came after `since_records` is new."""
+        """Make a version of this snapshot; of its history what came after `since_records` is new.
+
+        `evaluation` is of this very model: the newest in the history may be some hundred records old.
+        """
+
+    def holds(self, snapshot_sha256: str) -> bool:
+        """Whether a version of this snapshot waits already, or was made and is still to be told."""
 
     def collect(self) -> Sequence[Mapping[str, Json]]:
         """What was registered since last asked: one event's data each."""
@@ -173,23 +181,22 @@ class LearnerProcess:
         """
         self._stop_requested = stop or self._stop_requested
         # 1.
+        seen = self._commit_log.committed()
         entries, broken = self._store.entries(), self._store.broken()
         if entries:
             self._check_facts(entries[-1].facts)
+        found = self._find(seen)
         # 2.
         known = [entry.generation for entry in entries] + [int(folder.path.name.split("-")[0]) for folder in broken]
         committed = self._commit_log.start(known_generation=max(known, default=0))
         if self._reports is not None:
             self._reports.open()
         # 3.
-        found = self._store.newest_whole()
+        if committed != seen or [entry.number for entry in self._store.entries()] != [
+            entry.number for entry in entries
+        ]:
+            found = self._find(committed)
         if found.snapshot is None:
-            if (committed is not None and committed.sequence > 0) or (committed is None and found.passed_over):
-                raise UserError(
-                    f"branch {self.facts.branch!r} of stream {self.facts.stream!r} has committed snapshot "
-                    f"{committed.sequence if committed else 'before'}, but {self._store.folder} holds none that is "
-                    "whole; give the --state it was learnt with, or another --branch"
-                )
             self._offsets = dict(self._source.beginning_offsets())
         else:
             self._resume(found.snapshot, committed_sequence=committed.sequence if committed else None, found=found)
@@ -204,9 +211,35 @@ class LearnerProcess:
         if found.snapshot is not None and found.entry is not None and found.snapshot.facts.get("version"):
             # A kill may have come between this snapshot's commit and its submission; submitted twice it is one version.
             version = cast("dict[str, Any]", found.snapshot.facts["version"])
-            self._submit(found.entry.sha256, version["trigger"], version["since_records"])
+            if self._registrar is not None and not self._registrar.holds(found.entry.sha256):
+                self._submit(found.entry.sha256, version["trigger"], version["since_records"])
         self._observer.started(self.learner, found.snapshot is not None)
         return found.snapshot is not None
+
+    def _find(self, committed: Committed | None) -> Found:
+        """The newest whole snapshot, where a learner may go on from it, or begin where there is none. Changes nothing.
+
+        Raises `UserError` where it may not.
+        """
+        found = self._store.newest_whole()
+        if found.snapshot is not None:
+            self._check_facts(found.snapshot.facts)
+            check_last_records(found.snapshot.facts, self._source, found.snapshot.offsets)
+        elif committed is not None and committed.sequence > 0:
+            group = transactional_id(self.facts.stream, self.facts.branch)
+            raise UserError(
+                f"branch {self.facts.branch!r} of stream {self.facts.stream!r} has committed snapshot "
+                f"{committed.sequence}, but {self._store.folder} holds none that is whole; give the --state it was "
+                "learnt with, or another --branch, or, to start over in an empty --state, end its learner and delete "
+                f"its group: `kafka-consumer-groups.sh --bootstrap-server HOST:PORT --delete --group {group}`"
+            )
+        elif committed is None and found.passed_over:
+            raise UserError(
+                f"branch {self.facts.branch!r} of stream {self.facts.stream!r} has committed snapshots before, but "
+                f"{self._store.folder} holds none that is whole; give another --state to start over, or another "
+                "--branch"
+            )
+        return found
 
     def _check_facts(self, facts: Mapping[str, Json]) -> None:
         check_belongs(facts, stream=self.facts.stream, branch=self.facts.branch, folder=self._store.folder)
@@ -216,8 +249,6 @@ class LearnerProcess:
     def _resume(self, snapshot: Snapshot, *, committed_sequence: int | None, found: Found) -> None:
         # 3.
         facts = snapshot.facts
-        self._check_facts(facts)
-        check_last_records(facts, self._source, snapshot.offsets)
         self.learner.load_state(snapshot.state)
         # 4.
         self._committer.sequence = max(snapshot.sequence, committed_sequence or 0)
@@ -226,7 +257,7 @@ class LearnerProcess:
         since = facts.get("told_since") or (facts.get("report_positions") if apart else None)
         if since and self._reports is not None:
             self._told_since = since
-            self._told_before = self._reports.read_back(since)
+            self._told_before = self._reports.read_back(since, self._stop_requested)
             self.learner.obey(self._told_before.decisions)
         if apart:
             untold = [message for message in snapshot.outbox if not self._told_before.holds(message)]
@@ -335,7 +366,11 @@ class LearnerProcess:
             self._observer.evaluated(self.learner, report.evaluation)
 
     def _idle(self, positions: Mapping[Partition, int]) -> None:
-        """Everything was read: learn the partial batch, and let the offsets pass control records too (lag is 0)."""
+        """Everything was read: learn the partial batch, and let the offsets pass control records too (lag is 0).
+
+        The commit of it waits for its time: on a trickle every record is followed by a lull, and no record is worth a
+        snapshot of its own.
+        """
         report = self.learner.flush()
         if report is not None:
             self._tell_event(
@@ -343,8 +378,6 @@ class LearnerProcess:
             )
             self._take_in(report)
         self._offsets.update({p: max(offset, self._offsets.get(p, 0)) for p, offset in positions.items()})
-        if time.monotonic() >= self._disk_retry_at:
-            self._commit_if_moved()
 
     def _stop(self, stopped_by: str, *, records: int, began: float, busy_seconds: float) -> RunReport:
         self.learner.discard_pending()
@@ -477,6 +510,7 @@ class LearnerProcess:
                 offsets=self._offsets,
                 trigger=trigger,
                 since_records=since_records,
+                evaluation=self.learner.evaluate_unrecorded(),
             )
         except OSError as error:
             self._observer.warned(f"a version could not be handed to the registrar: {error}")

@@ -35,6 +35,11 @@ class InMemoryCommitLog(CommitLog):
         assert self._last is not None, "start() first"
         return self._last.generation
 
+    def committed(self) -> Committed | None:
+        if self._commits.is_away:
+            raise BrokerUnavailable("the commits in memory are away")
+        return self._commits.committed.get(self._group)
+
     def start(self, *, known_generation: int = 0) -> Committed | None:
         if self._commits.is_away:
             raise BrokerUnavailable("the commits in memory are away")

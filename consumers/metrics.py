@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -84,6 +84,7 @@ class LearnerMetrics:
         self.last_turn = time.monotonic()
         self.ready = False
         self._losses_read_at = 0.0
+        self._newest_event_time_seconds = math.nan
 
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return Gauge(f"palimpsest_{name}", text, labels, registry=registry)
@@ -101,6 +102,7 @@ class LearnerMetrics:
         self._dead_letters = counter("dead_letters_total", "Records that cannot be learnt from.", "reason")
         self._lag = gauge("consumer_lag_records", "Records in the log after the ones read.", "topic", "partition")
         self._event_lag = gauge("event_lag_seconds", "Age of the newest record learnt, by its ce_time.")
+        self._event_lag.set_function(self._event_age)  # it grows while nothing is learnt, so each scrape asks anew
         self._prequential = gauge("prequential_accuracy_ratio", "Accuracy on records before they are learnt.")
         self._average_accuracy = gauge("average_accuracy_ratio", "Mean hold-out accuracy over the known classes.")
         self._average_forgetting = gauge("average_forgetting_ratio", "Mean forgetting over classes seen before.")
@@ -113,6 +115,7 @@ class LearnerMetrics:
         self._snapshot_at = gauge("snapshot_last_success_timestamp_seconds", "Unix time of the newest snapshot.")
         self._snapshot_failures = counter("snapshot_failures_total", "Snapshots that could not be written.")
         self._drifts = counter("drift_events_total", "Drifts detected.", "detector")
+        self._registrations = gauge("registrations_waiting", "Versions that wait for MLflow.")
         self._parameters = gauge("network_parameters", "Parameters of the network.")
         self._model = gauge("model_info", "The model in a role.", "role", "version", "run_id")
         build = gauge("build_info", "What runs here.", "version", "torch", "stream", "branch")
@@ -123,7 +126,6 @@ class LearnerMetrics:
         for source in ("incoming", "replay"):
             self._trained.labels(source)
         for unknown in (
-            self._event_lag,
             self._prequential,
             self._average_accuracy,
             self._average_forgetting,
@@ -158,7 +160,7 @@ class LearnerMetrics:
         for _, problem in batch.dead:
             self._dead_letters.labels(str(problem.reason)).inc()
         if batch.newest_event_time_seconds is not None:
-            self._event_lag.set(max(0.0, time.time() - batch.newest_event_time_seconds))
+            self._newest_event_time_seconds = batch.newest_event_time_seconds
         if report.drift:
             self._drifts.labels(str(learner.settings.drift.detector)).inc()
         for stage, seconds in report.seconds.items():
@@ -204,6 +206,14 @@ class LearnerMetrics:
         """The newest version made of this learner."""
         self._model.clear()
         self._model.labels("newest", version_name, run_id).set(1)
+
+    def watch_registrations(self, waiting: Callable[[], int]) -> None:
+        """`waiting()` is asked at each scrape, from the server's thread."""
+        self._registrations.set_function(waiting)
+
+    def _event_age(self) -> float:
+        age = time.time() - self._newest_event_time_seconds
+        return age if math.isnan(age) else max(0.0, age)
 
     def _show_learner(self, learner: StreamLearner) -> None:
         self._prequential.set(_known(learner.prequential.accuracy))

@@ -18,6 +18,13 @@ class LogTruncated(RuntimeError):
     """
 
 
+class RecordUnreadable(LogTruncated):
+    """What is to be read next lies there, but not as a record: its batch is broken. Skipping it would leave a gap too.
+
+    To whoever waits for records it is the same as if the log no longer held it: a person must decide.
+    """
+
+
 class SourceUnavailable(RuntimeError):
     """The brokers do not answer. Nothing is lost; the same call may be made again."""
 
@@ -41,7 +48,8 @@ class RecordSource(ABC):
     def poll(self, max_records: int, timeout_seconds: float) -> list[Record]:
         """Up to `max_records`, in the log's order within each partition; empty where none came in time.
 
-        Raises `LogTruncated`. Brokers that are away are no error: nothing comes until they are back.
+        Raises `LogTruncated` and `RecordUnreadable`. Brokers that are away are no error: nothing comes until they are
+        back.
         """
 
     @abstractmethod

@@ -64,7 +64,7 @@ def replay_tasks(
     3. The accuracies at random initialisation, for forward transfer.
 
     `progress(stage, records done, records in all)`. Raises `UserError` where no record carries ce_task, or a task has
-    nothing held out.
+    nothing held out, and `SourceUnavailable` where the brokers go away.
     """
     # 1.
     tasks = _scan(source, settings, progress)
@@ -130,14 +130,17 @@ def _scan(
 def _read(
     source: RecordSource, settings: LearnerSettings, progress: Callable[[str, int, int], None], stage: str
 ) -> Iterator[Decoded]:
-    """Every record from the beginning to where the log ends now."""
+    """Every record from the beginning to where the log ends now. Raises `SourceUnavailable`."""
     decode = RecordDecoder(settings.input).decode
     beginnings, ends = source.beginning_offsets(), source.end_offsets()
     total = sum(ends[partition] - beginnings[partition] for partition in ends)
     source.seek(beginnings)
     read = 0
     while any(position < ends[partition] for partition, position in source.positions().items()):
-        for record in source.poll(500, 0.5):
+        records = source.poll(500, 0.5)
+        if not records:
+            source.end_offsets()  # brokers that are away poll as an empty log does; this raises where they are
+        for record in records:
             if record.offset < ends[record.log_partition]:
                 read += 1
                 yield decode(record)

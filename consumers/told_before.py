@@ -7,12 +7,13 @@ committed last. In all others nothing is read.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
 from consumers import dead_letters, events
-from consumers.record_source import RecordSource
+from consumers.record_source import RecordSource, SourceUnavailable
 from consumers.topics import dead_letters as dead_letters_topic
 from consumers.topics import events as events_topic
 from model_store.snapshot import OutboxMessage
@@ -79,13 +80,13 @@ class Reports:
             if len(partitions) == 1:
                 self._positions[partitions[0]] += count
 
-    def read_back(self, positions: Json) -> ToldBefore:
-        """Everything told since these positions. Raises `SourceUnavailable`."""
+    def read_back(self, positions: Json, stop: threading.Event | None = None) -> ToldBefore:
+        """Everything told since these positions. Raises `SourceUnavailable`, also where `stop` is set meanwhile."""
         since = {Partition(t, n): offset for t, n, offset in cast("list[tuple[str, int, int]]", positions or [])}
         told = ToldBefore()
         for topic in self._topics:
             with self._open_source(topic) as source:
-                for record in _since(source, since):
+                for record in _since(source, since, stop or threading.Event()):
                     self._note(told, record)
         return told
 
@@ -98,11 +99,19 @@ class Reports:
         if name is not None:
             told.event_ids.add(name)
         flush = events.event_data(record, kind="idle_flush", branch=self._branch)
-        if flush is not None:
+        if flush is not None and _are_offsets(flush.get("offsets")):
             told.decisions.append({"kind": "idle_flush", "offsets": flush["offsets"]})
 
 
-def _since(source: RecordSource, positions: Mapping[Partition, int]) -> Iterable[Record]:
+def _are_offsets(value: Json) -> bool:
+    """Whether it is [[topic, partition, offset], ...]: anybody who may write to the topic can write what looks like an
+    event of ours."""
+    return isinstance(value, list) and all(
+        isinstance(entry, list) and [type(part) for part in entry] == [str, int, int] for entry in value
+    )
+
+
+def _since(source: RecordSource, positions: Mapping[Partition, int], stop: threading.Event) -> Iterable[Record]:
     """Every record from these positions to where the topic ends now."""
     beginnings, ends = source.beginning_offsets(), source.end_offsets()
     # A topic that was made anew is shorter than the position: all of it was told since.
@@ -115,4 +124,9 @@ def _since(source: RecordSource, positions: Mapping[Partition, int]) -> Iterable
         }
     )
     while any(position < ends[partition] for partition, position in source.positions().items()):
-        yield from source.poll(_POLL_RECORDS, _POLL_SECONDS)
+        if stop.is_set():
+            raise SourceUnavailable("stopped while reading back what was told; the next start does it again")
+        records = source.poll(_POLL_RECORDS, _POLL_SECONDS)
+        yield from records
+        if not records:
+            source.end_offsets()  # brokers that are away poll as an empty log does; this raises where they are

@@ -17,9 +17,12 @@ from pipeline.user_error import UserError
 
 # A topic's name has at most 249 characters of these; the longest of our endings is taken off.
 _STREAM_NAME = re.compile(r"[a-zA-Z0-9._-]{1,235}")
-# Larger than any record of the samples topic may become when its reason is added and its compression taken off:
-# a dead letter that the broker refuses would hold up every commit after it.
-_DEAD_LETTER_MAX_BYTES = 64 * 1024 * 1024
+# Key, value and headers of a record that is sent on unchanged; of a larger one dead letters keep where it stood. A dead
+# letter that the brokers refuse would hold up every commit after it, and a record's compression may hide any size.
+DEAD_LETTER_RECORD_BYTES = 8 * 1024 * 1024
+# Beside the record: the reason, and what the log adds.
+_DEAD_LETTER_TOPIC_NEEDS_BYTES = DEAD_LETTER_RECORD_BYTES + 256 * 1024
+_DEAD_LETTER_TOPIC_BYTES = 64 * 1024 * 1024
 _FOREVER = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
 
 
@@ -53,7 +56,7 @@ def events(stream: str) -> str:
 
 
 def dead_letters(stream: str) -> str:
-    """Records that could not be learnt from, unchanged, with the reason, kept for ever."""
+    """Records that could not be learnt from, unchanged (huge ones: where they stood), with the reason, for ever."""
     return f"{check_stream_name(stream)}.dead-letters"
 
 
@@ -69,16 +72,30 @@ def ensure_source_topics(settings: KafkaSettings, stream: str, *, partitions: in
 def ensure_report_topics(settings: KafkaSettings, stream: str, *, replication: int = -1) -> None:
     """Make the topics that a learner writes, where they are missing. Raises as `ensure_source_topics`.
 
-    Events and dead letters have one partition, which keeps their order, and are kept for good.
+    Events and dead letters have one partition, which keeps their order, and are kept for good. A topic for dead letters
+    that somebody else made, and that takes too small ones only, is a `UserError`.
     """
     one = {"num_partitions": 1, "replication_factor": replication}
     _ensure(
         settings,
         {
             events(stream): one | {"configs": _FOREVER},
-            dead_letters(stream): one | {"configs": _FOREVER | {"max.message.bytes": str(_DEAD_LETTER_MAX_BYTES)}},
+            dead_letters(stream): one | {"configs": _FOREVER | {"max.message.bytes": str(_DEAD_LETTER_TOPIC_BYTES)}},
         },
     )
+    _check_dead_letters_topic(settings, dead_letters(stream))
+
+
+def _check_dead_letters_topic(settings: KafkaSettings, name: str) -> None:
+    servers = kafka_connection.bootstrap_servers(settings)
+    with kafka_connection.admin(settings) as admin, kafka_connection.talking(settings):
+        takes = int(_config(admin, name, "max.message.bytes"))
+    if takes < _DEAD_LETTER_TOPIC_NEEDS_BYTES:
+        raise UserError(
+            f"topic {name} has max.message.bytes={takes}, and a larger dead letter would stop the learning; raise it: "
+            f"kafka-configs.sh --bootstrap-server {servers} --alter --topic {name} "
+            f"--add-config max.message.bytes={_DEAD_LETTER_TOPIC_BYTES}"
+        )
 
 
 def _ensure(settings: KafkaSettings, wanted: dict[str, dict[str, Any]]) -> None:
@@ -135,7 +152,7 @@ def check_samples_topic(settings: KafkaSettings, stream: str) -> SamplesTopic:
             raise UserError(f"topic {name} may not be described by this user ({error.__name__}); ask for the ACL")
         if error is not kafka_errors.NoError and not issubclass(error, kafka_errors.LeaderNotAvailableError):
             raise error
-        policy = _cleanup_policy(admin, name)
+        policy = _config(admin, name, "cleanup.policy")
         if "compact" in policy:
             raise UserError(
                 f"topic {name} has cleanup.policy={policy}, and a compacted log cannot be learnt from: what was "
@@ -151,10 +168,10 @@ def check_samples_topic(settings: KafkaSettings, stream: str) -> SamplesTopic:
     )
 
 
-def _cleanup_policy(admin: KafkaAdminClient, name: str) -> str:
+def _config(admin: KafkaAdminClient, name: str, setting: str) -> str:
     resource = ConfigResource(ConfigResourceType.TOPIC, name)
     described = admin.describe_configs([resource], config_filter="all")
-    return str(described["topic"][name]["cleanup.policy"]["value"])
+    return str(described["topic"][name][setting]["value"])
 
 
 def _similar(admin: KafkaAdminClient, stream: str) -> str:

@@ -6,18 +6,23 @@ costs the learner nothing but the writing of a small folder.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, cast
 
-from model_store.registration_queue import Receipt, RegistrationQueue
+from model_store.registration_queue import REQUEST_FILE, Receipt, RegistrationQueue
 from model_store.registry import MetricPoint, RegistrationRequest
 from pipeline.classifier import Classifier
+from pipeline.evaluation.forgetting import EvaluationReport
 from pipeline.record import Partition
 from pipeline.state import Json
 from pipeline.stream_learner import StreamLearner
+
+# A registration takes a second or two. One that waits for longer than this is told of.
+_PATIENCE_SECONDS = 60.0
 
 
 class RegistrarHandle(Protocol):
@@ -51,6 +56,9 @@ class VersionSubmission:
         self._registered = registered
         self._warned = warned
         self._collected: list[Receipt] = []
+        self._polled: list[Receipt] = []  # by `holds`, for the next `collect`
+        self._oldest: tuple[int, float] | None = None  # the oldest request that waits, and since when we know it
+        self._complained = False  # of what waits now
 
     def __enter__(self) -> Self:
         return self
@@ -68,11 +76,11 @@ class VersionSubmission:
         offsets: Mapping[Partition, int],
         trigger: str,
         since_records: int,
+        evaluation: EvaluationReport | None,
     ) -> None:
         """Queue a version of the learner as it is now, and see that the registrar runs. Raises `OSError`."""
         if learner.learner is None:
             return  # nothing was learnt yet, so there is nothing to serve
-        report = learner.forgetting.newest_report()
         request = RegistrationRequest(
             stream=self._stream,
             state_id=self._state_id,
@@ -82,8 +90,8 @@ class VersionSubmission:
             trigger=trigger,
             servable=Path(),  # the queue gives it its place
             records_trained=learner.records_trained,
-            average_forgetting=report.average_forgetting if report else None,
-            worst_class=report.worst_class if report else None,
+            average_forgetting=evaluation.average_forgetting if evaluation else None,
+            worst_class=evaluation.worst_class if evaluation else None,
             metrics=_points(learner, since_records),
         )
         classifier = Classifier.from_state(learner.learner.state(), learner.settings.input)
@@ -92,11 +100,43 @@ class VersionSubmission:
             self._warned(f"too many versions wait for MLflow: number {submitted.dropped} made room for a newer one")
         self._process.start()
 
+    def holds(self, snapshot_sha256: str) -> bool:
+        """Whether a request of this snapshot waits, or its receipt does."""
+        # Requests before receipts: one that is finished in between is found as a receipt.
+        waiting = any(self._waits_for(number) == snapshot_sha256 for number in self._queue.pending_numbers())
+        self._polled += self._queue.poll_receipts()
+        return waiting or any(receipt.snapshot_sha256 == snapshot_sha256 for receipt in self._polled)
+
+    def _waits_for(self, number: int) -> str | None:
+        """The SHA-256 of the snapshot that a request is about; None for one that cannot be read, or is gone by now."""
+        try:
+            request = json.loads((self._queue.folder / "pending" / f"{number:010d}" / REQUEST_FILE).read_bytes())
+            return str(request["snapshot_sha256"])
+        except (OSError, ValueError, KeyError, TypeError):  # the registrar sets it aside, with a receipt that says why
+            return None
+
+    def _see_to(self, pending: Sequence[int]) -> None:
+        """See that the registrar works on what waits, and say once if nothing becomes of it."""
+        if not pending:
+            self._oldest, self._complained = None, False
+            return
+        now = time.monotonic()
+        if self._oldest is None or self._oldest[0] != pending[0]:
+            self._oldest = pending[0], now
+        runs = self._process.start()
+        if self._complained or (runs and now - self._oldest[1] < _PATIENCE_SECONDS):
+            return
+        self._complained = True
+        why = f"the oldest for more than {_PATIENCE_SECONDS:.0f} s" if runs else "the process that registers them died"
+        self._warned(
+            f"{len(pending)} versions wait for MLflow, {why} (see {self._queue.folder}/registrar.log); learning goes on"
+        )
+
     def collect(self) -> Sequence[Mapping[str, Json]]:
         """Receipts since the last call, as the data of one event each. Restarts a registrar that died."""
-        if self._queue.pending_numbers():
-            self._process.start()
-        receipts = self._queue.poll_receipts()
+        self._see_to(self._queue.pending_numbers())
+        receipts = [*self._polled, *self._queue.poll_receipts()]
+        self._polled.clear()
         self._collected += receipts
         events: list[Mapping[str, Json]] = []
         for receipt in receipts:

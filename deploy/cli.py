@@ -58,7 +58,8 @@ def main() -> None:
         # Commands that stop by themselves take it over; the others must still leave their `with` blocks, or a demo that
         # is ended would leave its broker behind.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-        code = palimpsest.main(prog_name="palimpsest", standalone_mode=False)  # an int where a command called ctx.exit(code)
+        # An int where a command called ctx.exit(code).
+        code = palimpsest.main(prog_name="palimpsest", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(error.exit_code)

@@ -183,18 +183,22 @@ def _learn(stream: str, state: Path, settings: Settings, branch: str, scrape_to:
 
 def _print_table(learnt: Learnt, finetune: Learnt, retention: str) -> None:
     plain = {entry.name: entry for entry in finetune.evaluation.classes}
-    _say(f"\n{'':>12}  {retention:^28}  {'no retention':^28}")
-    _say(f"{'class':>12}  {'best':>8}  {'last':>8}  {'forgot':>8}  {'best':>8}  {'last':>8}  {'forgot':>8}")
+    _say(f"\n{'':>12}  {'held':>6}  {retention:^28}  {'no retention':^28}")
+    _say(f"{'class':>12}  {'out':>6}  {'best':>8}  {'last':>8}  {'forgot':>8}  {'best':>8}  {'last':>8}  {'forgot':>8}")
     for entry in learnt.evaluation.classes:
         other = plain.get(entry.name)
+        left = f"{entry.best:>8.1%}  {entry.accuracy:>8.1%}  {entry.forgetting:>8.1%}"
         right = "" if other is None else f"{other.best:>8.1%}  {other.accuracy:>8.1%}  {other.forgetting:>8.1%}"
-        _say(f"{entry.name:>12}  {entry.best:>8.1%}  {entry.accuracy:>8.1%}  {entry.forgetting:>8.1%}  {right}")
+        _say(f"{entry.name:>12}  {entry.n:>6}  {left}  {right}")
     _say(
-        f"{'average':>12}  {'':>8}  {_percent(learnt.evaluation.average_accuracy)}  "
+        f"{'average':>12}  {'':>6}  {'':>8}  {_percent(learnt.evaluation.average_accuracy)}  "
         f"{_percent(learnt.evaluation.average_forgetting)}  {'':>8}  {_percent(finetune.evaluation.average_accuracy)}  "
         f"{_percent(finetune.evaluation.average_forgetting)}"
     )
     _say("(accuracy on records held out by a hash of what they show: never trained on)")
+    few = [entry.name for entry in learnt.evaluation.classes if not entry.in_averages]
+    if few:
+        _say(f"(too few are held out of {', '.join(few)} for the averages)")
 
 
 def _print_versions(versions: Sequence[RegisteredVersion], stream: str) -> None:

@@ -4,7 +4,8 @@
 1    a bug of ours, with its traceback
 2    something the user can put right: an option, a setting, a missing topic, a folder of another stream
 4    a newer learner has taken over this stream and branch; nothing is lost
-5    the log lost what was to be read next, or the brokers refuse for good what has to be told: a person must decide
+5    the log lost what was to be read next or holds what cannot be read, or the brokers refuse for good what has to be
+     told: a person must decide
 6    the brokers are away; starting it again later goes on where it stopped
 7    the last snapshot could not be written; what came since the one before is learnt again at the next start
 130  interrupted before it could stop by itself

@@ -32,7 +32,6 @@ from pipeline.state import Json
 from pipeline.stream_learner import StreamLearner
 from pipeline.user_error import UserError
 
-
 _USUAL_METRICS_PORT = 9095
 
 
@@ -91,6 +90,7 @@ def open_learner(
         if speaks and settings.registry.enabled:
             tracking_uri = _tracking_uri(settings, state)
             queue = RegistrationQueue(state / "registrations")
+            metrics.watch_registrations(lambda: len(queue.pending_numbers()))
             submission = stack.enter_context(
                 VersionSubmission(
                     queue,

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with rate and time left on a terminal, a plain line now and then elsewhere."""
+"""Progress of long work, on stderr: a bar on a terminal, a plain line now and then elsewhere; rate and time left."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from contextlib import contextmanager
 
 import click
 
-_SECONDS_BETWEEN_LINES = 5.0
+_SECONDS_BETWEEN_LINES = 3.0
 
 
 @contextmanager
 def stage_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Call it with (stage, done, total); each stage has a bar of its own."""
+    """Call it with (stage, records done, records in all); each stage has a bar, or lines, of its own."""
     if not sys.stderr.isatty():
         yield _Lines().show
         return
@@ -22,23 +22,55 @@ def stage_progress() -> Iterator[Callable[[str, int, int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
     bars: dict[str, TaskID] = {}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    rates: dict[str, _Rate] = {}
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:,.0f}/s"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True)) as progress:
 
         def show(stage: str, done: int, total: int) -> None:
             if stage not in bars:
-                bars[stage] = progress.add_task(stage, total=total)
-            progress.update(bars[stage], completed=done, total=total)
+                bars[stage] = progress.add_task(stage, total=total, rate=0.0)
+                rates[stage] = _Rate(done)
+            progress.update(bars[stage], completed=done, total=total, rate=rates[stage].per_second(done))
 
         yield show
 
 
+class _Rate:
+    """Records per second since a stage was first heard of."""
+
+    def __init__(self, done: int) -> None:
+        self._done = done
+        self._since = time.monotonic()
+
+    def per_second(self, done: int) -> float:
+        seconds = time.monotonic() - self._since
+        return (done - self._done) / seconds if seconds > 0 else 0.0
+
+
 class _Lines:
+    """A line every few seconds; the last one only of a stage that was long enough for one before."""
+
     def __init__(self) -> None:
-        self._told_at = time.monotonic()
+        self._told_at: dict[str, float] = {}
+        self._rates: dict[str, _Rate] = {}
+        self._told: set[str] = set()
 
     def show(self, stage: str, done: int, total: int) -> None:
         now = time.monotonic()
-        if now - self._told_at >= _SECONDS_BETWEEN_LINES or done == total:
-            self._told_at = now
-            click.echo(f"{stage}: {done:,} of {total:,}", err=True)
+        if stage not in self._rates:
+            self._rates[stage] = _Rate(done)
+            self._told_at[stage] = now
+        is_last = done == total and stage in self._told
+        if now - self._told_at[stage] < _SECONDS_BETWEEN_LINES and not is_last:
+            return
+        self._told_at[stage] = now
+        self._told.add(stage)
+        rate = self._rates[stage].per_second(done)
+        left = f", {(total - done) / rate:,.0f} s left" if rate > 0 else ""
+        click.echo(f"{stage}: {done:,} of {total:,} records, {rate:,.0f}/s{left}", err=True)

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from consumers.kafka_settings import KafkaSettings
@@ -131,21 +132,39 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
 
 def _check_variables() -> None:
-    """A mistyped section in a variable's name would go unseen otherwise: only the prefix says that it is ours."""
-    for name in sorted(os.environ):
+    """A mistyped section in a variable's name would go unseen otherwise: only the prefix says that it is ours.
+
+    What Kubernetes sets for services named palimpsest or palimpsest-metrics (PALIMPSEST_METRICS_SERVICE_HOST,
+    PALIMPSEST_METRICS_PORT=tcp://...) is no setting and no mistake.
+    """
+    with_one_underscore = _variables_with_one_underscore(Settings.model_fields)
+    for name, value in sorted(os.environ.items()):
         if not name.upper().startswith(_PREFIX):
             continue
         rest = name.upper().removeprefix(_PREFIX)
-        first = rest.partition("_")[0]
-        if "__" not in rest and "_" in rest and first.lower() in Settings.model_fields:
-            meant = f"{_PREFIX}{first}__{rest.removeprefix(f'{first}_')}"
-            raise UserError(f"{name} would set nothing: after the section stand two underscores; did you mean {meant}?")
         section, delimiter, _ = rest.partition("__")
         if delimiter and section.lower() not in Settings.model_fields:
             raise UserError(
                 f"{name}: there is no section {section.lower()!r} in the settings; "
                 f"there are {', '.join(Settings.model_fields)}"
             )
+        if rest in with_one_underscore and not value.startswith("tcp://"):
+            raise UserError(
+                f"{name} would set nothing: sections end with two underscores; "
+                f"did you mean {_PREFIX}{with_one_underscore[rest]}?"
+            )
+
+
+def _variables_with_one_underscore(fields: Mapping[str, FieldInfo], path: tuple[str, ...] = ()) -> dict[str, str]:
+    """{"LEARNER_REPLAY_CAPACITY": "LEARNER__REPLAY__CAPACITY", ...} of every setting."""
+    names: dict[str, str] = {}
+    for name, field in fields.items():
+        here = (*path, name.upper())
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            names |= _variables_with_one_underscore(field.annotation.model_fields, here)
+        else:
+            names["_".join(here)] = "__".join(here)
+    return names
 
 
 def _check_backbone(network: NetworkSettings, file: Path | None) -> None:

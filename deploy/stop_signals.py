@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: as an event for a loop that stops at a boundary of its own choosing, or as an exception."""
+"""SIGTERM and Ctrl-C as an event that a loop looks at, so that it can stop at a boundary of its own choosing."""
 
 from __future__ import annotations
 
@@ -29,14 +29,3 @@ def stop_on_signals() -> Iterator[threading.Event]:
         yield stop
     finally:
         restore()
-
-
-@contextmanager
-def sigterm_as_ctrl_c() -> Iterator[None]:
-    """SIGTERM raises `KeyboardInterrupt`, so that what was opened is closed; by itself it would end the process."""
-    before = signal.getsignal(signal.SIGTERM)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -28,7 +28,7 @@ class ServableModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-define
         self._classifier = Classifier.load(Path(context.artifacts["servable"]))
 
     # MLflow reads the type hint: another than DataFrame would be a schema of its own, none would be warned of.
-    def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:  # noqa: ARG002
+    def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:
         from pipeline.classifier import Prediction
 
         payloads = zip(model_input["payload"], model_input["content_type"], strict=True)

@@ -22,11 +22,12 @@ from pipeline.augmentation import Augmentation
 from pipeline.class_index import ClassIndex
 from pipeline.device import choose_device, to_device
 from pipeline.network import Network, build_network, choose_backbone, network_from_architecture
+from pipeline.optimizer import momenta_of, sgd
+from pipeline.quadratic_anchor import grown
 from pipeline.reservoir import Reservoir, ReservoirRows
 from pipeline.retention.term import Change, ReplayRows, RetentionTerm, Rows
 from pipeline.sample import InputSpec
 from pipeline.settings import LearnerSettings, NetworkSettings
-from pipeline.sgd import Sgd
 from pipeline.state import Json, StateTree
 from pipeline.user_error import UserError
 
@@ -45,6 +46,7 @@ class UpdateReport:
     replayed_rows: int  # of all draws together
     loss: Mapping[str, Tensor]  # scalars: "incoming", and "TERM.NAME" of each retention term
     correct_B: Tensor  # bool: this pass's prediction among the classes known before the update (test, then train)
+    known_before: int  # classes that this prediction chose among: the logit columns below it
     new_classes: tuple[str, ...]
     seconds: Mapping[str, float]  # draw, forward, backward, optimizer, insert; on CUDA the time to queue the work
 
@@ -60,7 +62,8 @@ class Learner:
         self._classes = ClassIndex(settings.network.max_classes)
         self._augmentation = Augmentation(settings.augmentation, spec, settings.seed)
         self._reservoir = Reservoir(settings.replay.capacity, spec, settings.seed, self.device)
-        self._attach(build_network(_network_settings(settings, spec), spec, settings.seed))
+        self._optimizer: torch.optim.SGD
+        self._attach(build_network(_network_settings(settings, spec), spec, settings.seed), momenta={})
 
     # -- what others may see ---------------------------------------------------------------------------------------
 
@@ -73,13 +76,6 @@ class Learner:
     def class_columns(self) -> Mapping[str, int]:
         """{label: logit column}, live."""
         return self._classes.by_label
-
-    def knows(self, label: str) -> bool:
-        return label in self._classes
-
-    def can_learn(self, label: str) -> bool:
-        """False for a new label past `network.max_classes`."""
-        return self._classes.can_add(label)
 
     @property
     def reservoir(self) -> Reservoir:
@@ -170,7 +166,7 @@ class Learner:
         forwarded = time.perf_counter()
 
         # 5.
-        self._optimizer.forget_gradients()
+        self._optimizer.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]
         row_gradients = self._capture.finish() if self._capture else None
         for term in terms.values():
@@ -199,6 +195,7 @@ class Learner:
             replayed_rows=drawn_rows * draws,
             loss=loss,
             correct_B=correct_B,
+            known_before=known_before,
             new_classes=new_classes,
             seconds={
                 "draw": drawn - started,
@@ -277,18 +274,19 @@ class Learner:
             columns *= 2
         self.network.grow(columns)
         head = {f"head.{name}": parameter for name, parameter in self.network.head.named_parameters()}
-        self._parameters.update(head)  # in place: optimizer and terms hold on to this mapping
         shapes = {name: tuple(parameter.shape) for name, parameter in head.items()}
-        self._optimizer.grow(shapes)
+        momenta = grown(momenta_of(self._optimizer, self._parameters), shapes)
+        self._parameters.update(head)  # in place: the terms hold on to this mapping
+        self._optimizer = sgd(self.settings.optimizer, self._parameters, momenta)
         for term in self._terms.values():
             term.grow(shapes)
         self._reservoir.grow(columns)
 
-    def _attach(self, network: Network) -> None:
+    def _attach(self, network: Network, momenta: Mapping[str, Tensor]) -> None:
         """Everything that holds on to parameters, made anew for this network."""
         self.network = network.to(self.device).train()
         self._parameters = dict(network.named_parameters())
-        self._optimizer = Sgd(self.settings.optimizer, self._parameters)
+        self._optimizer = sgd(self.settings.optimizer, self._parameters, momenta)
         known = retention.retention_terms()
         # sorted: the order of the losses' sum must not hang on the order in a settings file
         self._terms: dict[str, RetentionTerm] = {
@@ -310,7 +308,7 @@ class Learner:
             "architecture": cast(Json, self.architecture),
             "classes": self._classes.state(),
             "network": dict(self.network.state_dict()),
-            "momenta": cast(StateTree, self._optimizer.momenta()),
+            "momenta": cast(StateTree, momenta_of(self._optimizer, self._parameters)),
             "reservoir": self._reservoir.state(),
             "retention": cast(StateTree, {name: term.state() for name, term in self._terms.items()}),
         }
@@ -334,8 +332,7 @@ class Learner:
         self.updates = cast(int, state["updates"])
         self._classes.load_state(cast(StateTree, state["classes"]))
         self._reservoir.load_state(cast(StateTree, state["reservoir"]))
-        self._attach(network)
-        self._optimizer.load_momenta(cast("dict[str, Tensor]", state["momenta"]))
+        self._attach(network, cast("dict[str, Tensor]", state["momenta"]))
         stored = cast("dict[str, StateTree]", state["retention"])
         if set(stored) != set(self._terms):
             raise UserError(

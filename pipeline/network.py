@@ -26,6 +26,7 @@ from pipeline.user_error import UserError
 _MOST_PARAMETERS = 2**31
 _MOST_INPUT_VALUES = 2**28
 _SMALLEST_RESNET_SIDE = 32  # below it a perceptron learns a stream about as well and far faster
+_MOST_AUTO_VALUES = 2**20  # a perceptron of 100 million weights; above, no choice of ours would fit into memory
 
 
 class Network(nn.Module):
@@ -122,11 +123,20 @@ def network_from_architecture(architecture: Mapping[str, object], seed: int = 0)
 
 
 def choose_backbone(name: str, spec: InputSpec) -> str:
-    """What the setting `auto` means for this input."""
+    """What the setting `auto` means for this input: a backbone that can take it, whatever a stream starts with.
+
+    UserError where the samples are so large that only a person can say what to do with them.
+    """
     if name != "auto":
         return name
+    values = math.prod(spec.shape)
+    if values > _MOST_AUTO_VALUES:
+        raise UserError(
+            f"{spec.kind} samples of shape {spec.shape} hold {values:,} values, too many for network.backbone auto "
+            f"(at most {_MOST_AUTO_VALUES:,}): set a smaller input.shape, or name a backbone"
+        )
     if spec.kind == "image":
-        return "resnet18" if max(spec.shape[1:]) >= _SMALLEST_RESNET_SIDE else "mlp"
+        return "resnet18" if min(spec.shape[1:]) >= _SMALLEST_RESNET_SIDE else "mlp"
     return {"vector": "mlp", "text": "text_encoder"}[spec.kind]
 
 

@@ -21,7 +21,8 @@ class Partition:
 class Record:
     """Key, value and headers exactly as they lie in the log, and where they lie.
 
-    `headers` keep their order, may repeat a name, and a value may be null; `timestamp_ms` is the log's own (create or append time).
+    `headers` keep their order, may repeat a name, and a value may be null; `timestamp_ms` is the log's own (create or
+    append time).
     """
 
     topic: str

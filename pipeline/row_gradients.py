@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -12,9 +13,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from pipeline.layer_row_gradients import LayerKind, RowGradient, exact, kind_of, sum_over_rows
-from pipeline.user_error import UserError
 
-WAY_OUT = "leave out the retention terms that need them (ewc_pp, ewc) or choose another backbone"
+_LOG = logging.getLogger(__name__)
 
 
 class _Call:
@@ -52,8 +52,9 @@ class RowGradientCapture:
     parameters or not. Their inputs must have the rows in front, or 1 in front for all rows together (a table of
     positions). Parameters that are not trained are left out.
 
-    Raises UserError, at construction, for a trained parameter elsewhere (a bare one, an attention's in_proj), and in
-    `finish` for one that is used behind its layer's back (attention's out_proj), since its gradients cannot be seen.
+    The row gradients of other trained parameters cannot be seen: bare ones (a class token, an attention's in_proj),
+    those used behind their layer's back (an attention's out_proj), and those of layers whose inputs have no rows in
+    front (windows of images). They count as zero, so that nothing anchors them; one log message says how many.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -67,6 +68,8 @@ class RowGradientCapture:
         self._trained: dict[str, nn.Parameter] = {}  # by the name that `named_parameters` gives it
         self._names: dict[int, str] = {}  # of each trained parameter, by its id
         self._ever_called: set[str] = set()
+        self._unseen: dict[str, str] = {}  # {parameter's name: its layer's type}; grows as passes are watched
+        self._told: set[str] = set()
         self._find_layers()
 
     def start(self, rows: int, scale: float) -> None:
@@ -96,8 +99,9 @@ class RowGradientCapture:
         calls = [call for call in self._calls if call.g is not None]
         assert calls, "finish() comes after a forward and a backward pass"
         self._calls = []
-        self._refuse_unseen()
-        return CapturedRowGradients(calls, self._names, self._trained, self._rows, self._scale)
+        self._find_used_behind_their_back()
+        self._tell_unseen()
+        return CapturedRowGradients(calls, self._names, self._trained, self._unseen, self._rows, self._scale)
 
     def _find_layers(self) -> None:
         self._layers, self._trained, self._names = [], {}, {}
@@ -109,17 +113,20 @@ class RowGradientCapture:
             }
             if not trained:
                 continue
-            kind = kind_of(layer)
-            if kind is None:
-                raise UserError(
-                    f"parameter {next(iter(trained))!r} of a {type(layer).__name__}: its gradients of single rows "
-                    f"cannot be seen; {WAY_OUT}"
-                )
-            self._layers.append((name, layer, kind))
             for parameter_name, parameter in trained.items():
                 if id(parameter) not in self._names:  # two layers may share one
                     self._names[id(parameter)] = parameter_name
                     self._trained[parameter_name] = parameter
+            kind = kind_of(layer)
+            if kind is None:
+                self._cannot_see(layer)
+            else:
+                self._layers.append((name, layer, kind))
+
+    def _cannot_see(self, layer: nn.Module) -> None:
+        for parameter in layer._parameters.values():
+            if parameter is not None and parameter.requires_grad:
+                self._unseen.setdefault(self._names[id(parameter)], type(layer).__name__)
 
     def _enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._batch = len(args[0] if args else next(iter(kwargs.values())))
@@ -140,27 +147,36 @@ class RowGradientCapture:
             # is broadcast. Expanding it here moves that sum behind our hook and changes no value.
             x = x.expand(self._batch, *x.shape[1:])
             replaced = output = output.expand(self._batch, *output.shape[1:])
-        if len(x) != self._batch:
-            raise UserError(
-                f"layer {name!r} gets an input of shape {tuple(x.shape)} in a batch of {self._batch} rows, so its rows "
-                f"cannot be told apart; {WAY_OUT}"
-            )
+        if len(x) != self._batch:  # its rows cannot be told apart
+            self._cannot_see(layer)
+            return None
         call = _Call(name, layer, kind, kind.keep(layer, x, self._rows), self._rows)
         self._calls.append(call)
         self._ever_called.add(name)
         output.register_hook(call.take)
         return replaced
 
-    def _refuse_unseen(self) -> None:
+    def _find_used_behind_their_back(self) -> None:
+        """A layer that was never called, and whose parameters have gradients all the same."""
         for name, layer, _ in self._layers:
-            if name in self._ever_called:
-                continue
-            for local_name, parameter in layer.named_parameters(recurse=False):
-                if parameter.grad is not None and bool(parameter.grad.any()):
-                    raise UserError(
-                        f"parameter '{name}.{local_name}' is used, but its {type(layer).__name__} is never called: its "
-                        f"gradients of single rows cannot be seen; {WAY_OUT}"
-                    )
+            if name not in self._ever_called and any(p.grad is not None for p in layer.parameters(recurse=False)):
+                self._cannot_see(layer)
+
+    def _tell_unseen(self) -> None:
+        new = [name for name in self._unseen if name not in self._told]
+        if not new:
+            return
+        self._told.update(new)
+        unseen = sum(self._trained[name].numel() for name in self._unseen)
+        share = unseen / sum(parameter.numel() for parameter in self._trained.values())
+        _LOG.warning(
+            "gradients of single rows cannot be seen for %s of the network's weights (%.1f%%; %s of a %s is the "
+            "first): retention terms that need them (ewc_pp, ewc) do not anchor these",
+            f"{unseen:,}",
+            100 * share,
+            new[0],
+            self._unseen[new[0]],
+        )
 
 
 class CapturedRowGradients:
@@ -171,15 +187,17 @@ class CapturedRowGradients:
         calls: list[_Call],
         names: Mapping[int, str],
         trained: Mapping[str, nn.Parameter],
+        unseen: Iterable[str],
         rows: int,
         scale: float,
     ) -> None:
         self._calls, self._names, self._trained, self._rows, self._scale = calls, names, trained, rows, scale
+        self._unseen = frozenset(unseen)  # also where some of a parameter's calls were watched: the rest is missing
         self._mean_of_squares: dict[str, Tensor] | None = None
         self._square_of_mean: dict[str, Tensor] | None = None
 
     def mean_of_squares(self) -> Mapping[str, Tensor]:
-        """Mean over rows of (d log p(y|x) / d theta)^2; zero for a parameter that took no part."""
+        """Mean over rows of (d log p(y|x) / d theta)^2; zero for a parameter that took no part or cannot be seen."""
         if self._mean_of_squares is None:
             # The loss is -log p / scale: the row's gradient is -scale times what was caught, and the sign goes.
             factor = self._scale**2 / self._rows
@@ -193,7 +211,7 @@ class CapturedRowGradients:
         return self._mean_of_squares
 
     def square_of_mean(self) -> Mapping[str, Tensor]:
-        """(mean over rows of d log p(y|x) / d theta)^2; zero for a parameter that took no part."""
+        """(mean over rows of d log p(y|x) / d theta)^2; zero for a parameter that took no part or cannot be seen."""
         if self._square_of_mean is None:
 
             def square_of_mean(calls: list[RowGradient]) -> Tensor:
@@ -213,7 +231,9 @@ class CapturedRowGradients:
                 for local_name, row_gradient in call.split():
                     parameter = call.layer._parameters[local_name]
                     if parameter is not None and parameter.requires_grad:
-                        found.setdefault(self._names[id(parameter)], []).append(row_gradient)
+                        name = self._names[id(parameter)]
+                        if name not in self._unseen:
+                            found.setdefault(name, []).append(row_gradient)
             return {
                 name: reduce(found[name]) if name in found else torch.zeros_like(parameter)
                 for name, parameter in self._trained.items()

@@ -38,7 +38,8 @@ def fixed_values(section: BaseModel, prefix: str = "") -> dict[str, Any]:
                 values.update(fixed_values(entry, f"{path}.{key}."))
         else:
             extra = field.json_schema_extra
-            assert isinstance(extra, dict) and "fixed" in extra, f"setting {path} is not marked fixed or changeable"
+            assert isinstance(extra, dict), f"setting {path} is not marked fixed or changeable"
+            assert "fixed" in extra, f"setting {path} is not marked fixed or changeable"
             if cast(dict[str, Any], extra)["fixed"]:
                 values[path] = dumped[name]
     return values

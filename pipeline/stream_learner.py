@@ -34,7 +34,6 @@ from pipeline.state import Json, StateTree
 # the CPU wait for the GPU in every update. A constant, since the drift detector hears of them only then.
 _UPDATES_PER_READ = 16
 
-
 # Only a replay from before a decision needs it, and replays begin at most one restructuring job back; without a bound a
 # stream of one record a minute would grow its state by half a million decisions a year.
 _DECISIONS_KEPT = 10_000
@@ -70,7 +69,7 @@ class StreamLearner:
         self.decisions: list[dict[str, Json]] = []  # recorded decisions, each with its offsets
         self._spec: InputSpec | None = None
         self._foretold: list[dict[str, Json]] = []  # decisions of a first pass over this stretch of the log
-        self._unread: list[tuple[list[str], Tensor, int]] = []  # labels, correct_B on the device, known classes
+        self._unread: list[tuple[list[str], Tensor, int]] = []  # labels, correct_B on the device, known_before
         self._drift_pending = False
 
     # -- what others may see ---------------------------------------------------------------------------------------
@@ -155,7 +154,7 @@ class StreamLearner:
             update = self.learner.update(batch.x, labels, drift=self._drift_pending)
             self._drift_pending = False
             self.records_trained += len(labels)
-            self._unread.append((labels, update.correct_B, len(self.learner.class_names)))
+            self._unread.append((labels, update.correct_B, update.known_before))
         # 3.
         drift = False
         if self.learner is not None and update is not None and self.learner.updates % _UPDATES_PER_READ == 0:
@@ -180,9 +179,11 @@ class StreamLearner:
 
     def _read_prequential(self) -> bool:
         drift = False
-        for labels, correct_B, known_classes in self._unread:
+        for labels, correct_B, known_before in self._unread:
             correct = cast(list[bool], correct_B.tolist())
-            self.prequential.record(labels, correct, known_classes)
+            for label, right in zip(labels, correct, strict=True):
+                was_known = self.class_columns[label] < known_before
+                self.prequential.record([label], [right], known_before if was_known else 0)
             drift = self.drift.update([not right for right in correct]) or drift
         self._unread.clear()
         self._drift_pending = self._drift_pending or drift
@@ -199,7 +200,11 @@ class StreamLearner:
 
     def evaluate_unrecorded(self) -> EvaluationReport | None:
         """How the model stands now, beside the history but not in it: the moment of a stop is nobody's to choose, so
-        an evaluation made then must not be part of the state. None while nothing is known or held out."""
+        an evaluation made then must not be part of the state. The recorded one where that is of this very moment. None
+        while nothing is known or held out."""
+        newest = self.forgetting.newest_report()
+        if newest is not None and newest.at_records == self.records_consumed:
+            return newest
         accuracies = self._accuracies()
         return copy.deepcopy(self.forgetting).record(self.records_consumed, accuracies) if accuracies else None
 
@@ -210,7 +215,7 @@ class StreamLearner:
         learner, spec = self.learner, self._spec
         unread: StateTree = {
             "labels": [labels for labels, _, _ in self._unread],  # type: ignore[misc]
-            "known_classes": [known for _, _, known in self._unread],
+            "known_before": [known for _, _, known in self._unread],
             "correct": torch.cat([torch.empty(0, dtype=torch.bool), *(bits_B.cpu() for _, bits_B, _ in self._unread)]),
         }
         return {
@@ -253,7 +258,7 @@ class StreamLearner:
         self._unread = []
         position = 0
         for labels, known in zip(
-            cast(list[list[str]], unread["labels"]), cast(list[int], unread["known_classes"]), strict=True
+            cast(list[list[str]], unread["labels"]), cast(list[int], unread["known_before"]), strict=True
         ):
             self._unread.append((labels, bits[position : position + len(labels)], known))
             position += len(labels)

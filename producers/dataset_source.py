@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -28,6 +29,12 @@ class DatasetOptions:
     label_column: str = "label"  # csv, jsonl
     delimiter: str | None = None  # csv; None: a tab for .tsv, else a comma
     seed: int = 0  # for sources that order their classes themselves (Avalanche)
+
+    @property
+    def canonical(self) -> str:
+        """All that an item's payload or its label depends on, in JSON: not where it lies, and not the seed."""
+        left_out = ("data_root", "download", "seed")
+        return json.dumps({name: value for name, value in asdict(self).items() if name not in left_out}, sort_keys=True)
 
 
 class DatasetSource(ABC):

@@ -21,6 +21,7 @@ class LabelledDataset(ABC):
     classes: tuple[str, ...]  # in the order in which a schedule takes them; each has at least one item
     labels: npt.NDArray[np.int64]  # (N,) indices into `classes`
     steps: npt.NDArray[np.int64] | None = None  # (N,) where the data set itself says what comes when (Avalanche)
+    opened_as: str = ""  # the options that its payloads depend on; `open_dataset` notes them
     can_turn: bool = False  # True: images, so that `turn_degrees` means something
 
     def __len__(self) -> int:

@@ -5,8 +5,10 @@ Legend: N records of the stream
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +16,7 @@ import numpy.typing as npt
 from pipeline import keyed_randomness
 from pipeline.codec.cloud_event import CloudEvent
 from pipeline.record import Record
+from pipeline.state import Json
 from pipeline.user_error import UserError
 from producers.class_schedule import ClassSchedule
 from producers.labelled_dataset import LabelledDataset
@@ -38,8 +41,9 @@ class SampleStream:
     - The n-th draw of a class takes the n-th of its items in an order shuffled by the seed. When all have come once,
       they come again, in another order and slightly changed (`augmented_payload`); `ce_subject` names the original.
     - `unlabelled_share` of the records, to the nearest whole one and chosen by the seed, have no label.
-    - `ce_id` is "<data set>-<seed>-<number>" and `ce_source` names the data set and the schedule, so that producing the
-      same stream twice repeats the same events, and readers can tell.
+    - `ce_id` is "<data set>-<seed>-<number>" and `ce_source` "palimpsest/produce/<data set>/<schedule>/<digest>", where
+      the digest is over all other arguments and the items' classes. So producing the same stream twice repeats the same
+      events, which readers can tell; and another stream of the same data set never passes for a repeat of it.
     """
 
     def __init__(
@@ -82,7 +86,15 @@ class SampleStream:
         self.labelled_N = np.ones(len(plan), dtype=np.bool_)
         without = keyed_randomness.generator(seed, "unlabelled").permutation(len(plan))
         self.labelled_N[without[: round(unlabelled_share * len(plan))]] = False
-        self._source = f"palimpsest/produce/{dataset.name}/{schedule.name}"
+        digest = _digest(
+            dataset,
+            schedule,
+            records=records,
+            classes_per_step=classes_per_step,
+            shuffle_classes=shuffle_classes,
+            unlabelled_share=float(unlabelled_share),
+        )
+        self._source = f"palimpsest/produce/{dataset.name}/{schedule.name}/{digest}"
 
     def __len__(self) -> int:
         return len(self.item_N)
@@ -131,6 +143,23 @@ class SampleStream:
         if turn_degrees != 0.0:
             return self.dataset.augmented_payload(item, None, turn_degrees)
         return self.dataset.payload(item)
+
+
+def _digest(dataset: LabelledDataset, schedule: ClassSchedule, **arguments: Json) -> str:
+    """8 hex digits over what decides, beside seed and number, which record is sent and with which label."""
+    plan = {
+        **arguments,
+        "schedule": asdict(schedule),  # type: ignore[call-overload]  # every subclass is a dataclass
+        "opened_as": dataset.opened_as,
+        "classes": list(dataset.classes),
+        "labels": _sha256(dataset.labels),
+        "steps": None if dataset.steps is None else _sha256(dataset.steps),
+    }
+    return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _sha256(numbers_N: npt.NDArray[np.int64]) -> str:
+    return hashlib.sha256(numbers_N.astype("<i8").tobytes()).hexdigest()  # the same bytes on every machine
 
 
 def _items_in_order(items: npt.NDArray[np.int64], count: int, seed: int, pool: int) -> npt.NDArray[np.int64]:

@@ -14,9 +14,9 @@ import pytest
 def require_program(name: str, *, package: str) -> str:
     """Its path. Without it the test is skipped, loudly; with PALIMPSEST_TEST_ALL=1, as in CI, it fails."""
     path = shutil.which(name)
-    if path is not None:
-        return path
-    _give_up(f"{name} is not on PATH: NOT TESTED HERE. Install Debian's package {package}")
+    if path is None:
+        _give_up(f"{name} is not on PATH: NOT TESTED HERE. Install Debian's package {package}")
+    return path
 
 
 def require_module(name: str, *, extra: str) -> ModuleType:
@@ -24,7 +24,7 @@ def require_module(name: str, *, extra: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        _give_up(f"{name} cannot be imported ({error}): NOT TESTED HERE. pip install 'palimpsest[{extra}]'")
+        return _give_up(f"{name} cannot be imported ({error}): NOT TESTED HERE. pip install 'palimpsest[{extra}]'")
 
 
 def _give_up(why: str) -> NoReturn:

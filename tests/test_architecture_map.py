@@ -20,7 +20,9 @@ def the_map() -> str:
     for package in PACKAGES:
         folders = sorted({path.parent for path in (ROOT / package).rglob("*.py")})
         for folder in folders:
-            lines = [f"      {path.name:<26}{first_line(path)}" for path in sorted(folder.glob("*.py")) if first_line(path)]
+            lines = [
+                f"      {path.name:<26}{first_line(path)}" for path in sorted(folder.glob("*.py")) if first_line(path)
+            ]
             if lines:
                 blocks.append("\n".join([f"    {folder.relative_to(ROOT).as_posix()}/", *lines]))
     return "\n\n".join(blocks) + "\n"

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import click
 
-from deploy.stop_signals import sigterm_as_ctrl_c
-
 
 @click.command(
     epilog="""\b
@@ -56,9 +54,8 @@ def command(
     """
     from deploy.settings import load_settings
 
-    with sigterm_as_ctrl_c():  # either way the broker is stopped before the demo ends
-        settings = load_settings(settings_file, {"kafka.bootstrap_servers": bootstrap_servers})
+    settings = load_settings(settings_file, {"kafka.bootstrap_servers": bootstrap_servers})
 
-        from deploy.demo import run_demo
+    from deploy.demo import run_demo
 
-        run_demo(dataset=dataset, data_root=data_root, out=out, records=records, seed=seed, settings=settings)
+    run_demo(dataset=dataset, data_root=data_root, out=out, records=records, seed=seed, settings=settings)

@@ -34,7 +34,9 @@ Example:
     metavar="SECONDS",
     help="Stop when no record came for so long. Default: never.",
 )
-@click.option("--max-records", type=click.IntRange(min=1), metavar="N", help="Stop after the update that reaches so many records.")
+@click.option(
+    "--max-records", type=click.IntRange(min=1), metavar="N", help="Stop after the update that reaches so many records."
+)
 @click.option("--bootstrap-servers", metavar="HOST:PORT", help="A Kafka cluster; default: the embedded broker.")
 @click.option(
     "--tracking-uri",

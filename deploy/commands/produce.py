@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-if TYPE_CHECKING:
-    from producers.sample_producer import ProduceProgress
-
-_SECONDS_BETWEEN_LINES = 3.0
 _STOPPED_EXIT_CODE = 130  # as a shell has it for a program that Ctrl-C ended
 _DATASETS = "digits|mnist|fashion-mnist|cifar10|torchvision:NAME|folder:DIR|csv:FILE|jsonl:FILE|npz:FILE|avalanche:NAME"
 _SCHEDULES = "split|blurred|recurring|long-tail|drifting"
@@ -159,6 +150,7 @@ def command(
     The order is the same for a seed, and on one partition it is the order of the log. Stops on SIGTERM or Ctrl-C when
     what is under way has arrived.
     """
+    from deploy.progress import stage_progress
     from deploy.settings import load_settings
     from deploy.stop_signals import stop_on_signals
 
@@ -191,14 +183,15 @@ def command(
             shuffle_classes=shuffle_classes,
             unlabelled_share=unlabelled_share,
         )
-        with _progress(f"{stream} ({sample_stream.dataset.name}, {schedule.name})") as show:
+        title = f"{stream} ({sample_stream.dataset.name}, {schedule.name})"
+        with stage_progress() as show:
             report = produce(
                 sample_stream,
                 stream_name=stream,
                 kafka=settings.kafka,
                 partitions=partitions,
                 records_per_second=rate,
-                on_progress=show,
+                on_progress=lambda progress: show(title, progress.delivered, progress.total),
                 stop=stop,
             )
     rest = f" of {report.total:,}" if report.stopped else ""
@@ -209,49 +202,3 @@ def command(
     )
     if report.stopped:
         context.exit(_STOPPED_EXIT_CODE)
-
-
-@contextmanager
-def _progress(title: str) -> Iterator[Callable[[ProduceProgress], None]]:
-    """A bar with rate and time left on a terminal, else a plain line every few seconds; on stderr."""
-    if not sys.stderr.isatty():
-        yield _Lines(title).show
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:,.0f}/s"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=None, rate=0.0)
-
-        def show(progress: ProduceProgress) -> None:
-            bar.update(task, completed=progress.delivered, total=progress.total, rate=_rate(progress))
-
-        yield show
-
-
-class _Lines:
-    def __init__(self, title: str) -> None:
-        self._title = title
-        self._told_at = time.monotonic()
-
-    def show(self, progress: ProduceProgress) -> None:
-        now = time.monotonic()
-        if now - self._told_at < _SECONDS_BETWEEN_LINES:
-            return
-        self._told_at = now
-        rate = _rate(progress)
-        left = f", {(progress.total - progress.delivered) / rate:,.0f} s left" if rate > 0 else ""
-        click.echo(
-            f"{self._title}: {progress.delivered:,} of {progress.total:,} records, {rate:,.0f}/s{left}", err=True
-        )
-
-
-def _rate(progress: ProduceProgress) -> float:
-    return progress.delivered / progress.seconds if progress.seconds > 0 else 0.0

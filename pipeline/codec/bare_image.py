@@ -1,7 +1,9 @@
 """An image file without its metadata: only what the pixels need is given to Pillow.
 
 Colour profiles, EXIF, comments, thumbnails and animation chunks are never used here, yet parsing them costs time, gives
-an attacker more parsers to aim at, and makes Pillow emit Python warnings on files whose pixels are sound.
+an attacker more parsers to aim at, and makes Pillow emit Python warnings on files whose pixels are sound. Without this
+file Pillow also refuses sound pixels for their metadata: a colour profile of over 1 MiB, a truncated gAMA or acTL
+chunk, a torn Photoshop segment.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from io import BytesIO
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +43,7 @@ class _ImageCodec(PayloadCodec):
     def bare(self, value: bytes) -> bytes:
         """The same image without metadata."""
 
-    def decode(self, value: bytes, parameters: Mapping[str, str], settings: InputSettings) -> Payload:  # noqa: ARG002
+    def decode(self, value: bytes, parameters: Mapping[str, str], settings: InputSettings) -> Payload:
         """1. Drop metadata, 2. read the header, 3. check the size it claims, 4. only then unpack and convert."""
         shape = settings.shape
         if shape is not None and (len(shape) != 3 or shape[0] not in (1, 3)):
@@ -80,9 +80,6 @@ class PngCodec(_ImageCodec):
     def bare(self, value: bytes) -> bytes:
         return bare_png(value)
 
-    def encode(self, x: Any) -> bytes:
-        return encode_png(x)
-
 
 class JpegCodec(_ImageCodec):
     content_types = ("image/jpeg", "image/jpg")  # the second is wrong and common
@@ -90,9 +87,6 @@ class JpegCodec(_ImageCodec):
 
     def bare(self, value: bytes) -> bytes:
         return bare_jpeg(value)
-
-    def encode(self, x: Any) -> bytes:
-        return encode_jpeg(x)
 
 
 def encode_png(x_CHW: npt.NDArray[np.uint8]) -> bytes:

@@ -19,13 +19,12 @@ from pipeline.codec.payload_codec import Payload, PayloadCodec, quoted
 from pipeline.codec.text import text_payload
 from pipeline.sample import BadRecord, DeadLetterReason
 from pipeline.settings import InputSettings
-from pipeline.user_error import UserError
 
 
 class JsonCodec(PayloadCodec):
     content_types = ("application/json",)
 
-    def decode(self, value: bytes, parameters: Mapping[str, str], settings: InputSettings) -> Payload:  # noqa: ARG002
+    def decode(self, value: bytes, parameters: Mapping[str, str], settings: InputSettings) -> Payload:
         document = _document(value)
         label = _at(document, settings.json_label_field)
         content = _at(document, settings.json_payload_field)
@@ -41,13 +40,6 @@ class JsonCodec(PayloadCodec):
             DeadLetterReason.WRONG_TYPE,
             f"{type(content).__name__} at {settings.json_payload_field!r}, where a text or a list of numbers is known",
         )
-
-    def encode(self, x: Any) -> bytes:
-        """A document: what `json.dumps` takes; default settings read `{"payload": ..., "label": ...}`."""
-        try:
-            return json.dumps(x, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-        except (TypeError, ValueError, RecursionError) as error:
-            raise UserError(f"a {type(x).__name__} that cannot be written as JSON: {error}") from error
 
 
 def _document(value: bytes) -> Any:

@@ -1,11 +1,11 @@
-"""The contract of a payload codec: the bytes of one content type <-> the array a network learns from."""
+"""The contract of a payload codec: the bytes of one content type -> the array a network learns from."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -41,10 +41,6 @@ class PayloadCodec(ABC):
 
         Raises `BadRecord` on every payload that cannot be used, and nothing else, whatever the bytes are.
         """
-
-    @abstractmethod
-    def encode(self, x: Any) -> bytes:
-        """A payload that `decode` reads back. Raises `UserError` on what the content type cannot hold."""
 
 
 def quoted(value: object, limit: int = 80) -> str:

@@ -6,7 +6,6 @@ Nothing is normalised: case, spaces and a byte order mark stay what they are.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from pipeline.codec.payload_codec import Payload, PayloadCodec, quoted
 from pipeline.codec.tokenizer import tokenize
@@ -35,10 +34,6 @@ class TextCodec(PayloadCodec):
                 DeadLetterReason.TEXT_NOT_UTF8, f"{error.reason} at byte {error.start} of {len(value)}"
             ) from error
         return text_payload(text, settings)
-
-    def encode(self, x: Any) -> bytes:
-        """A string; the way back gives its token ids."""
-        return encode_text(x)
 
 
 def encode_text(text: str) -> bytes:

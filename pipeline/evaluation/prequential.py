@@ -38,9 +38,10 @@ class Prequential:
     def record(self, labels: Sequence[str], correct: Sequence[bool], known_classes: int) -> None:
         """What was said of these records before they were learnt from, in log order.
 
-        `known_classes` is the number of classes the prediction chose among, at least 1.
+        `known_classes` is the number of classes the prediction chose among; 0 where a record's own class was not one of
+        them, so that no chance could have hit it.
         """
-        assert known_classes >= 1, f"{known_classes} known classes"
+        assert known_classes >= 0, f"{known_classes} known classes"
         for label, right in zip(labels, correct, strict=True):
             column = self._index.get(label)
             if column is None:
@@ -50,7 +51,7 @@ class Prequential:
                 self._early_records[column] += 1
                 if self._early_records[column] >= _EARLY_FIRST:
                     self._early_correct[column] += bool(right)
-                    self._early_chance[column] += 1 / known_classes
+                    self._early_chance[column] += 1 / known_classes if known_classes else 0.0
 
     @property
     def records(self) -> int:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pkgutil
 from functools import cache
 
+from pipeline.discovery import subclasses_in
 from pipeline.retention.term import RetentionTerm
 
 
@@ -14,14 +12,7 @@ from pipeline.retention.term import RetentionTerm
 def retention_terms() -> dict[str, type[RetentionTerm]]:
     """{name: class} of every term in this folder."""
     terms: dict[str, type[RetentionTerm]] = {}
-    for module_info in pkgutil.iter_modules(__path__):
-        module = importlib.import_module(f"{__name__}.{module_info.name}")
-        for _, member in inspect.getmembers(module, inspect.isclass):
-            if (
-                issubclass(member, RetentionTerm)
-                and member.__module__ == module.__name__
-                and member is not RetentionTerm
-            ):
-                assert member.name == module_info.name, f"{module.__name__} must hold a term named {module_info.name!r}"
-                terms[member.name] = member
+    for file, term in subclasses_in(__name__, RetentionTerm):
+        assert term.name == file, f"{__name__}.{file} must hold a term named {file!r}"
+        terms[file] = term
     return terms

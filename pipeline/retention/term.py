@@ -55,7 +55,7 @@ class RowGradients(Protocol):
         """(mean over rows of d log p(y|x) / d theta)^2, as Avalanche's RWalk takes it."""
 
 
-class RetentionTerm(ABC):  # noqa: B024  (every method has a default: a term overrides what it needs)
+class RetentionTerm(ABC):
     """One algorithm against forgetting. A file `pipeline/retention/NAME.py` holds exactly one subclass, named in
     `name` like its file; the settings choose it by that name and the contract test finds it by itself.
 
@@ -86,7 +86,9 @@ class RetentionTerm(ABC):  # noqa: B024  (every method has a default: a term ove
 
     def loss(self, incoming: Rows, replays: tuple[ReplayRows, ...]) -> Mapping[str, Tensor]:
         """Named scalar losses, to be added to the incoming rows' cross-entropy. `replays` has `draws` entries, or
-        none while the reservoir is empty. Names need not carry the term's own; the learner prefixes them."""
+        none while the reservoir is empty. Names need not carry the term's own; the learner prefixes them.
+
+        May be empty while there is nothing to hold to (no replay, no anchor yet)."""
         return {}
 
     def after_backward(self, row_gradients: RowGradients | None) -> None:

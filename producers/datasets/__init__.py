@@ -47,6 +47,8 @@ def open_dataset(spec: str, options: DatasetOptions | None = None) -> LabelledDa
         raise UserError(f"data set {spec!r} is not complete; write {form}")
     if ":" not in form and colon:
         raise UserError(f"data set {head!r} takes nothing after its name; got {spec!r}")
-    dataset = source.open(head, argument, options or DatasetOptions())
+    options = options or DatasetOptions()
+    dataset = source.open(head, argument, options)
     check_not_empty(dataset, spec)
+    dataset.opened_as = options.canonical
     return dataset

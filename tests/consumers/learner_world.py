@@ -55,6 +55,7 @@ class Witness(SilentObserver):
         self.failures: list[OSError] = []
         self.warnings: list[str] = []
         self.resumed: bool | None = None
+        self.turns = 0
 
     def started(self, learner: StreamLearner, resumed: bool) -> None:
         self.resumed = resumed
@@ -70,6 +71,9 @@ class Witness(SilentObserver):
 
     def commit_failed(self, error: OSError) -> None:
         self.failures.append(error)
+
+    def turned(self, lag_records: Mapping[Partition, int]) -> None:
+        self.turns += 1
 
     def warned(self, message: str) -> None:
         self.warnings.append(message)
@@ -216,6 +220,9 @@ class _CommitLogAround(CommitLog):
     @property
     def generation(self) -> int:
         return self.inner.generation
+
+    def committed(self) -> Any:
+        return self.inner.committed()
 
     def start(self, *, known_generation: int = 0) -> Any:
         return self.inner.start(known_generation=known_generation)

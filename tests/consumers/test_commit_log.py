@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import confluent_kafka
 import pytest
 
-from consumers import kafka_connection, topics
+from consumers import kafka_commit_log, kafka_connection, topics
 from consumers.commit_log import (
     BrokerUnavailable,
     CommitLog,
@@ -141,6 +144,16 @@ def test_the_first_start_claims_the_beginning(under_test: UnderTest, learner: Le
     assert log.start() is None
     assert log.generation == 1
     committed_soon(under_test, Committed(offsets=offsets(under_test, 0, 0), generation=1, sequence=0))
+
+
+def test_a_look_fences_nobody(under_test: UnderTest, learner: Learner) -> None:
+    onlooker = learner()
+    assert onlooker.committed() is None
+    log = learner()
+    log.start()
+    log.commit(offsets(under_test, 5, 0), 1, ())
+    wait_until(lambda: onlooker.committed() == Committed(offsets=offsets(under_test, 5, 0), generation=1, sequence=1))
+    log.commit(offsets(under_test, 6, 0), 2, ())
 
 
 def test_a_later_start_finds_what_was_committed_and_claims_it(under_test: UnderTest, learner: Learner) -> None:
@@ -332,9 +345,15 @@ def test_a_broker_that_restarts_in_the_midst_doubles_and_loses_nothing(
             log.start()
             log.commit(offsets(under_test, 1, 1), 1, [event(stream_name, "1")])
             broker.kill()
-            committing = threading.Thread(
-                target=log.commit, args=(offsets(under_test, 2, 2), 2, [event(stream_name, "2")]), daemon=True
-            )
+
+            def until_it_is_taken() -> None:
+                """As the learner's process does."""
+                while True:
+                    with contextlib.suppress(BrokerUnavailable):
+                        log.commit(offsets(under_test, 2, 2), 2, [event(stream_name, "2")])
+                        return
+
+            committing = threading.Thread(target=until_it_is_taken, daemon=True)
             committing.start()
             committing.join(0.5)
             assert committing.is_alive()  # it waits for the broker instead of giving up
@@ -420,3 +439,22 @@ def test_offsets_set_by_another_tool_keep_their_values(kafka_broker: EmbeddedKaf
         assert before == Committed(offsets={under_test.partitions[0]: 12}, generation=0, sequence=0)
         assert log.generation == 4
     committed_soon(under_test, Committed(offsets=offsets(under_test, 12, 0), generation=4, sequence=0))
+
+
+def test_a_commit_comes_back_to_its_caller_while_the_brokers_are_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In here nobody hears a stop: some seconds, by a clock that each attempt moves on by three."""
+    partition = Partition("s.samples", 0)
+    log = KafkaCommitLog(KafkaSettings(bootstrap_servers="127.0.0.1:1"), "s", "main", [partition])
+    log._last = Committed(offsets={partition: 0}, generation=1, sequence=0)
+    clock = [0.0]
+
+    def attempt(*_: Any) -> None:
+        clock[0] += 3.0
+        raise TimeoutError("no answer")
+
+    monkeypatch.setattr(log, "_transact", attempt)
+    monkeypatch.setattr(log, "_recover", attempt)
+    monkeypatch.setattr(kafka_commit_log, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=lambda _: None))
+    with pytest.raises(BrokerUnavailable):
+        log.commit({partition: 1}, 1, ())
+    assert clock[0] <= 15.0

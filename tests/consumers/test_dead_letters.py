@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import struct
 import zlib
 from collections import Counter
@@ -11,14 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from consumers import dead_letters
+from consumers import dead_letters, topics
 from consumers.dead_letters import dead_letter
+from model_store.snapshot import OutboxMessage
 from pipeline.codec.image import encode_png
 from pipeline.codec.npy import encode_npy
 from pipeline.record import Record
 from pipeline.sample import BadRecord, DeadLetterReason
 from tests.consumers.digit_records import Headers, Written, digit, digit_stream
-from tests.consumers.learner_world import Witness, World, learner_settings
+from tests.consumers.learner_world import STREAM, Witness, World, learner_settings
 
 R = DeadLetterReason
 
@@ -171,6 +173,35 @@ def test_headers_keep_order_repeats_and_nulls_and_the_newest_origin_counts() -> 
     assert dict(message.headers)[dead_letters.DETAIL] == b"no value ?"
 
 
+LIMIT = 8 * 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "header", "left_out"),
+    [
+        # Key, value and the header "h": up to the limit all is as it was.
+        (100, LIMIT - 100 - 1 - 20, 20, {}),
+        (100, LIMIT - 100 - 20, 20, {dead_letters.VALUE_BYTES: LIMIT - 100 - 20}),
+        (0, 300 * 1024 * 1024, 0, {dead_letters.VALUE_BYTES: 300 * 1024 * 1024}),
+        (LIMIT, 5, 20, {dead_letters.VALUE_BYTES: 5, dead_letters.KEY_BYTES: LIMIT, dead_letters.HEADERS_BYTES: 21}),
+    ],
+)
+def test_of_a_huge_record_it_is_told_where_it_stood_and_what_is_missing(
+    key: int, value: int, header: int, left_out: dict[str, int]
+) -> None:
+    record = Record("t.samples", 2, 7, bytes(value), bytes(key), (("h", bytes(header)),), 5)
+    message = dead_letter("t", record, BadRecord(R.PAYLOAD_TOO_LARGE, "too large"))
+    added = dict(message.headers)
+    assert {name: int(added.get(name) or 0) for name in left_out} == left_out
+    names = {dead_letters.VALUE_BYTES, dead_letters.KEY_BYTES, dead_letters.HEADERS_BYTES}
+    assert names & set(added) == set(left_out)
+    assert message.value == (None if dead_letters.VALUE_BYTES in left_out else record.value)
+    whole_head = dead_letters.KEY_BYTES not in left_out
+    assert (message.key, "h" in added) == (record.key if whole_head else None, whole_head)
+    assert dead_letters.origin(message.headers) == ("t.samples", 2, 7)
+    assert added[dead_letters.REASON] == str(R.PAYLOAD_TOO_LARGE).encode()
+
+
 @pytest.mark.parametrize(
     "headers",
     [
@@ -181,3 +212,23 @@ def test_headers_keep_order_repeats_and_nulls_and_the_newest_origin_counts() -> 
 )
 def test_what_somebody_else_wrote_has_no_origin(headers: Headers) -> None:
     assert dead_letters.origin(headers) is None
+
+
+@pytest.mark.parametrize("name", [dead_letters.TOPIC, dead_letters.PARTITION, dead_letters.OFFSET])
+def test_headers_of_ours_that_are_not_utf8_stop_nobody(tmp_path: Path, name: str) -> None:
+    """A foreign record that carries them, and foreign messages in the topics that a fall-back reads back."""
+    world = World(tmp_path)
+    bad = Written(value=b"", headers=((name, b"\xff"),), key=None)
+    world.write([*digit_stream(10, clean=True), bad, *digit_stream(10, clean=True, seed=3)])
+    world.learn(snapshots={"every_records": 20})
+    assert world.dead_offsets() == [30]
+    ours = ((dead_letters.TOPIC, b"t"), (dead_letters.PARTITION, b"0"), (dead_letters.OFFSET, b"1"))
+    forged = tuple((key, b"\xff" if key == name else value) for key, value in ours)
+    flush = (("ce_type", b"io.palimpsest.idle_flush"), ("ce_id", b"\xff"))
+    for value in (b"\xff", b'{"branch": "main"}', b'{"branch": "main", "offsets": [["t", "0", 1]]}'):
+        world.commits.messages.append(OutboxMessage(topic="digits.events", key=None, value=value, headers=flush))
+    world.commits.messages.append(OutboxMessage(topic=topics.dead_letters(STREAM), key=None, value=b"", headers=forged))
+    shutil.rmtree(world.newest_entry().path)
+    world.learn()
+    assert world.dead_offsets() == [30]
+    assert world.newest().offsets[world.partition] == 61

@@ -54,6 +54,13 @@ def test_a_branch_reads_its_own_events_back() -> None:
     assert event_data(read, kind="new_class", branch="what-if") is None
 
 
+@pytest.mark.parametrize("value", [b"\xff", b"not JSON", b"[]", b"7", b"[" * 100_000])
+def test_a_forged_event_is_none_of_ours(value: bytes) -> None:
+    headers = (("ce_type", b"io.palimpsest.drift"), ("ce_id", b"\xff"))
+    assert event_data(Record("s.events", 0, 0, value, None, headers), kind="drift", branch="main") is None
+    assert event_id(headers) is None
+
+
 @pytest.mark.parametrize("headers", [(), (("ce_type", None),), (("ce_type", b"com.example.other"), ("ce_id", b"1"))])
 def test_what_others_wrote_is_no_event_of_ours(headers: tuple[tuple[str, bytes | None], ...]) -> None:
     assert event_data(Record("s.events", 0, 0, b"not JSON", None, headers), kind="drift", branch="main") is None

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from pydantic import SecretStr, ValidationError
 
-from consumers import kafka_connection
+from consumers import kafka_client_logs, kafka_connection
 from consumers.kafka_settings import KafkaSettings
 from deploy.embedded_kafka import EmbeddedKafka
 from pipeline.settings_section import fixed_values
@@ -47,7 +47,7 @@ def test_secrets_are_shown_nowhere() -> None:
         proxy_url=SecretStr(f"socks5://me:{PASSWORD}@proxy:1080"),
     )
     options = kafka_connection.connection_options(settings)
-    shown = f"{settings} {settings!r} {settings.model_dump()} {settings.model_dump_json()} {settings.where()} {options}"
+    shown = f"{settings} {settings!r} {settings.model_dump()} {settings.model_dump_json()} {options}"
     assert PASSWORD not in shown
     assert options["sasl_plain_password"] == PASSWORD  # what the client gets is the real one
 
@@ -198,11 +198,19 @@ def test_slow_checksums_are_warned_of_once(monkeypatch: pytest.MonkeyPatch, capl
 
 
 def test_the_clients_complaints_come_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
-    kafka_connection.quieten_client_logs()
+    kafka_client_logs.quieten_client_logs()
     log = logging.getLogger("kafka.net.manager")
     for attempt in range(5):
         log.error("Connection to the test failed: %s", attempt)
     assert caplog.text.count("Connection to the test failed") == 1
+
+
+def test_what_a_busy_machine_makes_the_client_complain_of_is_not_passed_on(caplog: pytest.LogCaptureFixture) -> None:
+    kafka_client_logs.quieten_client_logs()
+    logging.getLogger("kafka.net.selector").warning(
+        "Task <kafka.net.selector.Task 1> ran for 0.189s (>0.100s threshold). It is blocking the event loop -- likely a"
+    )
+    assert caplog.text == ""
 
 
 # Clients

@@ -9,7 +9,7 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ from tests.consumers.learner_world import (
 )
 
 RECORDS = digit_stream(90)
+GROUP = f"palimpsest.{STREAM}.main.learner"
 
 
 def bad_offsets(records: Sequence[Written]) -> list[int]:
@@ -421,6 +422,59 @@ def test_a_partial_batch_waits_for_the_idle_time(tmp_path: Path) -> None:
     assert world.learn(streaming={"idle_flush_seconds": 0.01}).records == 6
 
 
+def test_a_trickle_is_learnt_at_every_lull_and_committed_by_time(tmp_path: Path) -> None:
+    """One record at a time: each is learnt by itself, and all of them share the snapshot of the stop."""
+    world, witness = World(tmp_path), Witness()
+    settings = {"every_records": None}
+    process = start(world.process(observer=witness, snapshots=settings, streaming={"idle_flush_seconds": 0.01}))
+    with running(process):
+        for count, record in enumerate(digit_stream(2, clean=True), start=1):
+            world.write([record])
+            wait_until(lambda count=count: process.learner.records_consumed == count)  # type: ignore[misc]
+        turn_some_more(witness)
+        assert witness.commits == []
+    assert len(witness.commits) == 1
+    assert world.commits.committed[GROUP].offsets == {world.partition: 6}
+
+
+def test_the_lag_that_others_see_goes_to_nothing_in_a_lull(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.write(digit_stream(2, clean=True))
+    settings = {"every_records": None, "every_seconds": 0.05}
+    process = start(world.process(snapshots=settings, streaming={"idle_flush_seconds": 0.01}))
+    with running(process):
+        wait_until(lambda: world.commits.committed[GROUP].offsets == {world.partition: 6})
+        world.log.append_marker()
+        wait_until(lambda: world.commits.committed[GROUP].offsets == {world.partition: 7})
+
+
+@contextlib.contextmanager
+def running(process: LearnerProcess) -> Iterator[None]:
+    """The process in a thread of its own, stopped at the end."""
+    stop = threading.Event()
+    thread = threading.Thread(target=process.run, kwargs={"stop": stop})
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(30)
+    assert not thread.is_alive()
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def turn_some_more(witness: Witness) -> None:
+    """Let the loop take more turns, in which a commit would come if one was to come."""
+    turns = witness.turns
+    wait_until(lambda: witness.turns >= turns + 3)
+
+
 # -- the end of a run --------------------------------------------------------------------------------------------------
 
 
@@ -526,6 +580,37 @@ def test_a_state_of_something_else_is_refused_before_anybody_is_fenced(world: Wo
     assert run(alive, max_records=20).stopped_by == "max_records"
 
 
+def test_an_empty_state_is_refused_before_anybody_is_fenced(world: World) -> None:
+    alive = start(world.process())
+    run(alive, max_records=60)
+    mistyped = World(world.folder / "mistyped", world.settings, world.log, world.commits)
+    with pytest.raises(UserError, match="holds none that is whole"):
+        mistyped.process().start()
+    kept = world.log._records[world.partition]
+    world.log._records[world.partition] = kept[:10]
+    with pytest.raises(UserError, match="the log lost its tail"):
+        world.process().start()
+    world.log._records[world.partition] = kept
+    assert world.commits.epochs[GROUP] == 1
+    assert run(alive, max_records=20).stopped_by == "max_records"
+
+
+def test_what_the_older_learner_commits_before_it_is_fenced_is_gone_on_from(world: World, undisturbed: World) -> None:
+    """Between the newer learner's look and its claim the older one writes another snapshot."""
+    older = start(world.process())
+    run(older, max_records=60)
+
+    class CommitsMeanwhile(CommitLogThatCalls):
+        def start(self, *, known_generation: int = 0) -> Any:
+            run(older, max_records=60)
+            return super().start(known_generation=known_generation)
+
+    newer = start(world.process(commit_log=CommitsMeanwhile(world.commit_log(), lambda: None)))
+    assert newer.learner.records_consumed == older.learner.records_consumed > 100
+    run(newer)
+    same_as_undisturbed(world, undisturbed)
+
+
 def test_a_rewritten_tail_is_refused(world: World) -> None:
     world.learn(max_records=60)
     consumed = world.newest().offsets[world.partition]
@@ -554,9 +639,12 @@ def test_records_that_retention_deleted_before_they_were_learnt_are_missed(world
 def test_a_lost_state_is_not_begun_anew(world: World) -> None:
     world.learn(max_records=60)
     shutil.rmtree(world.folder / "snapshots")
-    with pytest.raises(UserError, match=r"has committed snapshot \d+, but .* holds none that is whole"):
+    with pytest.raises(UserError, match=r"has committed snapshot \d+, but .* holds none that is whole") as refused:
         world.process().start()
+    assert f"kafka-consumer-groups.sh --bootstrap-server HOST:PORT --delete --group {GROUP}" in str(refused.value)
     world.process(branch="another").start()
+    del world.commits.committed[GROUP]  # what that command does
+    assert world.learn().records == len(RECORDS)
 
 
 def test_a_shape_known_from_held_out_samples_alone_survives_a_restart(tmp_path: Path) -> None:
@@ -731,10 +819,14 @@ class RememberingRegistrar:
         self.submitted: list[dict[str, Any]] = []
         self.untold: list[Mapping[str, Json]] = []
         self.acknowledged = 0
+        self.held: set[str] = set()
 
     def submit(self, learner: StreamLearner, **what: Any) -> None:
         self.submitted.append(what | {"at": learner.records_consumed})
         self.untold.append({"version": len(self.submitted), "snapshot_sha256": what["snapshot_sha256"]})
+
+    def holds(self, snapshot_sha256: str) -> bool:
+        return snapshot_sha256 in self.held
 
     def collect(self) -> Sequence[Mapping[str, Json]]:
         untold, self.untold = self.untold, []
@@ -759,6 +851,28 @@ def test_versions_are_submitted_by_records_and_at_the_end_and_told(world: World)
     assert told == [1, 2, 3, 4]
     offsets = [what["offsets"][world.partition] for what in registrar.submitted]
     assert offsets[-1] == len(RECORDS)
+
+
+def test_a_version_is_judged_by_an_evaluation_of_its_own(world: World) -> None:
+    registrar, witness = RememberingRegistrar(), Witness()
+    world.learn(registrar=registrar, observer=witness, registry={"every_records": 80})
+    assert [what["evaluation"].at_records for what in registrar.submitted] == [
+        what["at"] for what in registrar.submitted
+    ]
+    assert registrar.submitted[-1]["evaluation"] == witness.evaluations[-1], "what the run's summary says"
+
+
+def test_a_version_that_waits_already_is_not_submitted_by_the_next_start(world: World) -> None:
+    class DiesAfterSubmitting(RememberingRegistrar):
+        def submit(self, learner: StreamLearner, **what: Any) -> None:
+            raise Killed
+
+    with pytest.raises(Killed):
+        world.learn(registrar=DiesAfterSubmitting(), registry={"every_records": 100})
+    registrar = RememberingRegistrar()
+    registrar.held.add(world.newest_entry().sha256)
+    start(world.process(registrar=registrar))
+    assert registrar.submitted == []
 
 
 def test_a_version_is_due_again_where_its_snapshot_could_not_be_written(

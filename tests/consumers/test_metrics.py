@@ -16,7 +16,7 @@ from consumers.process_settings import MetricsSettings
 from pipeline.evaluation.forgetting import ClassEvaluation, EvaluationReport
 from pipeline.record import Partition
 from pipeline.sample import DeadLetterReason
-from tests.consumers.digit_records import digit_stream, of_fate
+from tests.consumers.digit_records import Written, digit_stream, of_fate
 from tests.consumers.learner_world import FullDisk, Witness, World
 from tests.system_package import require_program
 
@@ -42,6 +42,7 @@ PROMISED = {
     "palimpsest_drift_events_total": {"detector"},
     "palimpsest_network_parameters": set(),
     "palimpsest_build_info": {"version", "torch", "stream", "branch"},
+    "palimpsest_registrations_waiting": set(),
     "palimpsest_model_info": {"role", "version", "run_id"},
 }
 RECORDS = digit_stream(90)
@@ -229,3 +230,26 @@ def test_promtool_finds_nothing_to_complain_about(learnt: Learnt) -> None:
     page = generate_latest(learnt[0].registry)
     done = subprocess.run([promtool, "check", "metrics"], input=page, capture_output=True, timeout=60, check=False)
     assert (done.returncode, done.stdout.decode(), done.stderr.decode()) == (0, "", "")
+
+
+def test_the_age_of_the_newest_record_grows_though_nothing_is_learnt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics, world = new_metrics(), World(tmp_path)
+    assert math.isnan(samples(metrics)["palimpsest_event_lag_seconds"][()])
+    world.write(
+        Written(value=record.value, headers=(*record.headers, ("ce_time", b"2023-11-14T22:13:20Z")))
+        for record in digit_stream(5, clean=True)
+    )
+    world.learn(observer=metrics)
+    for now, age in ((1_700_000_007.0, 7.0), (1_700_000_300.0, 300.0), (1_600_000_000.0, 0.0)):
+        monkeypatch.setattr("consumers.metrics.time.time", lambda now=now: now)
+        assert samples(metrics)["palimpsest_event_lag_seconds"][()] == age
+
+
+def test_waiting_registrations_are_counted_at_each_scrape() -> None:
+    metrics, waiting = new_metrics(), [1, 2, 3]
+    metrics.watch_registrations(lambda: len(waiting))
+    assert samples(metrics)["palimpsest_registrations_waiting"][()] == 3
+    waiting.clear()
+    assert samples(metrics)["palimpsest_registrations_waiting"][()] == 0

@@ -15,7 +15,7 @@ from consumers import kafka_connection, topics
 from consumers.kafka_record_source import KafkaRecordSource
 from consumers.kafka_settings import KafkaSettings
 from consumers.memory_record_source import InMemoryLog, InMemoryRecordSource
-from consumers.record_source import LogTruncated, RecordSource, record_checksum
+from consumers.record_source import LogTruncated, RecordSource, RecordUnreadable, record_checksum
 from deploy.embedded_kafka import EmbeddedKafka
 from pipeline.record import Partition, Record
 from pipeline.user_error import UserError
@@ -311,6 +311,57 @@ def test_a_record_larger_than_a_fetch_reads_well(kafka_broker: EmbeddedKafka, st
     with log.source() as source:
         (record,) = read_to_the_end(source)
     assert record.value == large
+
+
+class OddName(str):
+    """A header's name that is not UTF-8: only what it encodes to differs."""
+
+    __slots__ = ()
+
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        return b"caf\xe9"
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("compression", [None, "zstd"])
+def test_a_header_name_that_is_not_utf8_is_read_escaped(
+    kafka_broker: EmbeddedKafka, stream_name: str, compression: str | None
+) -> None:
+    log = KafkaUnderTest(kafka_broker, stream_name)
+    producer = kafka_connection.producer(log.settings, linger_ms=200, compression_type=compression)
+    for number in range(3):
+        name = OddName("cafe") if number == 1 else "caf\xe9"
+        headers = [(name, b"\xff"), ("ce_label", b"seven")]
+        producer.send(topics.samples(stream_name), value=b"%d" % number, headers=headers, partition=0)
+    producer.close()
+    with log.source() as source:
+        records = read_to_the_end(source)
+    assert [record.value for record in records] == [b"0", b"1", b"2"]
+    assert [record.headers[0] for record in records] == [(n, b"\xff") for n in ("café", r"caf\xe9", "café")]
+    assert {record.header("ce_label") for record in records} == {b"seven"}
+    assert len(record_checksum(records[1])) == 64  # nothing in the name that cannot be written
+
+
+@pytest.mark.kafka
+def test_what_cannot_be_read_is_one_line_with_its_place(
+    kafka_broker: EmbeddedKafka, stream_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = KafkaUnderTest(kafka_broker, stream_name)
+    log.write(0, [b"a0"])
+    log.write(1, [b"b0"])
+    producer = log.producer(**{"compression.type": "zstd"})
+    producer.produce(topics.samples(stream_name), b"x" * 10_000, partition=1)
+    assert producer.flush(DEADLINE_SECONDS) == 0
+
+    def broken(_payload: bytes) -> bytes:
+        raise RuntimeError("unknown frame descriptor")
+
+    monkeypatch.setattr("kafka.record.default_records.zstd_decode", broken)
+    with log.source() as source, pytest.raises(RecordUnreadable, match="unknown frame descriptor") as raised:
+        read_to_the_end(source)
+    assert str(raised.value).startswith(f"{topics.samples(stream_name)}-1 offset 1 cannot be read")
+    assert "\n" not in str(raised.value)
+    assert isinstance(raised.value, LogTruncated)  # ends the process as that does
 
 
 @pytest.mark.kafka

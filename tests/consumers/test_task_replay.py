@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from consumers.memory_record_source import InMemoryRecordSource
+from consumers.record_source import SourceUnavailable
 from consumers.task_replay import TaskReplay, replay_tasks
+from pipeline.record import Partition, Record
 from pipeline.settings import LearnerSettings
 from pipeline.stream_learner import StreamLearner
 from pipeline.user_error import UserError
@@ -118,3 +120,24 @@ def test_a_log_of_held_out_records_alone_is_named(tmp_path: Path) -> None:
     every = learner_settings(hold_out={"share": 1.0})
     with pytest.raises(UserError, match="every record is held out"):
         replay(tmp_path, digit_stream(20), every)
+
+
+def test_brokers_that_go_away_end_it(tmp_path: Path) -> None:
+    """They poll as an empty log does; asked where the log ends, they do not answer."""
+    world = World(tmp_path, SETTINGS)
+    world.write(digit_stream(20))
+
+    class GoesAway(InMemoryRecordSource):
+        polls = 0
+
+        def poll(self, max_records: int, timeout_seconds: float) -> list[Record]:
+            self.polls += 1
+            return super().poll(10, timeout_seconds) if self.polls == 1 else []
+
+        def end_offsets(self) -> dict[Partition, int]:
+            if self.polls > 1:
+                raise SourceUnavailable("away")
+            return super().end_offsets()
+
+    with pytest.raises(SourceUnavailable, match="away"):
+        replay_tasks(GoesAway(world.log), SETTINGS)

@@ -98,6 +98,22 @@ def test_a_compacted_topic_is_refused(settings: KafkaSettings, stream_name: str,
 
 
 @pytest.mark.kafka
+def test_a_dead_letters_topic_that_takes_small_ones_only_is_said_to_at_once(
+    settings: KafkaSettings, stream_name: str
+) -> None:
+    name = topics.dead_letters(stream_name)
+    with kafka_connection.admin(settings) as admin:
+        # What a topic has that nobody thought about, on brokers as they come.
+        shape = {"num_partitions": 1, "configs": {"max.message.bytes": "1048588"}}
+        admin.create_topics({name: shape}, wait_for_metadata=True)
+    with pytest.raises(UserError, match=r"max\.message\.bytes=1048588") as raised:
+        topics.ensure_report_topics(settings, stream_name)
+    way_out = f"kafka-configs.sh --bootstrap-server {settings.bootstrap_servers} --alter --topic {name} --add-config"
+    assert way_out in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.kafka
 def test_more_replicas_than_brokers_is_a_users_error(settings: KafkaSettings, stream_name: str) -> None:
     with pytest.raises(UserError, match="InvalidReplicationFactorError"):
         topics.ensure_source_topics(settings, stream_name, replication=3)

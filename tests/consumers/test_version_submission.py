@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from consumers import version_submission
 from consumers.version_submission import VersionSubmission
 from model_store.registration_queue import RegistrationQueue
 from model_store.registry import RegisteredVersion, RegistrationRequest
@@ -26,10 +27,11 @@ class AsleepRegistrar:
     def __init__(self, waiting: int = 0) -> None:
         self.asked: list[object] = []
         self.waiting = waiting
+        self.runs = True
 
     def start(self) -> bool:
         self.asked.append("start")
-        return True
+        return self.runs
 
     def close(self, drain_seconds: float | None = None) -> int:
         self.asked.append(drain_seconds)
@@ -55,7 +57,12 @@ class Side:
 
     def submit(self, learner: StreamLearner, sha: str = SHA, since_records: int = 0) -> None:
         self.submission.submit(
-            learner, snapshot_sha256=sha, offsets=OFFSETS, trigger="periodic", since_records=since_records
+            learner,
+            snapshot_sha256=sha,
+            offsets=OFFSETS,
+            trigger="periodic",
+            since_records=since_records,
+            evaluation=learner.evaluate_unrecorded(),
         )
 
     def register(self, version: int) -> RegistrationRequest:
@@ -113,9 +120,11 @@ def test_a_request_says_what_the_version_is_and_holds_what_serves_it(side: Side,
     assert request.trigger == "periodic"
     assert list(request.classes) == list(learnt.class_names)
     assert request.records_trained == learnt.records_trained
-    newest = learnt.forgetting.newest_report()
-    assert newest is not None
-    assert (request.average_forgetting, request.worst_class) == (newest.average_forgetting, newest.worst_class)
+    now, recorded = learnt.evaluate_unrecorded(), learnt.forgetting.newest_report()
+    assert now is not None
+    assert recorded is not None
+    assert now.at_records > recorded.at_records
+    assert (request.average_forgetting, request.worst_class) == (now.average_forgetting, now.worst_class)
     # The served model answers as the learner does.
     x, _ = digit_images()
     answers = Classifier.load(request.servable).predict([(encode_png(image), "image/png") for image in x[:50]])
@@ -202,3 +211,52 @@ def test_leaving_waits_for_nothing(side: Side) -> None:
     with side.submission:
         pass
     assert side.registrar.asked == [0.0]
+
+
+def test_it_knows_what_waits_and_what_is_still_to_be_told(side: Side, learnt: StreamLearner) -> None:
+    assert not side.submission.holds(SHA)
+    side.submit(learnt)
+    assert side.submission.holds(SHA)
+    assert not side.submission.holds("cd" * 32)
+    side.register(3)
+    after_kill = Side(side.queue.folder.parent)
+    assert after_kill.submission.holds(SHA)
+    assert after_kill.submission.holds(SHA), "asking takes nothing away"
+    assert [event["version"] for event in after_kill.submission.collect()] == [3]
+    after_kill.submission.acknowledge()
+    assert not Side(side.queue.folder.parent).submission.holds(SHA)
+
+
+def test_a_request_that_cannot_be_read_is_held_for_nobody(side: Side) -> None:
+    folder = side.queue.folder / "pending" / "0000000001"
+    folder.mkdir(parents=True)
+    for content in (b"\xff", b"[]", b"{}"):
+        (folder / "request.json").write_bytes(content)
+        assert not side.submission.holds(SHA)
+
+
+def test_versions_that_wait_for_long_are_told_once_for_each_outage(
+    side: Side, learnt: StreamLearner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    side.submit(learnt)
+    side.submission.collect()
+    assert side.warnings == [], "it has just begun to wait"
+    monkeypatch.setattr(version_submission, "_PATIENCE_SECONDS", 0.0)
+    for _ in range(3):
+        side.submission.collect()
+    assert len(side.warnings) == 1
+    assert "1 versions wait for MLflow" in side.warnings[0]
+    side.register(1)
+    side.submission.collect()
+    side.submit(learnt, "cd" * 32)
+    side.submission.collect()
+    assert len(side.warnings) == 2
+
+
+def test_a_registrar_that_keeps_dying_is_told_once(side: Side, learnt: StreamLearner) -> None:
+    side.submit(learnt)
+    side.registrar.runs = False
+    for _ in range(3):
+        side.submission.collect()
+    (warning,) = side.warnings
+    assert "the process that registers them died" in warning

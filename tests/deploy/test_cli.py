@@ -57,12 +57,13 @@ def test_every_command_has_one_line_of_help() -> None:
 
 @pytest.mark.parametrize("path", command_paths(), ids=" ".join)
 def test_help_has_an_example(path: tuple[str, ...]) -> None:
-    command: click.Command | None = cli.palimpsest
+    command: click.Command = cli.palimpsest
     context = click.Context(cli.palimpsest, info_name="palimpsest")
     for name in path:
         assert isinstance(command, click.Group)
-        command = command.get_command(context, name)
-        assert command is not None
+        below = command.get_command(context, name)
+        assert below is not None
+        command = below
         context = click.Context(command, info_name=name, parent=context)
     text = command.get_help(context)
     example = text.partition("Example")[2]

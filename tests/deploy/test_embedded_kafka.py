@@ -131,7 +131,7 @@ def test_fetched_jar_that_is_not_the_locks_is_not_kept(
     folder, lock = two_jars
     (folder / "second-1.0.jar").unlink()
 
-    def fetch_another(jar: object, staging: Path) -> Path:
+    def fetch_another(_jar: object, staging: Path) -> Path:
         path = staging / "fetched"
         path.write_bytes(b"from a repository that was broken into")
         return path

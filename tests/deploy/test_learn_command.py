@@ -36,8 +36,8 @@ def test_a_signal_under_load_ends_it_with_a_snapshot_and_the_next_run_goes_on(
 ) -> None:
     total = 3_000
     send(kafka_broker, stream_name, total)
-    learn = ("learn", "--stream", stream_name, "--state", tmp_path / "state", "--until-idle", 0.2)
-    learn += ("--settings", settings_file(tmp_path, kafka_broker, NO_REGISTRY + "snapshots: {every_records: 100}\n"))
+    learn = ["learn", "--stream", stream_name, "--state", tmp_path / "state", "--until-idle", 0.2]
+    learn += ["--settings", settings_file(tmp_path, kafka_broker, NO_REGISTRY + "snapshots: {every_records: 100}\n")]
     done = 0
     for number in (signal.SIGTERM, signal.SIGINT):
         with Running(*learn) as running:
@@ -92,8 +92,8 @@ def test_versions_wait_for_mlflow_and_a_later_run_registers_them(
     """Also: what is registered answers raw payloads through MLflow as anybody would call it."""
     send(kafka_broker, stream_name, 600)
     settings = settings_file(tmp_path, kafka_broker, "registry: {every_records: 250, drain_seconds: 60}\n")
-    learn = ("learn", "--stream", stream_name, "--state", tmp_path / "state", "--until-idle", 0.2)
-    learn += ("--settings", settings)
+    learn = ["learn", "--stream", stream_name, "--state", tmp_path / "state", "--until-idle", 0.2]
+    learn += ["--settings", settings]
     away = palimpsest(*learn, "--tracking-uri", f"http://127.0.0.1:{free_port()}")
     assert away.returncode == 0, away.stderr
     told = events(away.stderr)

@@ -104,6 +104,13 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
         ("PALIMPSEST_LERNER__BATCH_SIZE", "3", "PALIMPSEST_LERNER__BATCH_SIZE: there is no section 'lerner'"),
         ("PALIMPSEST_LEARNER__RETENTION", "der_pp", "PALIMPSEST_LEARNER__RETENTION is not JSON"),
         ("PALIMPSEST_LEARNER", "x", "PALIMPSEST_LEARNER is not JSON"),
+        (
+            "PALIMPSEST_KAFKA_BOOTSTRAP_SERVERS",
+            "a:1",
+            "PALIMPSEST_KAFKA_BOOTSTRAP_SERVERS would set nothing: sections end with two underscores; did you mean "
+            "PALIMPSEST_KAFKA__BOOTSTRAP_SERVERS?",
+        ),
+        ("PALIMPSEST_LEARNER_REPLAY_CAPACITY", "9", "PALIMPSEST_LEARNER_REPLAY_CAPACITY would set nothing"),
     ],
 )
 def test_a_wrong_variable_is_named(variable: str, value: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,9 +122,13 @@ def test_a_wrong_variable_is_named(variable: str, value: str, words: str, monkey
 
 
 def test_other_variables_of_ours_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The third is what Kubernetes sets for a service named "palimpsest".
-    for name in ("PALIMPSEST_BROKER_DIR", "PALIMPSEST_CACHE", "PALIMPSEST_PORT_9095_TCP_ADDR"):
+    for name in ("PALIMPSEST_BROKER_DIR", "PALIMPSEST_CACHE", "PALIMPSEST_DATA"):
         monkeypatch.setenv(name, "x")
+    # What Kubernetes sets for services named "palimpsest" and "palimpsest-metrics".
+    for service in ("PALIMPSEST", "PALIMPSEST_METRICS"):
+        monkeypatch.setenv(f"{service}_PORT", "tcp://10.0.0.1:9095")
+        monkeypatch.setenv(f"{service}_PORT_9095_TCP_ADDR", "10.0.0.1")
+        monkeypatch.setenv(f"{service}_SERVICE_HOST", "10.0.0.1")
     assert load_settings() == Settings()
 
 

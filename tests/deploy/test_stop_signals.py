@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from deploy.stop_signals import sigterm_as_ctrl_c, stop_on_signals
+from deploy.stop_signals import stop_on_signals
 
 
 def send(number: int) -> None:
@@ -31,11 +31,4 @@ def test_afterwards_everything_is_as_before() -> None:
     with stop_on_signals() as stop:
         assert {name: signal.getsignal(name) for name in before} != before
     assert not stop.is_set()
-    with sigterm_as_ctrl_c():
-        assert {name: signal.getsignal(name) for name in before} != before
     assert {name: signal.getsignal(name) for name in before} == before
-
-
-def test_sigterm_can_raise_what_ctrl_c_raises() -> None:
-    with pytest.raises(KeyboardInterrupt), sigterm_as_ctrl_c():
-        send(signal.SIGTERM)

@@ -42,7 +42,7 @@ def losses() -> list[dict[str, float]]:
             "network": {"options": {"hidden": [32, 32]}, "initial_columns": 3},
             "optimizer": {"learning_rate": 0.2, "momentum": 0.5, "weight_decay": 1e-4, "max_gradient_norm": 10.0},
             "replay": {"capacity": 60, "draw_size": 24},
-            "retention": {"der_pp": {}, "ewc_pp": {}},
+            "retention": {"der_pp": {}, "ewc_pp": {"strength": 10.0}},
             "augmentation": {"crop_padding": 1},
         }
     )

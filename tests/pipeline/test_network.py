@@ -73,13 +73,32 @@ def test_bytes_are_scaled_and_floats_pass() -> None:
         ("image", (1, 28, 28), "mlp"),
         ("image", (3, 31, 31), "mlp"),
         ("image", (3, 32, 32), "resnet18"),
-        ("image", (1, 16, 40), "resnet18"),
+        ("image", (1, 16, 40), "mlp"),
+        ("image", (3, 40, 5), "mlp"),  # resnet18 cannot take it
+        ("image", (3, 500, 600), "resnet18"),
         ("vector", (64, 64, 64), "mlp"),
         ("text", (48,), "text_encoder"),
     ],
 )
 def test_auto(kind: Any, shape: tuple[int, ...], backbone: str) -> None:
     assert choose_backbone("auto", InputSpec(kind=kind, shape=shape)) == backbone
+
+
+def test_auto_finds_a_backbone_for_whatever_image_comes_first() -> None:
+    for shape in [(1, 1, 1), (3, 5, 40), (3, 40, 5), (1, 1, 9999), (3, 31, 64), (1, 32, 32)]:
+        network = build_network(NetworkSettings(initial_columns=2), InputSpec(kind="image", shape=shape), 0)
+        assert network(torch.zeros(2, *shape, dtype=torch.uint8))[0].shape == (2, 2)
+
+
+@pytest.mark.parametrize(("kind", "shape"), [("vector", (4_000_000,)), ("image", (3, 4000, 4000))])
+def test_samples_too_large_for_auto_name_the_way_out(kind: Any, shape: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match=r"too many for network\.backbone auto .*: set a smaller input\.shape"):
+        build_network(NetworkSettings(), InputSpec(kind=kind, shape=shape), 0)
+
+
+def test_a_named_backbone_that_cannot_take_the_first_sample_says_so() -> None:
+    with pytest.raises(UserError, match=r"images of 40x5 are too small for backbone 'resnet18': set input\.shape"):
+        build_network(NetworkSettings(backbone="resnet18"), InputSpec(kind="image", shape=(3, 40, 5)), 0)
 
 
 def test_rebuilt_from_its_architecture() -> None:

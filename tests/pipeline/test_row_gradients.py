@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.row_gradients import CapturedRowGradients, RowGradientCapture
-from pipeline.user_error import UserError
 
 INCOMING = 3
 Module = TypeVar("Module", bound=nn.Module)
@@ -341,53 +340,61 @@ def test_the_head_may_be_replaced_between_updates(random: torch.Generator) -> No
     assert captured.finish().mean_of_squares()["2.weight"].shape == (8, 5)
 
 
-def test_bare_parameter_is_refused() -> None:
-    class WithToken(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body = nn.Linear(3, 3)
-            self.class_token = nn.Parameter(torch.zeros(3))
+class Unseen(nn.Module):
+    """Beside layers whose row gradients can be seen, one of each kind that cannot."""
 
-    with pytest.raises(UserError, match=r"'class_token' of a WithToken.*ewc_pp.*another backbone"):
-        RowGradientCapture(WithToken())
-    with pytest.raises(UserError, match=r"'0\.in_proj_weight' of a MultiheadAttention"):
-        RowGradientCapture(nn.Sequential(nn.MultiheadAttention(4, 2)))
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(6, 6)
+        self.token = nn.Parameter(torch.zeros(6))  # bare
+        self.scaled = Doubled(6, 6)  # another forward
+        self.attention = nn.MultiheadAttention(3, 1, batch_first=True)  # in_proj is bare, out_proj never called
+        self.windows = nn.Linear(3, 3)  # rows are not in front
+        self.tied = nn.Linear(6, 6, bias=False)  # called, but its weight is that of `scaled`, too
+        self.tied.weight = self.scaled.weight
+        self.head = nn.Linear(6, 4)
 
-
-def test_layer_with_another_forward_is_refused() -> None:
-    class Doubled(nn.Linear):
-        def forward(self, input: Tensor) -> Tensor:
-            return super().forward(input) * 2
-
-    with pytest.raises(UserError, match=r"'0\.weight' of a Doubled"):
-        RowGradientCapture(nn.Sequential(Doubled(3, 3)))
-
-
-def test_layer_used_behind_its_back_is_refused(random: torch.Generator) -> None:
-    class Functional(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body = nn.Linear(6, 6)
-            self.head = nn.Linear(6, 4)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return cast(Tensor, self.head(F.linear(x, self.body.weight)))
-
-    x, y = torch.randn(5, 6, generator=random), torch.tensor([0, 3, 1, 2, 2])
-    with pytest.raises(UserError, match=r"'body\.weight' is used, but its Linear is never called"):
-        capture(Functional(), x, y)
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.tied(self.scaled(self.stem(x) + self.token)))
+        tokens_BTD = x.view(len(x), 2, 3)
+        tokens_BTD = tokens_BTD + self.attention(tokens_BTD, tokens_BTD, tokens_BTD, need_weights=False)[0]
+        return cast(Tensor, self.head(self.windows(tokens_BTD.reshape(-1, 3)).view(len(x), 6)))
 
 
-def test_rows_that_are_not_in_front_are_refused(random: torch.Generator) -> None:
-    class Windows(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body = nn.Linear(3, 3)
-            self.head = nn.Linear(6, 4)
+class Doubled(nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) * 2
 
-        def forward(self, x: Tensor) -> Tensor:
-            return cast(Tensor, self.head(self.body(x.view(-1, 3)).view(-1, 6)))
 
-    x, y = torch.randn(5, 6, generator=random), torch.tensor([0, 3, 1, 2, 2])
-    with pytest.raises(UserError, match=r"layer 'body' gets an input of shape \(10, 3\) in a batch of 5 rows"):
-        capture(Windows(), x, y)
+def test_what_cannot_be_seen_is_zero_and_the_rest_exact(
+    random: torch.Generator, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = initialise(Unseen(), random).double()
+    x, y = torch.randn(5, 6, generator=random).double(), torch.tensor([0, 3, 1, 2, 2])
+    captured = RowGradientCapture(network)
+    for _ in range(2):
+        captured.start(INCOMING, scale=INCOMING)
+        network.zero_grad()
+        backward(F.cross_entropy(network(x)[:INCOMING], y[:INCOMING]))
+        got = captured.finish()
+    expected = one_backward_a_row(network, x, y)
+    seen = {"stem.weight", "stem.bias", "head.weight", "head.bias"}
+    assert set(got.mean_of_squares()) == set(expected[0])
+    for name in expected[0]:
+        of_rows = torch.stack([row[name] for row in expected])
+        assert of_rows.any(), name
+        if name in seen:
+            torch.testing.assert_close(got.mean_of_squares()[name], of_rows.square().mean(0))
+            torch.testing.assert_close(got.square_of_mean()[name], of_rows.mean(0).square())
+        else:
+            assert not got.mean_of_squares()[name].any(), name
+            assert not got.square_of_mean()[name].any(), name
+    # token 6, scaled 36 + 6, in_proj 27 + 9, out_proj 9 + 3, windows 9 + 3; all but these: stem 42, head 28
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "for 108 of the network's weights (60.7%; token of a Unseen is the first)" in message
+
+
+def test_nothing_is_said_where_all_is_seen(random: torch.Generator, caplog: pytest.LogCaptureFixture) -> None:
+    network = initialise(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4)), random)
+    capture(network, torch.randn(4, 6, generator=random), torch.tensor([0, 3, 1, 2]))
+    assert not caplog.records

@@ -217,6 +217,30 @@ def test_repeats_are_remembered_by_the_state() -> None:
     assert report.update is None
 
 
+def test_chance_is_that_among_the_classes_known_before() -> None:
+    """80 records of one class, then 80 of another, five a batch. By hand, over a class's records 2 to 50: those of its
+    first batch could not be predicted (chance 0), the 45 others had one class to choose from, and then two."""
+    learner = StreamLearner(settings(hold_out={"share": 0.0}))
+    decoded = []
+    for number in range(160):
+        x = np.array([number // 80, 0, 0, number], dtype=np.float32)
+        sample = Sample(x=x, kind="vector", label=f"c{number // 80}", source="s", id=str(number))
+        decoded.append(Decoded(Record("t", 0, number, b""), sample))
+    reports = learn(learner, decoded)
+    assert [report.update.known_before for report in reports if report.update] == [0] + [1] * 16 + [2] * 15
+    early_chance = cast(dict[str, torch.Tensor], learner.prequential.state())["early_chance"]
+    assert early_chance.tolist() == pytest.approx([45.0, 22.5])
+
+
+def test_an_evaluation_that_was_just_recorded_is_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = StreamLearner(settings())
+    reports = learn(learner, stream(300))
+    while learner.forgetting.newest_report() is None or reports[-1].evaluation is None:
+        reports += learn(learner, stream(10, first=learner.records_consumed + learner.assembler.pending_records))
+    monkeypatch.setattr(StreamLearner, "_accuracies", None)
+    assert learner.evaluate_unrecorded() == reports[-1].evaluation
+
+
 def test_prequential_accuracy_is_read_every_sixteen_updates() -> None:
     learner = StreamLearner(settings(drift={"detector": None}))
     seen = [

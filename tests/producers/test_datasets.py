@@ -450,6 +450,7 @@ class TestAvalanche:
         with pytest.raises(UserError, match="'many' is no number of experiences"):
             open_dataset("avalanche:SplitMNIST/many")
 
+    @pytest.mark.filterwarnings("ignore:no QP solver found")  # one of Avalanche's own needs, at its import
     def test_split_mnist_by_its_experiences(self) -> None:
         require_module("avalanche", extra="avalanche")
         if not (MNIST_ROOT / "MNIST" / "raw" / "train-images-idx3-ubyte").exists():

@@ -1,17 +1,24 @@
 from __future__ import annotations
 
+import hashlib
+import re
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.record import Partition
 from pipeline.user_error import UserError
+from producers.dataset_source import DatasetOptions
 from producers.datasets import open_dataset
 from producers.sample_stream import SampleStream
 from producers.schedules import open_schedule
 from tests.producers.made_datasets import TellingDataset
 
 SPLIT = open_schedule("split")
+# Of the labels 0 and 1, 8 bytes each, the low one first.
+LABELS_SHA256 = hashlib.sha256(bytes(8) + b"\1" + bytes(7)).hexdigest()
 
 
 def test_every_item_once_unchanged_and_labelled() -> None:
@@ -28,13 +35,64 @@ def test_every_item_once_unchanged_and_labelled() -> None:
         assert event.task == ("1" if event.label == "c" else "0")
         assert event.content_type == "text/plain"
         assert event.type == "io.palimpsest.sample"
-        assert event.source == "palimpsest/produce/telling/split"
+        assert re.fullmatch(r"palimpsest/produce/telling/split/[0-9a-f]{8}", event.source)
         assert event.time_seconds is None
 
 
 def test_the_ids_are_the_data_sets_name_the_seed_and_the_number() -> None:
     stream = SampleStream(TellingDataset({"a": 2, "b": 1}), SPLIT, seed=7)
     assert [record.event.id for record in stream] == ["telling-7-0", "telling-7-1", "telling-7-2"]
+
+
+def source_of(sizes: dict[str, int] | None = None, schedule: str = "split", **arguments: Any) -> str:
+    options = {name: arguments.pop(name) for name in ("blur", "rounds", "imbalance") if name in arguments}
+    dataset = TellingDataset(sizes or {"a": 6, "b": 4, "c": 4})
+    return SampleStream(dataset, open_schedule(schedule, **options), **arguments).record(0).event.source
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({}, {"records": 20}),
+        ({"records": 20}, {"records": 21}),
+        ({}, {"classes_per_step": 1}),
+        ({}, {"shuffle_classes": True}),
+        ({}, {"unlabelled_share": 0.1}),
+        ({"schedule": "blurred"}, {"schedule": "blurred", "blur": 0.1}),
+        ({"schedule": "recurring"}, {"schedule": "recurring", "rounds": 2}),
+        ({"schedule": "long-tail"}, {"schedule": "long-tail", "imbalance": 10.0}),
+        ({}, {"sizes": {"a": 6, "b": 4, "c": 5}}),
+        ({}, {"sizes": {"a": 6, "b": 4, "d": 4}}),
+    ],
+)
+def test_other_arguments_are_another_source_and_the_same_are_the_same(
+    one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    """Ids number the records, so without it a learner would drop other content as repeats."""
+    assert source_of(**one) == source_of(**one)
+    assert source_of(**one) != source_of(**other)
+
+
+def test_the_source_of_one_stream_stays_what_it_was() -> None:
+    """Repeats are told across releases too: a change here makes learners learn what they know again."""
+    plan = (
+        '{"classes": ["a", "b"], "classes_per_step": 2, "labels": "' + LABELS_SHA256 + '", "opened_as": "",'
+        ' "records": null, "schedule": {}, "shuffle_classes": false, "steps": null, "unlabelled_share": 0.0}'
+    )
+    expected = hashlib.sha256(plan.encode()).hexdigest()[:8]
+    assert source_of({"a": 1, "b": 1}) == f"palimpsest/produce/telling/split/{expected}"
+
+
+def test_what_a_data_set_is_opened_with_is_part_of_the_source_and_where_it_lies_is_not(tmp_path: Path) -> None:
+    def source(folder: str, **options: Any) -> str:
+        file = tmp_path / folder / "news.csv"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("text,title,label\none,eins,a\ntwo,zwei,b\n")
+        dataset = open_dataset(f"csv:{file}", DatasetOptions(**options))
+        return SampleStream(dataset, SPLIT).record(0).event.source
+
+    assert source("here") == source("there") == source("here", data_root=tmp_path)
+    assert len({source("here"), source("here", text_column="title"), source("here", split="test")}) == 3
 
 
 def test_a_small_data_set_comes_again_changed_under_its_own_subject() -> None:

@@ -1,0 +1,182 @@
+"""Faults of kafka-python 3.0.12, mended in its internals; any other version is left as it is, with one line in the log.
+
+All that touches the client's private parts at import is here, and it is imported only where the version is the one that
+these were written against: another one still connects, with the faults below or its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import kafka
+from kafka import errors as kafka_errors
+
+log = logging.getLogger(__name__)
+
+MENDED_VERSION = "3.0.12"
+
+_REFUSALS = (
+    kafka_errors.SaslAuthenticationFailedError,
+    kafka_errors.UnsupportedSaslMechanismError,
+    kafka_errors.AuthorizationError,
+)
+_done: list[bool] = []
+
+
+def mends_this_version() -> bool:
+    """Whether the client that is installed is the one that these mendings are for."""
+    return bool(kafka.__version__ == MENDED_VERSION)
+
+
+def mend() -> None:
+    """Mend the client, once; on another version say so, once, and leave it alone."""
+    if _done:
+        return
+    _done.append(True)
+    if not mends_this_version():
+        log.warning(
+            "kafka-python is %s, and known faults are mended for %s only; `pip install kafka-python==%s`",
+            kafka.__version__,
+            MENDED_VERSION,
+            MENDED_VERSION,
+        )
+        return
+    _close_refused_sockets()
+    _keep_answers_before_the_end()
+    _read_odd_header_names()
+    _name_what_does_not_decompress()
+
+
+def client_options(opened: list[Any]) -> dict[str, Any]:
+    """Options for a client that can be closed where its making failed: what it opens is added to `opened`.
+
+    Fault: a client that cannot connect raises, and leaves behind threads that go on trying for ever.
+    """
+    if not mends_this_version():
+        return {}
+    from kafka.net.compat import KafkaNetClient
+    from kafka.net.selector import NetworkSelector
+
+    manager_class = _connection_manager()
+
+    def net_client(**configs: Any) -> Any:
+        opened.append(net := NetworkSelector(**configs))
+        opened.append(manager := manager_class(net, **configs))
+        return KafkaNetClient(net=net, manager=manager)
+
+    return {"kafka_client": net_client}
+
+
+def _connection_manager() -> Any:
+    """Fault: a refused password is tried again until time is up. Here it ends the attempt to connect.
+
+    Only for the first connection: a broker that refuses later, because it is restarting, is tried again.
+    """
+    from kafka.net.manager import KafkaConnectionManager
+
+    class ConnectionManager(KafkaConnectionManager):  # type: ignore[misc]
+        async def _connect(self, node: Any, conn: Any, **options: Any) -> None:
+            await super()._connect(node, conn, **options)
+            problem = conn.init_future.exception
+            if self.cluster.is_bootstrap(node.node_id) and isinstance(problem, _REFUSALS):
+                self._auth_failures[node.node_id] = problem  # raised by the next get_connection
+
+    return ConnectionManager
+
+
+def _close_refused_sockets() -> None:
+    """Fault: the socket of a refused connection or of a broken TLS handshake is dropped without being closed.
+
+    While brokers are away, each attempt would hold a file descriptor until the garbage collector comes by.
+    """
+    from kafka.net.inet import KafkaNetSocket
+    from kafka.net.transport import KafkaSSLTransport
+
+    connect, handshake = KafkaNetSocket.sock_connect, KafkaSSLTransport.handshake
+
+    async def closing_connect(self: Any, net: Any, sock: socket.socket, sockaddr: Any, timeout_at: Any = None) -> Any:
+        try:
+            return await connect(self, net, sock, sockaddr, timeout_at=timeout_at)
+        except kafka_errors.KafkaConnectionError:
+            sock.close()
+            raise
+
+    async def closing_handshake(self: Any) -> None:
+        try:
+            await handshake(self)
+        except Exception:
+            self._sock.close()
+            raise
+
+    KafkaNetSocket.sock_connect, KafkaSSLTransport.handshake = closing_connect, closing_handshake
+
+
+def _keep_answers_before_the_end() -> None:
+    """Fault: an answer that arrives together with the end of the connection is thrown away.
+
+    A broker answers a wrong password so, and one that shuts down answers its last requests so.
+    """
+    from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
+
+    def data_before_error(receive: Callable[[Any], tuple[bytes, Any]]) -> Callable[[Any], tuple[bytes, Any]]:
+        def received(self: Any) -> tuple[bytes, Any]:
+            data, error = receive(self)
+            return (data, None) if data else (data, error)  # the next receive meets the error again
+
+        return received
+
+    for transport in (KafkaTCPTransport, KafkaSSLTransport):
+        transport._sock_recv = data_before_error(transport._sock_recv)
+
+
+class _Escaping(bytearray):
+    """Bytes whose slices decode to text whatever they are: `\\xff` in place of a byte that is no UTF-8."""
+
+    def __getitem__(self, at: Any) -> Any:
+        found = super().__getitem__(at)
+        return _Escaping(found) if isinstance(found, bytearray) else found
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return super().decode(encoding, "backslashreplace")
+
+
+def _read_odd_header_names() -> None:
+    r"""Fault: a header's name that is not UTF-8, which librdkafka may send, ends the reading at that record for ever.
+
+    Here it is read as text with `\xff` in place of such bytes: a name that means nothing to us, and the record counts.
+    """
+    from kafka.record.default_records import DefaultRecordBatch
+
+    read = DefaultRecordBatch._read_msg
+
+    def reading(self: Any) -> Any:
+        try:
+            return read(self)
+        except UnicodeDecodeError:
+            # Nothing was noted of the record yet, so it is read again; the rest of its batch is read this way too.
+            self._buffer = _Escaping(self._buffer)
+            return read(self)
+
+    DefaultRecordBatch._read_msg = reading
+
+
+def _name_what_does_not_decompress() -> None:
+    """Fault: a batch that does not decompress raises whatever its codec raises. Here it is a `CorruptRecordError`."""
+    from kafka.record.default_records import DefaultRecordBatch
+
+    decompress = DefaultRecordBatch._maybe_uncompress
+
+    def decompressing(self: Any) -> None:
+        try:
+            decompress(self)
+        except (kafka_errors.KafkaError, MemoryError):
+            raise
+        except Exception as error:
+            raise kafka_errors.CorruptRecordError(
+                f"the batch from offset {self.base_offset} on does not decompress: {error!r}"
+            ) from error
+
+    DefaultRecordBatch._maybe_uncompress = decompressing

@@ -1,0 +1,85 @@
+"""What the mendings do to the client's parser, and that another version of the client is left alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import kafka
+import pytest
+from kafka import errors as kafka_errors
+from kafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
+
+from consumers import kafka_python_mending
+
+
+def test_the_client_that_is_installed_is_the_one_that_is_mended() -> None:
+    assert kafka.__version__ == kafka_python_mending.MENDED_VERSION
+    assert kafka_python_mending.mends_this_version()
+
+
+class OddName(str):
+    """A header's name that encodes to what is not UTF-8."""
+
+    __slots__ = ()
+
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        return b"\xffx"
+
+
+VALUE = b"value" * 100  # long enough that a batch grows smaller by compression, else it has none
+
+
+def batch(names: list[str], compression: int = 0) -> bytearray:
+    """A record batch as a producer makes it: one record for each header name."""
+    builder = DefaultRecordBatchBuilder(2, compression, 0, -1, -1, -1, 1_000_000)
+    for offset, name in enumerate(names):
+        builder.append(offset, 0, b"key", VALUE, [(name, b"\xff"), ("after", None)])
+    return bytearray(builder.build())
+
+
+@pytest.mark.parametrize("compression", [DefaultRecordBatch.CODEC_NONE, DefaultRecordBatch.CODEC_LZ4])
+def test_header_names_of_any_bytes_are_read(compression: int) -> None:
+    kafka_python_mending.mend()
+    records = list(DefaultRecordBatch(batch(["ä", OddName("odd"), "ß", OddName("odd")], compression)))
+    assert [record.headers for record in records] == [
+        [(name, b"\xff"), ("after", None)] for name in ("ä", r"\xffx", "ß", r"\xffx")
+    ]
+    assert {(record.key, record.value, type(record.value)) for record in records} == {(b"key", VALUE, bytes)}
+
+
+def test_a_batch_that_does_not_decompress_is_corrupt_and_says_where() -> None:
+    kafka_python_mending.mend()
+    broken = batch(["a"], DefaultRecordBatch.CODEC_GZIP)
+    broken[DefaultRecordBatch.HEADER_STRUCT.size] ^= 0xFF  # gzip's magic number
+    broken[:8] = (1234).to_bytes(8, "big")  # its first offset
+    with pytest.raises(kafka_errors.CorruptRecordError, match="from offset 1234 on does not decompress"):
+        list(DefaultRecordBatch(broken))
+
+
+def test_another_version_is_left_alone_with_one_line_and_still_connects() -> None:
+    code = """
+import kafka
+kafka.__version__ = "3.9.9"
+from kafka.net.inet import KafkaNetSocket
+from kafka.record.default_records import DefaultRecordBatch
+before = (KafkaNetSocket.sock_connect, DefaultRecordBatch._read_msg)
+from consumers import kafka_connection
+from consumers.kafka_settings import KafkaSettings
+from pipeline.user_error import UserError
+for _ in range(2):
+    try:
+        kafka_connection.admin(KafkaSettings(bootstrap_servers="127.0.0.1:1", connect_timeout_seconds=0.3))
+    except UserError as error:
+        print(error)
+assert before == (KafkaNetSocket.sock_connect, DefaultRecordBatch._read_msg)
+"""
+    # Without our mending of it the client leaves its threads behind: the program must not wait for them.
+    ran = subprocess.run(
+        [sys.executable, "-c", code + "\nimport os, sys\nsys.stdout.flush()\nos._exit(0)"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ran.stdout.count("no broker is reachable at 127.0.0.1:1") == 2, ran.stderr
+    assert ran.stderr.count("kafka-python is 3.9.9, and known faults are mended for 3.0.12 only") == 1
