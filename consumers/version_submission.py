@@ -59,6 +59,7 @@ class VersionSubmission:
         self._polled: list[Receipt] = []  # by `holds`, for the next `collect`
         self._oldest: tuple[int, float] | None = None  # the oldest request that waits, and since when we know it
         self._complained = False  # of what waits now
+        self._closed = False  # what waits from now on is a later run's
 
     def __enter__(self) -> Self:
         return self
@@ -134,7 +135,8 @@ class VersionSubmission:
 
     def collect(self) -> Sequence[Mapping[str, Json]]:
         """Receipts since the last call, as the data of one event each. Restarts a registrar that died."""
-        self._see_to(self._queue.pending_numbers())
+        if not self._closed:
+            self._see_to(self._queue.pending_numbers())
         receipts = [*self._polled, *self._queue.poll_receipts()]
         self._polled.clear()
         self._collected += receipts
@@ -162,6 +164,7 @@ class VersionSubmission:
         """Wait for what waits, at most so long; how many remain for a later run."""
         if self._queue.pending_numbers():
             self._process.start()
+        self._closed = True
         return self._process.close(drain_seconds)
 
 

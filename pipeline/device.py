@@ -27,7 +27,8 @@ def configure_torch(settings: LearnerSettings) -> None:
         # cuBLAS reads it when CUDA starts; without it torch refuses matrix products in deterministic mode
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False
-    torch.use_deterministic_algorithms(settings.deterministic)
+    # The same as use_deterministic_algorithms, without the second and a half in which that loads torch's compiler.
+    torch.set_deterministic_debug_mode("error" if settings.deterministic else "default")
     # torch would also fill every fresh tensor, which costs time in each update; we read no memory before writing it
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializeAsAny, field_validator
+from pydantic import Field, SerializeAsAny, ValidationError, field_validator
 
 from pipeline.settings_section import Section, changeable, fixed
 
@@ -39,8 +39,8 @@ class NetworkSettings(Section):
 
     backbone: str = fixed(
         "auto",
-        why="a file of pipeline/backbones; auto: mlp for arrays and images smaller than 32x32, resnet18 for larger "
-        "images, text_encoder for text",
+        why="a file of pipeline/backbones; auto: text_encoder for text, resnet18 for images of 32x32 or more, mlp for "
+        "arrays and images with a side below 32",
     )
     options: dict[str, Any] = fixed({}, why="options of the backbone, checked by its Config")
     initial_columns: int = fixed(
@@ -143,7 +143,15 @@ class LearnerSettings(Section):
         unknown = sorted(set(value) - set(terms))
         if unknown:
             raise ValueError(f"unknown retention term {unknown[0]!r}; there are {', '.join(sorted(terms))}")
-        return {
-            name: config if isinstance(config, Section) else terms[name].Config.model_validate(config or {})
-            for name, config in value.items()
-        }
+        configs: dict[str, Section] = {}
+        for name, config in value.items():
+            try:
+                configs[name] = (
+                    config if isinstance(config, Section) else terms[name].Config.model_validate(config or {})
+                )
+            except ValidationError as error:
+                problem = error.errors(include_input=False)[0]
+                where = ".".join(str(part) for part in (name, *problem["loc"]))
+                known = ", ".join(terms[name].Config.model_fields)
+                raise ValueError(f"{where}: {problem['msg']}; {name} has {known}") from None
+        return configs

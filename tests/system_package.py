@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
+import warnings
 from types import ModuleType
 from typing import NoReturn
 
@@ -22,7 +23,9 @@ def require_program(name: str, *, package: str) -> str:
 def require_module(name: str, *, extra: str) -> ModuleType:
     """The module. Without it as above."""
     try:
-        return importlib.import_module(name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what it says of itself and its own dependencies is not ours to mend
+            return importlib.import_module(name)
     except ImportError as error:
         return _give_up(f"{name} cannot be imported ({error}): NOT TESTED HERE. pip install 'palimpsest[{extra}]'")
 

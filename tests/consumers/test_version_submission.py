@@ -205,6 +205,11 @@ def test_closing_starts_it_for_what_waits_and_answers_how_many_remain(side: Side
     side.registrar.waiting = 1
     assert side.submission.close(2.5) == 1
     assert side.registrar.asked == ["start", 2.5]
+    # What remains is a later run's: the last look at the receipts neither starts it again nor says that it died.
+    side.registrar.runs = False
+    side.submission.collect()
+    assert side.registrar.asked == ["start", 2.5]
+    assert side.warnings == []
 
 
 def test_leaving_waits_for_nothing(side: Side) -> None:

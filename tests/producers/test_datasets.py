@@ -450,9 +450,8 @@ class TestAvalanche:
         with pytest.raises(UserError, match="'many' is no number of experiences"):
             open_dataset("avalanche:SplitMNIST/many")
 
-    @pytest.mark.filterwarnings("ignore:no QP solver found")  # one of Avalanche's own needs, at its import
     def test_split_mnist_by_its_experiences(self) -> None:
-        require_module("avalanche", extra="avalanche")
+        require_module("avalanche.benchmarks", extra="avalanche")
         if not (MNIST_ROOT / "MNIST" / "raw" / "train-images-idx3-ubyte").exists():
             pytest.skip(f"NO MNIST in {MNIST_ROOT}")
         dataset = open_dataset("avalanche:SplitMNIST/5", DatasetOptions(data_root=MNIST_ROOT, seed=0))
