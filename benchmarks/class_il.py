@@ -40,7 +40,7 @@ from consumers.kafka_settings import KafkaSettings
 from consumers.learner_process import LearnerProcess, ProcessFacts
 from consumers.memory_commit_log import InMemoryCommitLog, InMemoryCommits
 from consumers.memory_record_source import InMemoryLog, InMemoryRecordSource
-from consumers.observers import SilentObserver
+from consumers.observers import Observer
 from consumers.process_settings import RegistrySettings, SnapshotSettings, StreamSettings
 from deploy.embedded_kafka import EmbeddedKafka
 from deploy.logs import configure_logs
@@ -98,7 +98,7 @@ def _decoded(dataset: str, data_root: Path) -> tuple[npt.NDArray[np.generic], Se
     return x, [part.classes[int(label)] for label in part.labels]
 
 
-class StepWatch(SilentObserver):
+class StepWatch(Observer):
     """Looks at the test part after the last record of each step; its own time is not the learner's."""
 
     def __init__(self, test: TestPart, ends: Sequence[int]) -> None:

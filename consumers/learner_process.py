@@ -26,6 +26,7 @@ from consumers.commit_log import BrokerUnavailable, CommitLog, Committed, transa
 from consumers.dead_letters import dead_letter
 from consumers.decode_ahead import DecodeAhead, Idle
 from consumers.events import event_message
+from consumers.observers import Observer
 from consumers.outbox import Outbox
 from consumers.process_settings import RegistrySettings, SnapshotSettings, StreamSettings
 from consumers.record_source import RecordSource, record_checksum
@@ -47,24 +48,6 @@ MAIN_BRANCH = "main"
 # A disk that could not take a snapshot is tried again after this, however urgent it is: each try costs a copy of the
 # state, and an outbox that stays full would ask for one after every update.
 _DISK_RETRY_SECONDS = 5.0
-
-
-class Observer(Protocol):
-    """Hears what the process did: metrics, a live line, a test. Its methods must not raise and not block."""
-
-    def started(self, learner: StreamLearner, resumed: bool) -> None: ...
-
-    def stepped(self, learner: StreamLearner, report: StepReport) -> None: ...
-
-    def evaluated(self, learner: StreamLearner, report: EvaluationReport) -> None: ...
-
-    def committed(self, report: CommitReport) -> None: ...
-
-    def commit_failed(self, error: OSError) -> None: ...
-
-    def turned(self, lag_records: Mapping[Partition, int]) -> None: ...
-
-    def warned(self, message: str) -> None: ...
 
 
 class Registrar(Protocol):

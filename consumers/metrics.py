@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from consumers.observers import Observer
 from consumers.process_settings import MetricsSettings
 from consumers.snapshot_commit import CommitReport
 from pipeline.evaluation.forgetting import EvaluationReport
@@ -76,7 +77,7 @@ class ClassMetrics(Collector):
         yield from ()
 
 
-class LearnerMetrics:
+class LearnerMetrics(Observer):
     """Hears what the learner's process did (its `Observer`) and keeps the numbers for the next scrape."""
 
     def __init__(self, settings: MetricsSettings, *, stream: str, branch: str) -> None:

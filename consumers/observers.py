@@ -1,17 +1,44 @@
-"""Several observers of the learner's process as one."""
+"""Who hears what the learner's process does, and several of them as one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from consumers.learner_process import Observer
 from consumers.snapshot_commit import CommitReport
 from pipeline.evaluation.forgetting import EvaluationReport
 from pipeline.record import Partition
 from pipeline.stream_learner import StepReport, StreamLearner
 
 
-class Observers:
+class Observer:
+    """Hears what the learner's process did: metrics, a live line, a test. Each overrides what it cares for.
+
+    Its methods must not raise and not block.
+    """
+
+    def started(self, learner: StreamLearner, resumed: bool) -> None:
+        """The state is loaded, or begun; the log is being read."""
+
+    def stepped(self, learner: StreamLearner, report: StepReport) -> None:
+        """One step on one batch."""
+
+    def evaluated(self, learner: StreamLearner, report: EvaluationReport) -> None:
+        """The hold-outs were evaluated."""
+
+    def committed(self, report: CommitReport) -> None:
+        """A snapshot is durable, and told."""
+
+    def commit_failed(self, error: OSError) -> None:
+        """A snapshot could not be written; learning goes on."""
+
+    def turned(self, lag_records: Mapping[Partition, int]) -> None:
+        """The loop has turned."""
+
+    def warned(self, message: str) -> None:
+        """One line for a person."""
+
+
+class Observers(Observer):
     """Tells each in turn."""
 
     def __init__(self, observers: Sequence[Observer]) -> None:
@@ -44,28 +71,3 @@ class Observers:
     def warned(self, message: str) -> None:
         for observer in self._observers:
             observer.warned(message)
-
-
-class SilentObserver:
-    """Hears and says nothing: the base of observers that care for some of it only."""
-
-    def started(self, learner: StreamLearner, resumed: bool) -> None:
-        """Nothing."""
-
-    def stepped(self, learner: StreamLearner, report: StepReport) -> None:
-        """Nothing."""
-
-    def evaluated(self, learner: StreamLearner, report: EvaluationReport) -> None:
-        """Nothing."""
-
-    def committed(self, report: CommitReport) -> None:
-        """Nothing."""
-
-    def commit_failed(self, error: OSError) -> None:
-        """Nothing."""
-
-    def turned(self, lag_records: Mapping[Partition, int]) -> None:
-        """Nothing."""
-
-    def warned(self, message: str) -> None:
-        """Nothing."""

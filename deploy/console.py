@@ -11,7 +11,7 @@ from typing import TextIO
 import click
 
 from consumers.learner_process import RunReport
-from consumers.observers import SilentObserver
+from consumers.observers import Observer
 from consumers.snapshot_commit import CommitReport
 from deploy.exit_codes import one_line
 from pipeline.evaluation.forgetting import EvaluationReport
@@ -21,7 +21,7 @@ from pipeline.stream_learner import StepReport, StreamLearner
 _SECONDS_BETWEEN_LINES = 2.0
 
 
-class ConsoleObserver(SilentObserver):
+class ConsoleObserver(Observer):
     """One line every two seconds while records come: rate, lag, accuracy, worst class. JSON where nobody is watching.
 
     Every line of JSON has `time` (seconds since 1970) and `event`: started, metrics, learning, new_class, drift,
@@ -34,7 +34,7 @@ class ConsoleObserver(SilentObserver):
         self.as_json = not (out or sys.stderr).isatty() if as_json is None else as_json
         self._told_at = time.monotonic()
         self._records_told = 0
-        self._lag = 0
+        self._lag: int | None = None  # until the brokers were asked where the log ends
         self._evaluation: EvaluationReport | None = None
 
     def started(self, learner: StreamLearner, resumed: bool) -> None:
@@ -54,7 +54,7 @@ class ConsoleObserver(SilentObserver):
 
     def turned(self, lag_records: Mapping[Partition, int]) -> None:
         """Remember the lag for the next line."""
-        self._lag = sum(lag_records.values())
+        self._lag = sum(lag_records.values()) if lag_records else None
 
     def evaluated(self, learner: StreamLearner, report: EvaluationReport) -> None:
         """Remember the evaluation for the next line."""
@@ -79,7 +79,8 @@ class ConsoleObserver(SilentObserver):
             "classes": len(learner.class_names),
             "prequential_accuracy": learner.prequential.accuracy,
         }
-        text = f"{report.records_consumed:>11,} records  {rate:>7,.0f}/s  lag {self._lag:>9,}"
+        lag = "-" if self._lag is None else f"{self._lag:,}"
+        text = f"{report.records_consumed:>11,} records  {rate:>7,.0f}/s  lag {lag:>9}"
         text += f"  {len(learner.class_names):>4} classes"
         evaluation = self._evaluation
         if evaluation is not None and evaluation.average_accuracy is not None:

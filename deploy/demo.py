@@ -27,7 +27,7 @@ import click
 from consumers import topics
 from consumers.kafka_settings import KafkaSettings
 from consumers.learner_process import MAIN_BRANCH
-from consumers.observers import SilentObserver
+from consumers.observers import Observer
 from deploy.console import ConsoleObserver
 from deploy.embedded_kafka import EmbeddedKafka
 from deploy.kafka_jars import KAFKA_VERSION
@@ -141,7 +141,7 @@ def run_demo(
     return summary
 
 
-class _DeadLetterCount(SilentObserver):
+class _DeadLetterCount(Observer):
     def __init__(self) -> None:
         self.dead_letters = 0
 

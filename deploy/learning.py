@@ -18,10 +18,10 @@ from consumers import topics
 from consumers.kafka_commit_log import KafkaCommitLog
 from consumers.kafka_record_source import KafkaRecordSource
 from consumers.kafka_reports import kafka_reports
-from consumers.learner_process import MAIN_BRANCH, LearnerProcess, Observer, ProcessFacts
+from consumers.learner_process import MAIN_BRANCH, LearnerProcess, ProcessFacts
 from consumers.metrics import LearnerMetrics
 from consumers.metrics_server import MetricsServer
-from consumers.observers import Observers
+from consumers.observers import Observer, Observers
 from consumers.version_submission import VersionSubmission
 from deploy.settings import Settings
 from model_store.registrar_process import RegistrarProcess

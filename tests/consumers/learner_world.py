@@ -10,10 +10,10 @@ from typing import Any
 
 from consumers import dead_letters, topics
 from consumers.commit_log import CommitLog
-from consumers.learner_process import LearnerProcess, Observer, ProcessFacts, Registrar, RunReport
+from consumers.learner_process import LearnerProcess, ProcessFacts, Registrar, RunReport
 from consumers.memory_commit_log import InMemoryCommitLog, InMemoryCommits
 from consumers.memory_record_source import InMemoryLog, InMemoryRecordSource
-from consumers.observers import SilentObserver
+from consumers.observers import Observer
 from consumers.process_settings import RegistrySettings, SnapshotSettings, StreamSettings
 from consumers.record_source import RecordSource
 from consumers.snapshot_commit import CommitReport
@@ -45,7 +45,7 @@ def learner_settings(**changes: Any) -> LearnerSettings:
     )
 
 
-class Witness(SilentObserver):
+class Witness(Observer):
     """Remembers what it heard."""
 
     def __init__(self) -> None:
@@ -141,7 +141,7 @@ class World:
                 {"every_seconds": NEVER_SECONDS, "every_records": 45} | dict(snapshots or {})
             ),
             registry_settings=RegistrySettings.model_validate(dict(registry or {})),
-            observer=observer or SilentObserver(),
+            observer=observer or Observer(),
             registrar=registrar,
             reports=Reports(self.open_report, stream=stream, branch=branch) if branch == "main" else None,
         )
@@ -199,7 +199,7 @@ class Killed(BaseException):
     """What kill -9 does, as far as one process can do it to itself: nothing after this line is run by the learner."""
 
 
-class KilledAfterSteps(SilentObserver):
+class KilledAfterSteps(Observer):
     """The learner dies after so many steps."""
 
     def __init__(self, steps: int) -> None:

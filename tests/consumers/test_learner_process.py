@@ -20,7 +20,7 @@ from consumers import learner_process, topics
 from consumers.commit_log import BrokerUnavailable, LearnerFenced, OutboxRefused
 from consumers.events import event_id
 from consumers.learner_process import LearnerProcess
-from consumers.observers import SilentObserver
+from consumers.observers import Observer
 from consumers.record_source import LogTruncated, SourceUnavailable
 from model_store.snapshot import OutboxMessage
 from pipeline.learner import Learner, UpdateReport
@@ -409,7 +409,7 @@ def test_a_partial_batch_waits_for_the_idle_time(tmp_path: Path) -> None:
     stop = threading.Event()
     turns = 0
 
-    class StopsAfterTurns(SilentObserver):
+    class StopsAfterTurns(Observer):
         def turned(self, lag_records: Mapping[Partition, int]) -> None:
             nonlocal turns
             turns += 1
@@ -881,7 +881,7 @@ def test_a_version_is_due_again_where_its_snapshot_could_not_be_written(
     monkeypatch.setattr(learner_process, "_DISK_RETRY_SECONDS", 0.0)
     disk = FullDisk(world.folder / "snapshots")
 
-    class FreesIt(SilentObserver):
+    class FreesIt(Observer):
         def stepped(self, learner: StreamLearner, report: StepReport) -> None:
             disk.is_full = report.records_consumed < 150
 

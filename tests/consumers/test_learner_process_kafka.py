@@ -23,8 +23,8 @@ from consumers.kafka_commit_log import KafkaCommitLog
 from consumers.kafka_record_source import KafkaRecordSource
 from consumers.kafka_reports import kafka_reports
 from consumers.kafka_settings import KafkaSettings
-from consumers.learner_process import LearnerProcess, Observer, ProcessFacts
-from consumers.observers import SilentObserver
+from consumers.learner_process import LearnerProcess, ProcessFacts
+from consumers.observers import Observer
 from consumers.process_settings import RegistrySettings, SnapshotSettings, StreamSettings
 from deploy.embedded_kafka import EmbeddedKafka
 from model_store.snapshot_store import SnapshotStore
@@ -118,7 +118,7 @@ class KafkaWorld:
                 stream_settings=StreamSettings(poll_seconds=0.05, idle_flush_seconds=NEVER_SECONDS),
                 snapshot_settings=SnapshotSettings(every_seconds=NEVER_SECONDS, every_records=every_records),
                 registry_settings=RegistrySettings(),
-                observer=observer or SilentObserver(),
+                observer=observer or Observer(),
                 reports=kafka_reports(self.kafka, stream=self.stream, branch=branch) if branch == "main" else None,
             )
             process.start()
@@ -197,7 +197,7 @@ def test_a_flush_is_told_and_obeyed_after_a_fall_back(world: KafkaWorld) -> None
     world.write(RECORDS[75:])
     snapshots: list[str] = []
 
-    class Looks(SilentObserver):
+    class Looks(Observer):
         def stepped(self, learner: StreamLearner, report: StepReport) -> None:
             if report.batch.ended_by is not None:
                 snapshots.append(report.batch.labels[0])
