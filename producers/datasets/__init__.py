@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pkgutil
 from functools import cache
 
+from pipeline.discovery import subclasses_in
 from pipeline.user_error import UserError
 from producers.dataset_source import DatasetOptions, DatasetSource
 from producers.labelled_dataset import LabelledDataset, check_not_empty
@@ -16,19 +14,11 @@ from producers.labelled_dataset import LabelledDataset, check_not_empty
 def dataset_sources() -> dict[str, tuple[str, DatasetSource]]:
     """{what stands before the colon: (form, source)} of every source in this folder."""
     sources: dict[str, tuple[str, DatasetSource]] = {}
-    for module_info in pkgutil.iter_modules(__path__):
-        module = importlib.import_module(f"{__name__}.{module_info.name}")
-        for _, member in inspect.getmembers(module, inspect.isclass):
-            if (
-                not issubclass(member, DatasetSource)
-                or inspect.isabstract(member)
-                or member.__module__ != module.__name__
-            ):
-                continue
-            for form in member.forms:
-                head = form.partition(":")[0]
-                assert head not in sources, f"{member.__name__}: {head!r} is opened by another source already"
-                sources[head] = (form, member())
+    for _, source in subclasses_in(__name__, DatasetSource):  # type: ignore[type-abstract]
+        for form in source.forms:
+            head = form.partition(":")[0]
+            assert head not in sources, f"{source.__name__}: {head!r} is opened by another source already"
+            sources[head] = (form, source())
     return sources
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pkgutil
 from functools import cache
 from typing import Any
 
+from pipeline.discovery import subclasses_in
 from pipeline.user_error import UserError
 from producers.class_schedule import ClassSchedule, schedule_with
 
@@ -16,12 +14,9 @@ from producers.class_schedule import ClassSchedule, schedule_with
 def class_schedules() -> dict[str, type[ClassSchedule]]:
     """{name: class} of every schedule in this folder."""
     schedules: dict[str, type[ClassSchedule]] = {}
-    for module_info in pkgutil.iter_modules(__path__):
-        module = importlib.import_module(f"{__name__}.{module_info.name}")
-        for _, member in inspect.getmembers(module, inspect.isclass):
-            if issubclass(member, ClassSchedule) and member.__module__ == module.__name__:
-                assert member.name == module_info.name.replace("_", "-"), f"{module.__name__} holds {member.name!r}"
-                schedules[member.name] = member
+    for file, schedule in subclasses_in(__name__, ClassSchedule):  # type: ignore[type-abstract]
+        assert schedule.name == file.replace("_", "-"), f"{__name__}.{file} holds {schedule.name!r}"
+        schedules[schedule.name] = schedule
     return schedules
 
 
