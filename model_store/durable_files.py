@@ -7,11 +7,16 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 # Folders being written or removed begin with this, so that no reader takes them for finished ones.
 TEMPORARY_PREFIX = ".tmp-"
+# Smaller pieces are gathered up to this before they are written: each write and each sum lets other threads run, and
+# may wait for them up to 5 ms before it goes on.
+_GATHERED_BYTES = 1024 * 1024
+# Larger pieces are written and summed in parts that a processor's cache may still hold the second time.
+_PART_BYTES = 8 * 1024 * 1024
 
 
 def sync(path: Path) -> None:
@@ -29,6 +34,54 @@ def write_file(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes | memoryview]) -> tuple[int, str]:
+    """Write and fsync a new file, summing on the way; (bytes, SHA-256 in hex). The file is not read again.
+
+    Writing and summing let other threads of the interpreter run.
+    """
+    digest = hashlib.sha256()
+    size = 0
+    with path.open("xb", buffering=0) as file:
+        for part in _parts(pieces):
+            digest.update(part)
+            done = 0
+            while done < len(part):  # one call may write less than it was given
+                done += file.write(part[done:])
+            size += len(part)
+        os.fsync(file.fileno())
+    return size, digest.hexdigest()
+
+
+def sha256_of(pieces: Iterable[bytes | memoryview]) -> tuple[int, str]:
+    """What `write_pieces` would return, without writing."""
+    digest = hashlib.sha256()
+    size = 0
+    for part in _parts(pieces):
+        digest.update(part)
+        size += len(part)
+    return size, digest.hexdigest()
+
+
+def _parts(pieces: Iterable[bytes | memoryview]) -> Iterator[memoryview]:
+    gathered: list[bytes | memoryview] = []
+    waiting = 0
+    for piece in pieces:
+        if len(piece) < _GATHERED_BYTES:
+            gathered.append(piece)
+            waiting += len(piece)
+            if waiting < _GATHERED_BYTES:
+                continue
+        if gathered:
+            yield memoryview(b"".join(gathered))
+            gathered, waiting = [], 0
+        if len(piece) >= _GATHERED_BYTES:
+            whole = memoryview(piece)
+            for start in range(0, len(whole), _PART_BYTES):
+                yield whole[start : start + _PART_BYTES]
+    if gathered:
+        yield memoryview(b"".join(gathered))
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -69,12 +122,13 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder by renaming it first: a kill half-way leaves no half folder under its name."""
+    """Remove a folder by renaming it first: a kill half-way leaves no half folder under its name.
+
+    Of a link to a folder the link alone is removed.
+    """
+    if path.is_symlink():
+        path.unlink()
+        return
     doomed = path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}-{path.name}")
     path.rename(doomed)
     shutil.rmtree(doomed)
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

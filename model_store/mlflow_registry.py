@@ -119,7 +119,17 @@ class MlflowRegistry(Registry):
             return self._search(stream)
 
     def alias(self, stream: str, alias: Alias) -> RegisteredVersion | None:
-        return next((entry for entry in self.versions(stream) if alias in entry.aliases), None)
+        """Asked for alone, and often: after months there are thousands of versions."""
+        with self._translated():
+            try:
+                aliases = dict(self._client.get_registered_model(stream).aliases)
+                if alias not in aliases:
+                    return None
+                return _version(self._client.get_model_version(stream, str(aliases[alias])), aliases)
+            except MlflowException as error:
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                    return None
+                raise
 
     def set_alias(self, stream: str, alias: Alias, version: int | None) -> None:
         with self._translated():

@@ -19,7 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model_store.registration_queue import RegistrationQueue
-from model_store.registry import Registry, RegistryRefused, RegistryUnavailable, ServableBroken
+from model_store.registry import (
+    ALIASES,
+    RegisteredVersion,
+    Registry,
+    RegistryRefused,
+    RegistryUnavailable,
+    ServableBroken,
+)
 from pipeline.user_error import UserError
 
 # The queue is looked at this often: a look is one listing of a folder.
@@ -27,6 +34,8 @@ _POLL_SECONDS = 0.2
 # First and longest wait for a registry that is away or refuses.
 _FIRST_BACK_OFF_SECONDS = 1.0
 _LONGEST_BACK_OFF_SECONDS = 60.0
+# A person may point an alias to another version at any time; until it is noted, its snapshot may be pruned.
+_ALIASES_SECONDS = 60.0
 # Below the learner's priority: registering may take longer, learning may not.
 _NICENESS = 5
 
@@ -48,14 +57,15 @@ class Registrar:
         self._queue = queue
         self._registry = registry
         self._tell = tell
+        self._aliases_due = float("-inf")  # monotonic
 
     def run(self, closing: threading.Event, drain_seconds: float) -> RegistrarReport:
         """Until `closing` is set and there is no more to do, or no more that can be done now.
 
         1. Another registrar may still be at work (its learner was killed, it drains): wait for the lock.
-        2. Take the oldest request; where there is none, wait for one, or end.
+        2. Take the oldest request; where there is none, wait for one, or end. Every so often note the aliases.
         3. Register it. Away or refused: wait longer each time, or end. Broken: set it aside.
-        4. Leave the receipt; the request goes.
+        4. Note the aliases, which the registration has moved. Leave the receipt; the request goes.
         """
         registered, back_off, problem = 0, _FIRST_BACK_OFF_SECONDS, None
         deadline: float | None = None
@@ -72,6 +82,8 @@ class Registrar:
             with self._queue.lock() as locked:
                 while locked and not is_over():
                     # 2.
+                    if time.monotonic() >= self._aliases_due and not closing.is_set():
+                        self._note_aliases()
                     pending = self._queue.oldest()
                     if pending is None:
                         if closing.is_set():
@@ -95,6 +107,7 @@ class Registrar:
                         back_off = min(2 * back_off, _LONGEST_BACK_OFF_SECONDS)
                         continue
                     # 4.
+                    self._note_aliases(version)
                     self._queue.finish(pending, version)
                     registered += 1
                     if problem is not None:
@@ -106,6 +119,30 @@ class Registrar:
             if closing.is_set() and not self._queue.pending_numbers():
                 break
         return RegistrarReport(registered=registered, waiting=len(self._queue.pending_numbers()), problem=problem)
+
+    def _note_aliases(self, registered: RegisteredVersion | None = None) -> None:
+        """Write down what the aliases of the known streams, and of the version just registered, point to.
+
+        Where the registry does not answer, what was known before stays until the next time; that it is away is told
+        when something has to be registered.
+        """
+        self._aliases_due = time.monotonic() + _ALIASES_SECONDS
+        known = {stream: dict(aliases) for stream, aliases in self._queue.aliases().items()}
+        if registered is not None and registered.snapshot_sha256 is not None:
+            own = dict.fromkeys(registered.aliases, registered.snapshot_sha256)
+            known[registered.stream] = {**known.get(registered.stream, {}), **own}
+        with contextlib.suppress(RegistryUnavailable, RegistryRefused):
+            known = {stream: self._aliases_of(stream) for stream in known}
+        self._queue.note_aliases(known)
+
+    def _aliases_of(self, stream: str) -> dict[str, str]:
+        """{alias: SHA-256 of its version's snapshot}."""
+        versions = {alias: self._registry.alias(stream, alias) for alias in ALIASES}
+        return {
+            alias: version.snapshot_sha256
+            for alias, version in versions.items()
+            if version is not None and version.snapshot_sha256 is not None
+        }
 
 
 def main() -> int:

@@ -4,6 +4,7 @@
                               servable/...
              done/<number>.json              receipts: what became of a request, until somebody has taken note
              broken/<number>/                requests that no retry can help, kept for a person to look at
+             aliases.json                    the snapshots that the registry's aliases point to
              lock                            held by the one registrar that works on the queue
 
 The learner submits and reads receipts; the registrar's process takes and finishes. Both may be killed at any time.
@@ -15,13 +16,14 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from model_store.alias_file import read_aliases, write_aliases
 from model_store.durable_files import new_folder, remove_folder, replace_file, write_file
 from model_store.offsets import offsets_json
 from model_store.registry import MetricPoint, RegisteredVersion, RegistrationRequest, ServableBroken
@@ -29,6 +31,7 @@ from pipeline.record import Partition
 
 REQUEST_FILE = "request.json"
 SERVABLE_FOLDER = "servable"
+ALIASES_FILE = "aliases.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +72,7 @@ class RegistrationQueue:
         self.folder = folder
         self.max_pending = max_pending
         self._told: set[int] = set()  # receipts handed out by this object
+        self._sums: dict[tuple[Path, int], str | None] = {}  # (file, when it was written) -> its snapshot's SHA-256
 
     # -- the learner's side ----------------------------------------------------------------------------------------
 
@@ -109,7 +113,40 @@ class RegistrationQueue:
     def pending_numbers(self) -> list[int]:
         return _numbers(self._pending, "")
 
+    def pinned_sha256(self) -> frozenset[str]:
+        """Snapshots that must stay: of the versions that have an alias, of what waits, and of unread receipts.
+
+        Each file is read once; after that a call costs two listings. What cannot be read pins nothing.
+
+        1. Requests. 2. Receipts: a request that has gone since 1 has left its receipt before. 3. Aliases: they are
+        written before the receipt is.
+        """
+        requests = [self._pending / _name(number) / REQUEST_FILE for number in self.pending_numbers()]  # 1.
+        receipts = [self._done / f"{_name(number)}.json" for number in _numbers(self._done, ".json")]  # 2.
+        known: dict[tuple[Path, int], str | None] = {}
+        for file in (*requests, *receipts):
+            try:
+                key = (file, file.stat().st_mtime_ns)
+            except OSError:  # finished or acknowledged meanwhile
+                continue
+            known[key] = self._sums[key] if key in self._sums else _snapshot_sha256(file)
+        self._sums = known
+        aliases = self.aliases().values()  # 3.
+        return frozenset(
+            [sha256 for sha256 in known.values() if sha256]
+            + [sha256 for snapshots in aliases for sha256 in snapshots.values()]
+        )
+
+    def aliases(self) -> dict[str, dict[str, str]]:
+        """{stream: {alias: SHA-256 of its version's snapshot}}, as the registrar last saw them."""
+        return read_aliases(self.folder / ALIASES_FILE)
+
     # -- the registrar's side --------------------------------------------------------------------------------------
+
+    def note_aliases(self, streams: Mapping[str, Mapping[str, str]]) -> None:
+        """Make them known to the learner, durably."""
+        if streams != self.aliases():
+            write_aliases(self.folder / ALIASES_FILE, streams)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[bool]:
@@ -257,6 +294,16 @@ def _decode(folder: Path) -> RegistrationRequest:
         metrics=tuple(MetricPoint(**point.model_dump()) for point in read.metrics),
         tags=read.tags,
     )
+
+
+def _snapshot_sha256(file: Path) -> str | None:
+    """Of a request or a receipt. None where it cannot be read, or has none."""
+    try:
+        document = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    sha256 = document.get("snapshot_sha256") if isinstance(document, dict) else None
+    return sha256 if isinstance(sha256, str) else None
 
 
 def _name(number: int) -> str:

@@ -1,56 +1,34 @@
 """Snapshots in a folder: whole or absent, verified when loaded, the newest whole one found, old ones pruned.
 
-<folder>/<generation>-<sequence>/state.safetensors   every tensor of the state
-                                 state.json          the rest of it
-                                 outbox.jsonl        what the commit has to tell, bytes as base64
-                                 manifest.json       written last: numbers, offsets, facts, sizes, sums
+<folder>/<generation>-<sequence>/    one snapshot; `snapshot_folder` says what lies in it
+         .new-<generation>-<sequence>/    what takes its place, whole (`rewrite`)
+         .tmp-.../    being written or removed
 """
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import json
 import re
 import shutil
 import threading
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+import uuid
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors import torch as safetensors_torch
-from torch import Tensor
-
-from model_store.durable_files import (
-    TEMPORARY_PREFIX,
-    file_sha256,
-    new_folder,
-    remove_folder,
-    sync,
-    write_file,
-)
-from model_store.manifest import (
-    MANIFEST_FILE,
-    MAX_MANIFEST_BYTES,
-    OUTBOX_FILE,
-    STATE_FILE,
-    TENSORS_FILE,
-    FileSum,
-    Manifest,
-    NotWhole,
-    PartitionOffset,
-    canonical_json,
-    parse_manifest,
-)
-from model_store.outbox_file import decode_message, encode_message
+from model_store.durable_files import TEMPORARY_PREFIX, new_folder, remove_folder, sync
+from model_store.fault_points import fault_point
+from model_store.manifest import Manifest, NotWhole
 from model_store.snapshot import Snapshot
+from model_store.snapshot_folder import Filled, LinkSource, fill, read_manifest, read_snapshot
 from pipeline.record import Partition
-from pipeline.state import Json, join, split
+from pipeline.state import Json
 from pipeline.user_error import UserError
 
 _FOLDER_NAME = re.compile(r"^(\d{6,})-(\d{10,})$", re.ASCII)
+# A whole snapshot that waits to take the place of the one it is named after.
+_NEW_PREFIX = ".new-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +37,9 @@ class SnapshotEntry:
 
     path: Path
     manifest: Manifest
+    # What writing it took; None for one that was not just written. Not part of what it is.
+    written_bytes: int | None = field(default=None, compare=False)
+    linked_bytes: int | None = field(default=None, compare=False)
 
     @property
     def generation(self) -> int:
@@ -87,8 +68,15 @@ class SnapshotEntry:
         return self.manifest.state_sha256
 
     @property
+    def names(self) -> frozenset[str]:
+        """`sha256`, and what it was before each rewriting: versions that were registered then know it by that."""
+        former = self.facts.get("former_sha256")
+        return frozenset([self.sha256, *(map(str, former) if isinstance(former, list) else ())])
+
+    @property
     def bytes(self) -> int:
-        return sum(file.bytes for file in self.manifest.files)
+        """Of all files that the manifest names, linked or not."""
+        return sum(file.bytes for file in (*self.manifest.files, *self.manifest.blocks))
 
     @property
     def written_at(self) -> str:
@@ -114,7 +102,13 @@ class Found:
 
 
 class SnapshotStore:
-    """A folder of snapshots. Several threads may write at once; one process writes to a folder at a time."""
+    """A folder of snapshots. Several threads may write at once; one process writes to a folder at a time.
+
+    Blocks of rows that did not change are hard-linked from the snapshot two before, so that the newest and the second
+    newest have no file in common: a byte that decays breaks at most one of them. Only what this object has written
+    itself, or has just loaded, is linked: what decayed in an older process's time must not go on from snapshot to
+    snapshot. The first write after a start therefore writes everything.
+    """
 
     def __init__(self, folder: Path) -> None:
         if folder.exists() and not folder.is_dir():
@@ -122,47 +116,63 @@ class SnapshotStore:
         self.folder = folder
         self._writing = 0
         self._lock = threading.Lock()
+        # The newest two that this object knows to be whole, older first; the next write links from the older one.
+        self._whole: tuple[SnapshotEntry, ...] = ()
+        self._last_good: tuple[int, int] | None = None  # loaded or written last: `prune` keeps it
 
     def write(self, snapshot: Snapshot) -> SnapshotEntry:
         """Make a snapshot durable, or raise `OSError`. The caller must not change its tensors until this returns.
 
-        1. Fill a temporary sibling: tensors, the rest of the state, the outbox; sync each file.
-        2. The manifest last, with size and SHA-256 of each file as it lies there.
-        3. Sync, rename to its name, sync the parent: before the rename the snapshot is absent, after it whole.
+        1. Fill a temporary sibling, its manifest last; sync each file.
+        2. Sync, rename to its name, sync the parent: before the rename the snapshot is absent, after it whole.
         """
         path = self._path(snapshot.generation, snapshot.sequence)
-        tensors, facts = split(snapshot.state)
-        contents = {
-            STATE_FILE: canonical_json(facts),
-            OUTBOX_FILE: b"".join(encode_message(message) for message in snapshot.outbox),
-        }
-        with self._lock:
-            self._writing += 1
-        try:
+        with self._at_work() as alone:
+            source = self._link_source((snapshot.generation, snapshot.sequence)) if alone else None
             with new_folder(path) as temporary:
                 # 1.
-                _write_tensors(temporary / TENSORS_FILE, tensors)
-                for name, content in contents.items():
-                    write_file(temporary / name, content)
-                # 2.
-                manifest = Manifest(
-                    generation=snapshot.generation,
-                    sequence=snapshot.sequence,
-                    offsets=[
-                        PartitionOffset(topic=partition.topic, partition=partition.number, offset=offset)
-                        for partition, offset in sorted(snapshot.offsets.items())
-                    ],
-                    # As JSON gives them back (lists for tuples): the entry returned is the one read later.
-                    facts=json.loads(canonical_json(snapshot.facts)),
-                    files=[_sum_of(temporary / name) for name in (TENSORS_FILE, STATE_FILE, OUTBOX_FILE)],
-                    written_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-                )
-                write_file(temporary / MANIFEST_FILE, manifest.encode())
-                # 3. is `new_folder`'s end.
-        finally:
+                filled = fill(temporary, snapshot, source)
+                # 2. is `new_folder`'s end.
+            fault_point("snapshot.renamed")
+            entry = _entry(path, filled)
             with self._lock:
-                self._writing -= 1
-        return SnapshotEntry(path=path, manifest=manifest)
+                # Only a row of ascending numbers alternates; after anything else two whole ones begin a new row.
+                follows = not self._whole or entry.number > self._whole[-1].number
+                self._whole = (*self._whole[-1:], entry) if follows else ()
+                self._last_good = entry.number
+        return entry
+
+    def rewrite(self, entry: SnapshotEntry, snapshot: Snapshot) -> SnapshotEntry:
+        """Put another content in the place of a kept snapshot, under the same numbers. Nothing is linked.
+
+        Killed anywhere, either the old or the new one is there whole: a folder cannot replace another in one step, so
+        whoever looks at the store next finishes what was begun between 2 and 3.
+
+        1. Fill a temporary sibling and rename it to `.new-<name>`: whole and durable, but not yet the snapshot.
+        2. Rename the old one away.
+        3. Rename the new one to its name; sync.
+        4. Remove the old one.
+        """
+        assert entry.number == (snapshot.generation, snapshot.sequence), f"{entry.path} keeps its numbers"
+        path, new = entry.path, entry.path.with_name(_NEW_PREFIX + entry.path.name)
+        old = path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}-{path.name}")
+        with self._at_work():
+            with self._lock:
+                self._whole = ()  # the blocks of the old content must not come back by a link
+            # 1.
+            with new_folder(new) as temporary:
+                filled = fill(temporary, snapshot, None)
+            fault_point("rewrite.written")
+            # 2.
+            path.rename(old)
+            fault_point("rewrite.old_away")
+            # 3.
+            self._finish_rewrites()
+            assert path.is_dir(), f"{path} has gone: something else works on this folder"
+            fault_point("rewrite.renamed")
+            # 4.
+            shutil.rmtree(old)
+        return _entry(path, filled)
 
     def entries(self) -> list[SnapshotEntry]:
         """Every snapshot with a good manifest, oldest first. Reads manifests only; `UserError` for a newer format."""
@@ -174,29 +184,16 @@ class SnapshotStore:
 
     def load(self, entry: SnapshotEntry) -> Snapshot:
         """Read a snapshot, checking every size and sum. `NotWhole` where one is wrong."""
-        contents = {name: _verified_content(entry, name) for name in (TENSORS_FILE, STATE_FILE, OUTBOX_FILE)}
-        try:
-            tensors = safetensors_torch.load(contents[TENSORS_FILE])
-        except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            raise NotWhole(f"{TENSORS_FILE} is not a safetensors file ({error})") from None
-        try:
-            facts = json.loads(contents[STATE_FILE])
-        except (ValueError, RecursionError) as error:
-            raise NotWhole(f"{STATE_FILE} is not JSON ({error})") from None
-        if not isinstance(facts, dict):
-            raise NotWhole(f"{STATE_FILE} is not a JSON object")
-        _check_paths([*tensors, *facts])
-        return Snapshot(
-            generation=entry.generation,
-            sequence=entry.sequence,
-            state=join(tensors, facts),
-            offsets=entry.offsets,
-            facts=entry.facts,
-            outbox=tuple(decode_message(line) for line in contents[OUTBOX_FILE].splitlines()),
-        )
+        with self._lock:
+            self._whole = ()
+        snapshot = read_snapshot(entry.path, entry.manifest)
+        with self._lock:
+            self._whole = (entry,)
+            self._last_good = entry.number
+        return snapshot
 
-    def newest_whole(self) -> Found:
-        """The newest snapshot that is whole, by (generation, sequence) and never by offsets.
+    def newest_whole(self, may_be: Callable[[SnapshotEntry], bool] = lambda _entry: True) -> Found:
+        """The newest snapshot that is whole, by (generation, sequence) and never by offsets, among those that `may_be`.
 
         An adoption moves offsets back, and a replaced learner may have been ahead of its successor: the numbers alone
         say what came last.
@@ -205,6 +202,8 @@ class SnapshotStore:
         for path in reversed(self._folders()):
             try:
                 entry = _read_entry(path)
+                if not may_be(entry):
+                    continue
                 return Found(snapshot=self.load(entry), entry=entry, passed_over=tuple(passed_over))
             except NotWhole as problem:
                 passed_over.append(PassedOver(path, problem.why))
@@ -214,30 +213,86 @@ class SnapshotStore:
         """SHA-256 over state and offsets, nothing of wall clock, generation or sequence in it."""
         return self.load(entry).fingerprint()
 
-    def prune(self, keep_newest: int, pinned: Collection[tuple[int, int]] = ()) -> list[Path]:
-        """Remove all but the newest and the pinned (by `SnapshotEntry.number`); returns what was removed.
+    def prune(
+        self,
+        keep_newest: int,
+        pinned: Collection[tuple[int, int]] = (),
+        max_age_seconds: float | None = None,
+        *,
+        pinned_sha256: Collection[str] = (),
+        now: datetime | None = None,
+    ) -> list[Path]:
+        """Remove what is neither among the newest nor pinned, or is too old; returns what was removed.
 
+        Pinned are snapshots by `SnapshotEntry.number` or any of their `.names`. Whatever its age, the newest one stays,
+        and the one that this object loaded or wrote last: with a good manifest the newest may still be broken.
         Broken folders count for nothing, and stay as evidence while they are newer than the oldest snapshot kept.
         Temporary folders that a kill left behind go too.
         """
         if keep_newest < 1:
             raise ValueError(f"at least the newest snapshot must be kept, not {keep_newest}")
-        entries = self.entries()
-        newest = {entry.number for entry in entries[-keep_newest:]}
-        removed = [entry.path for entry in entries if entry.number not in newest and entry.number not in pinned]
+        entries, broken = self._read_manifests()
+        self._remove_temporary()
+        kept = entries[-keep_newest:]
+        if max_age_seconds is not None:
+            oldest_moment = (now or datetime.now(UTC)) - timedelta(seconds=max_age_seconds)
+            kept = [entry for entry in kept if entry is entries[-1] or entry.manifest.written >= oldest_moment]
+        newest = {entry.number for entry in kept}
+        stays = {*newest, *pinned, *(entry.number for entry in entries if entry.names & set(pinned_sha256))}
+        if self._last_good is not None:
+            stays.add(self._last_good)
+        removed = [entry.path for entry in entries if entry.number not in stays]
         if newest:
-            removed += [
-                problem.path
-                for problem in self.broken()
-                if _number(problem.path) < min(newest) and _number(problem.path) not in pinned
-            ]
+            numbers = ((_number(problem.path), problem.path) for problem in broken)
+            removed += [path for number, path in numbers if number < min(newest) and number not in stays]
         for path in removed:
             remove_folder(path)
-        with self._lock:
-            if self._writing == 0 and self.folder.is_dir():
-                for leftover in self.folder.glob(f"{TEMPORARY_PREFIX}*"):
-                    shutil.rmtree(leftover)
         return removed
+
+    def remove(self, path: Path) -> None:
+        """Remove one snapshot, whole or not: `SnapshotEntry.path` or `PassedOver.path`."""
+        assert path.parent == self.folder, f"{path} is no snapshot of {self.folder}"
+        with self._lock:
+            self._whole = ()
+            if self._last_good == _number(path):
+                self._last_good = None
+        remove_folder(path)
+
+    def remove_leftovers(self) -> list[Path]:
+        """Remove all that is no snapshot with a good manifest: broken folders, and temporary ones of killed writers.
+
+        They may hold what has to be forgotten. Not while another thread writes.
+        """
+        assert self._writing == 0, "what is being written is no leftover"
+        broken = [problem.path for problem in self.broken()]
+        removed = self._remove_temporary()
+        for path in broken:
+            remove_folder(path)
+        return [*removed, *broken]
+
+    # -- who writes, and from what it may link ---------------------------------------------------------------------
+
+    @contextmanager
+    def _at_work(self) -> Iterator[bool]:
+        """Whether this is the only writer now; temporary folders stay as long as there is one."""
+        with self._lock:
+            self._writing += 1
+            alone = self._writing == 1
+        try:
+            yield alone
+        finally:
+            with self._lock:
+                self._writing -= 1
+
+    def _link_source(self, number: tuple[int, int]) -> LinkSource | None:
+        with self._lock:
+            whole = self._whole
+        if len(whole) < 2 or number <= whole[-1].number:
+            return None
+        alternate = whole[0]
+        return LinkSource(path=alternate.path, blocks={block.name: block for block in alternate.manifest.blocks})
+
+    # -- folders ---------------------------------------------------------------------------------------------------
 
     def _path(self, generation: int, sequence: int) -> Path:
         return self.folder / f"{generation:06d}-{sequence:010d}"
@@ -246,8 +301,32 @@ class SnapshotStore:
         """Everything with a snapshot's name, oldest first."""
         if not self.folder.is_dir():
             return []
+        self._finish_rewrites()
         named = [path for path in self.folder.iterdir() if _FOLDER_NAME.match(path.name) and path.is_dir()]
         return sorted(named, key=_number)
+
+    def _finish_rewrites(self) -> None:
+        """Step 3 of `rewrite`, also where a kill came before it. Where the old one is still there, it stays."""
+        for new in self.folder.glob(f"{_NEW_PREFIX}*"):
+            path = new.with_name(new.name.removeprefix(_NEW_PREFIX))
+            if not _FOLDER_NAME.match(path.name) or path.exists():
+                continue
+            try:
+                read_manifest(new, _number(path))
+                new.rename(path)
+            except (NotWhole, FileNotFoundError):  # a leftover; or another process that looked was faster
+                continue
+            sync(self.folder)
+
+    def _remove_temporary(self) -> list[Path]:
+        """What killed writers left: not while somebody writes."""
+        with self._lock:
+            if self._writing or not self.folder.is_dir():
+                return []
+            leftovers = [path for prefix in (TEMPORARY_PREFIX, _NEW_PREFIX) for path in self.folder.glob(f"{prefix}*")]
+            for path in leftovers:
+                shutil.rmtree(path)
+        return leftovers
 
     def _read_manifests(self) -> tuple[list[SnapshotEntry], list[PassedOver]]:
         entries: list[SnapshotEntry] = []
@@ -267,71 +346,13 @@ def _number(path: Path) -> tuple[int, int]:
 
 
 def _read_entry(path: Path) -> SnapshotEntry:
-    manifest_path = path / MANIFEST_FILE
-    if not manifest_path.is_file():
-        raise NotWhole(f"it has no {MANIFEST_FILE}")
-    try:
-        if manifest_path.stat().st_size > MAX_MANIFEST_BYTES:
-            raise NotWhole(f"{MANIFEST_FILE} is larger than {MAX_MANIFEST_BYTES} bytes")
-        manifest = parse_manifest(manifest_path.read_bytes())
-    except OSError as error:
-        raise NotWhole(f"{MANIFEST_FILE} cannot be read ({error})") from None
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    if (manifest.generation, manifest.sequence) != _number(path):
-        raise NotWhole(f"its manifest is that of snapshot {manifest.generation}-{manifest.sequence}")
-    return SnapshotEntry(path=path, manifest=manifest)
+    return SnapshotEntry(path=path, manifest=read_manifest(path, _number(path)))
 
 
-def _sum_of(path: Path) -> FileSum:
-    return FileSum.model_validate({"name": path.name, "bytes": path.stat().st_size, "sha256": file_sha256(path)})
-
-
-def _verified_content(entry: SnapshotEntry, name: str) -> bytes:
-    """The bytes of a file, which are the very bytes that were summed: nothing is read a second time."""
-    path, expected = entry.path / name, entry.manifest.sum_of(name)
-    if not path.is_file():
-        raise NotWhole(f"{name} is missing")
-    try:
-        size = path.stat().st_size
-        if size != expected.bytes:
-            raise NotWhole(f"{name} has {size} bytes instead of {expected.bytes}")
-        content = path.read_bytes()
-    except OSError as error:
-        raise NotWhole(f"{name} cannot be read ({error})") from None
-    if hashlib.sha256(content).hexdigest() != expected.sha256:
-        raise NotWhole(f"{name} does not match its SHA-256")
-    return content
-
-
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    try:
-        safetensors_torch.save_file(_savable(tensors), path)
-    except SafetensorError as error:  # its name for a full disk and everything else that the system refuses
-        raise OSError(errno.EIO, f"{TENSORS_FILE} cannot be written ({error})") from error
-    sync(path)
-
-
-def _savable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """CPU, contiguous, none sharing its memory with another: safetensors refuses the rest."""
-    savable: dict[str, Tensor] = {}
-    storages: set[int] = set()
-    for name, tensor in tensors.items():
-        own = tensor.detach().to("cpu").contiguous()
-        storage = own.untyped_storage().data_ptr()
-        if own.numel() and storage in storages:
-            own = own.clone()
-        storages.add(storage)
-        savable[name] = own
-    return savable
-
-
-def _check_paths(paths: list[str]) -> None:
-    """No leaf lies under another leaf, and none stands twice: such a state cannot have come from a tree."""
-    leaves = set(paths)
-    if len(leaves) != len(paths):
-        raise NotWhole("a name stands both among the tensors and in the rest of the state")
-    for path in paths:
-        parts = path.split("/")
-        if any("/".join(parts[:depth]) in leaves for depth in range(1, len(parts))):
-            raise NotWhole(f"the state's {path!r} lies under another leaf")
+def _entry(path: Path, filled: Filled) -> SnapshotEntry:
+    return SnapshotEntry(
+        path=path,
+        manifest=filled.manifest,
+        written_bytes=filled.written_bytes,
+        linked_bytes=filled.linked_bytes,
+    )

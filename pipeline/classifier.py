@@ -98,8 +98,9 @@ class Classifier:
         cls, learner_state: StateTree, input_settings: InputSettings, *, device: torch.device | None = None
     ) -> Classifier:
         """The servable of a learner's state (`Learner.state()`, or `state["learner"]` of a snapshot)."""
-        network = network_from_architecture(cast("dict[str, object]", learner_state["architecture"]))
-        network.load_state_dict(cast("dict[str, Tensor]", learner_state["network"]))
+        weights = cast("dict[str, Tensor]", learner_state["network"])
+        network = network_from_architecture(cast("dict[str, object]", learner_state["architecture"]), weights=weights)
+        network.load_state_dict(weights)
         names = cast("dict[str, list[str]]", learner_state["classes"])["names"]
         return cls(network, names, network.spec, input_settings, device=device)
 
@@ -201,7 +202,7 @@ class Classifier:
             raise UserError(f"{folder / WEIGHTS_FILE} does not match the SHA-256 in {SERVABLE_FILE}: copy it again")
         try:
             tensors = safetensors_torch.load(weights)
-            network = network_from_architecture(servable.architecture)
+            network = network_from_architecture(servable.architecture, weights=tensors)
             network.load_state_dict(tensors)
             input_settings = InputSettings.model_validate(settings)
         except (SafetensorError, RuntimeError, KeyError, ValidationError) as error:

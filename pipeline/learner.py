@@ -6,8 +6,9 @@ Legend: B = incoming rows, R = rows of one draw, K = logit columns, D = width of
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -17,15 +18,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline import keyed_randomness, retention
+from pipeline import finiteness, keyed_randomness, retention
 from pipeline.augmentation import Augmentation
 from pipeline.class_index import ClassIndex
 from pipeline.device import choose_device, to_device
+from pipeline.finiteness import NotFinite
 from pipeline.network import Network, build_network, choose_backbone, network_from_architecture
 from pipeline.optimizer import momenta_of, sgd
 from pipeline.quadratic_anchor import grown
 from pipeline.reservoir import Reservoir, ReservoirRows
-from pipeline.retention.term import Change, ReplayRows, RetentionTerm, Rows
+from pipeline.retention.term import Change, ReplayRows, RetentionTerm, RowGradients, Rows
 from pipeline.sample import InputSpec
 from pipeline.settings import LearnerSettings, NetworkSettings
 from pipeline.state import Json, StateTree
@@ -49,6 +51,22 @@ class UpdateReport:
     known_before: int  # classes that this prediction chose among: the logit columns below it
     new_classes: tuple[str, ...]
     seconds: Mapping[str, float]  # draw, forward, backward, optimizer, insert; on CUDA the time to queue the work
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Passed:
+    """What the passes of an update hand on to what changes the state."""
+
+    x: Tensor  # (B, ...) on the device, un-augmented
+    y_B: Tensor
+    logits_BK: Tensor  # of the incoming rows, detached
+    loss: Mapping[str, Tensor]
+    row_gradients: RowGradients | None
+    replayed_rows: int
+    known_before: int
+    new_classes: tuple[str, ...]
+    drawn: float  # when the rows were there, by `time.perf_counter`
+    forwarded: float  # when the loss was
 
 
 class Learner:
@@ -107,8 +125,18 @@ class Learner:
 
     # -- the update ------------------------------------------------------------------------------------------------
 
-    def update(self, x: npt.NDArray[np.generic], labels: Sequence[str], *, drift: bool = False) -> UpdateReport:
-        """Learn from B >= 1 rows x (B, ...) in the dtype of the input spec. `drift`: the stream is known to have moved.
+    def update(
+        self,
+        x: npt.NDArray[np.generic],
+        labels: Sequence[str],
+        *,
+        subjects: npt.NDArray[np.int64] | None = None,
+        drift: bool = False,
+    ) -> UpdateReport:
+        """Learn from B >= 1 rows x (B, ...) in the dtype of the input spec.
+
+        `subjects` (B,) says whom each row is about, for the reservoir (None: not known). `drift`: the stream is known
+        to have moved.
 
         1. New labels get logit columns; where none are left, the head's capacity doubles, and optimizer, terms and
            stored logits follow. The terms hear what changed.
@@ -116,19 +144,111 @@ class Learner:
         3. Random crops and mirrorings of the batch, keyed by the update number.
         4. One forward pass (`replay.fused: false`: one for the incoming rows and one a draw). The loss is the incoming
            rows' cross-entropy over all columns, spare ones included, plus what each term makes of its slice.
-        5. One backward pass. The terms see the gradients and may change them; the norm is clipped.
-        6. The optimizer's step.
+        5. One backward pass, and a look at all that would enter the state: where it is not finite, steps 1 to 5 are
+           undone.
+        6. The terms see the gradients and may change them; the norm is clipped; the optimizer's step.
         7. The reservoir takes the un-augmented rows, their labels, and the logits of this very pass.
 
-        UserError past `network.max_classes`, before anything has changed.
+        `NotFinite` as if nothing had been asked; UserError past `network.max_classes`, before anything has changed.
         """
         rows = len(x)
         assert rows == len(labels) > 0, f"{rows} rows with {len(labels)} labels"
+        started = time.perf_counter()
+        undo = self._undo_point(labels, drift)
+        try:
+            passed = self._forward_and_backward(x, labels, drift)
+        except NotFinite:
+            undo()
+            raise
+        backwarded = time.perf_counter()
+
+        # 6.
+        for term in self._terms.values():
+            term.after_backward(passed.row_gradients if term.needs_row_gradients else None)
+        if self.settings.optimizer.max_gradient_norm is not None:
+            nn.utils.clip_grad_norm_(self._parameters.values(), self.settings.optimizer.max_gradient_norm)
+        self._optimizer.step()
+        for term in self._terms.values():
+            term.after_update(rows)
+        optimized = time.perf_counter()
+
+        # 7.
+        logits_BK = passed.logits_BK
+        self._reservoir.insert(passed.x, passed.y_B, logits_BK, self.network.columns, subjects)
+        self.updates += 1
+        if passed.known_before:
+            correct_B = logits_BK[:, : passed.known_before].argmax(dim=1) == passed.y_B
+        else:
+            correct_B = torch.zeros(rows, dtype=torch.bool, device=self.device)
+        return UpdateReport(
+            number=self.updates,
+            rows=rows,
+            replayed_rows=passed.replayed_rows,
+            loss=passed.loss,
+            correct_B=correct_B,
+            known_before=passed.known_before,
+            new_classes=passed.new_classes,
+            seconds={
+                "draw": passed.drawn - started,
+                "forward": passed.forwarded - passed.drawn,
+                "backward": backwarded - passed.forwarded,
+                "optimizer": optimized - backwarded,
+                "insert": time.perf_counter() - optimized,
+            },
+        )
+
+    def fault(self, x: npt.NDArray[np.generic], labels: Sequence[str], *, drift: bool = False) -> str | None:
+        """What would not be finite in the next update if it had these rows ("the loss"); None: all is finite. Without
+        a row it is the replay and the penalties that are judged. Changes nothing."""
+        undo = self._undo_point(labels, drift)
+        try:
+            self._forward_and_backward(x, labels, drift)
+        except NotFinite as error:
+            return error.what
+        finally:
+            undo()
+        return None
+
+    def _undo_point(self, labels: Sequence[str], drift: bool) -> Callable[[], None]:
+        """What brings back how things stand now, after steps 1 to 5 of an update.
+
+        Passes move the statistics of batch norms, and nothing else. Classes, terms and all that grows are kept only
+        where step 1 will find something to do. Then the old head, optimizer and reservoir rows are kept themselves: a
+        growth makes new ones, and nobody writes into the old.
+        """
+        statistics = [(buffer, buffer.clone()) for buffer in self._buffers]
+
+        def undo_passes() -> None:
+            for buffer, before in statistics:
+                buffer.copy_(before)
+
+        if not drift and all(label in self._classes for label in labels):
+            return undo_passes
+        classes = self._classes.state()
+        terms = {name: _moved(term.state(), self.device, copy=True) for name, term in self._terms.items()}
+        head, columns, optimizer = self.network.head, self.network.columns, self._optimizer
+        of_head = {name: self._parameters[name] for name in ("head.weight", "head.bias")}
+        rows = self._reservoir.state()
+
+        def undo_changes() -> None:
+            undo_passes()
+            self._classes.load_state(classes)
+            if self.network.columns != columns:
+                head.weight, head.bias, head.out_features = *of_head.values(), columns
+                self._parameters.update(of_head)  # in place, as in `_grow`
+                self._optimizer = optimizer
+                self._reservoir.load_state(rows)
+                self._reservoir.grow(columns)
+            for name, term in self._terms.items():
+                term.load_state(terms[name])
+
+        return undo_changes
+
+    def _forward_and_backward(self, x: npt.NDArray[np.generic], labels: Sequence[str], drift: bool) -> _Passed:
+        """Steps 1 to 5 of an update, with no row too. `NotFinite` leaves them half done: there is an undo point."""
+        rows, number, terms = len(x), self.updates + 1, self._terms
         assert x.shape[1:] == self.spec.shape, f"{x.shape} is not {self.spec}"
         assert x.dtype == np.dtype(self.spec.dtype), f"{x.dtype} is not {self.spec}"
-        started = time.perf_counter()
-        number = self.updates + 1
-        terms = self._terms
 
         # 1.
         known_before = len(self._classes)
@@ -154,7 +274,7 @@ class Learner:
         logits_BK, features_BD = self._forward_slices(x_all, [rows] + [drawn_rows] * draws)
         incoming = Rows(y_B=y_B, logits_BK=logits_BK[0], features_BD=features_BD[0])
         replays = self._replay_rows(replayed, logits_BK[1:], features_BD[1:], drawn_rows)
-        total = F.cross_entropy(incoming.logits_BK, y_B)
+        total = F.cross_entropy(incoming.logits_BK, y_B) if rows else incoming.logits_BK.sum()
         loss = {"incoming": total.detach()}
         first = 0
         for name, term in terms.items():
@@ -163,47 +283,34 @@ class Learner:
             for part, value in term.loss(incoming, mine).items():
                 total = total + value
                 loss[f"{name}.{part}"] = value.detach()
+        logits = incoming.logits_BK.detach()
+        # on the CPU a look costs nothing yet, and may spare the backward pass
+        found = finiteness.check_loss(total, logits, at_once=self.device.type == "cpu")
         forwarded = time.perf_counter()
 
         # 5.
         self._optimizer.zero_grad()
-        total.backward()  # type: ignore[no-untyped-call]
-        row_gradients = self._capture.finish() if self._capture else None
-        for term in terms.values():
-            term.after_backward(row_gradients if term.needs_row_gradients else None)
-        if self.settings.optimizer.max_gradient_norm is not None:
-            nn.utils.clip_grad_norm_(self._parameters.values(), self.settings.optimizer.max_gradient_norm)
-        backwarded = time.perf_counter()
-
-        # 6.
-        self._optimizer.step()
-        for term in terms.values():
-            term.after_update(rows)
-        optimized = time.perf_counter()
-
-        # 7.
-        logits_of_incoming = incoming.logits_BK.detach()
-        self._reservoir.insert(x_incoming, y_B, logits_of_incoming, self.network.columns)
-        self.updates = number
-        if known_before:
-            correct_B = logits_of_incoming[:, :known_before].argmax(dim=1) == y_B
-        else:
-            correct_B = torch.zeros(rows, dtype=torch.bool, device=self.device)
-        return UpdateReport(
-            number=number,
-            rows=rows,
-            replayed_rows=drawn_rows * draws,
+        row_gradients = None
+        if total.requires_grad:
+            total.backward()  # type: ignore[no-untyped-call]
+            row_gradients = self._capture.finish() if self._capture and rows else None
+            taken = {
+                name: term.takes(row_gradients)
+                for name, term in terms.items()
+                if row_gradients is not None and term.needs_row_gradients
+            }
+            finiteness.check_update(found, self._parameters, taken, self._statistics, self.settings.optimizer)
+        return _Passed(
+            x=x_incoming,
+            y_B=y_B,
+            logits_BK=logits,
             loss=loss,
-            correct_B=correct_B,
+            row_gradients=row_gradients,
+            replayed_rows=drawn_rows * draws,
             known_before=known_before,
             new_classes=new_classes,
-            seconds={
-                "draw": drawn - started,
-                "forward": forwarded - drawn,
-                "backward": backwarded - forwarded,
-                "optimizer": optimized - backwarded,
-                "insert": time.perf_counter() - optimized,
-            },
+            drawn=drawn,
+            forwarded=forwarded,
         )
 
     def _draw(self, number: int) -> tuple[ReservoirRows | None, int]:
@@ -222,18 +329,20 @@ class Learner:
 
     def _forward_slices(self, x_all: Tensor, sizes: list[int]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         """Logits and features of each slice of the batch, from one forward pass or from one each."""
+        if self._capture and sizes[0]:
+            self._capture.start(rows=sizes[0], scale=float(sizes[0]))
         if self.settings.replay.fused or len(sizes) == 1:
-            if self._capture:
-                self._capture.start(rows=sizes[0], scale=float(sizes[0]))
             logits_BK, features_BD = self._forward(x_all)
             return torch.split_with_sizes(logits_BK, sizes), torch.split_with_sizes(features_BD, sizes)
         parts = torch.split_with_sizes(x_all, sizes)
-        if self._capture:
-            self._capture.start(rows=sizes[0], scale=float(sizes[0]))
         outputs = [self._forward(part) for part in parts]
         return [logits for logits, _ in outputs], [features for _, features in outputs]
 
     def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if not len(x):  # not every layer takes it
+            return x.new_zeros((0, self.network.columns), dtype=torch.float32), x.new_zeros(
+                (0, self.network.body.width), dtype=torch.float32
+            )
         with self._precision():
             logits_BK, features_BD = self.network(x)
         return logits_BK.float(), features_BD.float()
@@ -286,6 +395,8 @@ class Learner:
         """Everything that holds on to parameters, made anew for this network."""
         self.network = network.to(self.device).train()
         self._parameters = dict(network.named_parameters())
+        self._buffers = list(network.buffers())  # all of batch norms, as far as a pass moves any
+        self._statistics = [buffer for buffer in self._buffers if buffer.is_floating_point()]
         self._optimizer = sgd(self.settings.optimizer, self._parameters, momenta)
         known = retention.retention_terms()
         # sorted: the order of the losses' sum must not hang on the order in a settings file
@@ -321,7 +432,8 @@ class Learner:
         missing start at zero.
         """
         architecture = cast("dict[str, object]", state["architecture"])
-        network = network_from_architecture(architecture, self.settings.seed)
+        weights = cast("dict[str, Tensor]", state["network"])
+        network = network_from_architecture(architecture, self.settings.seed, weights=weights)
         if network.spec != self.spec:
             raise UserError(
                 f"the state was learnt from {network.spec.kind} of shape {network.spec.shape}, this stream holds "
@@ -368,5 +480,5 @@ def _moved(tree: StateTree, device: torch.device, *, copy: bool) -> StateTree:
         elif isinstance(value, dict):
             moved[key] = _moved(cast(StateTree, value), device, copy=copy)
         else:
-            moved[key] = value
+            moved[key] = deepcopy(value) if copy else value
     return moved

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.deduplication import RecentIds
+from pipeline.erasure import Erasures, named_subject
 from pipeline.evaluation.hold_out import HoldOut
 from pipeline.record import Partition, Record
 from pipeline.sample import BadRecord, DeadLetterReason, Decoded, InputSpec, Sample
@@ -17,12 +18,13 @@ from pipeline.settings import LearnerSettings
 
 @dataclass(slots=True, kw_only=True)
 class MicroBatch:
-    """All records of one span of the log, each in exactly one of the four lists."""
+    """All records of one span of the log, each in exactly one of the five lists."""
 
     trainable: list[Sample] = field(default_factory=list)
     held_out: list[Sample] = field(default_factory=list)
     duplicates: list[Record] = field(default_factory=list)
     dead: list[tuple[Record, BadRecord]] = field(default_factory=list)
+    erased: list[Record] = field(default_factory=list)  # of subjects erased since they were written
     records: int = 0
     records_by_partition: dict[Partition, int] = field(default_factory=dict)
     next_offsets: dict[Partition, int] = field(default_factory=dict)  # where the span ends, exclusive
@@ -42,17 +44,18 @@ class MicroBatch:
 
 
 class BatchAssembler:
-    """Decides for each record whether it is trained on, held out, a repeat, or a dead letter.
+    """Decides for each record whether it is trained on, held out, a repeat, a dead letter, or erased.
 
     It changes none of the state it reads: what it decided takes effect when the learner steps on the batch, so that a
     batch that was begun can be dropped at a stop and its records read again. The order of the checks matters: a record
     that cannot be used is never remembered as seen, so that its replay from dead letters is not taken for a repeat.
     """
 
-    def __init__(self, settings: LearnerSettings, recent_ids: RecentIds, hold_out: HoldOut) -> None:
+    def __init__(self, settings: LearnerSettings, recent_ids: RecentIds, hold_out: HoldOut, erasures: Erasures) -> None:
         self._settings = settings
         self._recent_ids = recent_ids
         self._hold_out = hold_out
+        self._erasures = erasures
         self._ends: dict[tuple[Partition, int], int] = {}
         self._reset()
 
@@ -110,6 +113,9 @@ class BatchAssembler:
         batch.last_records[partition] = record
         batch.ended_by = self._ends.get((partition, record.offset + 1), batch.ended_by)
 
+        if self._is_erased(decoded):
+            batch.erased.append(record)
+            return
         sample = decoded.sample
         if sample is None:
             assert decoded.problem is not None
@@ -138,6 +144,20 @@ class BatchAssembler:
             batch.trainable.append(sample)
             if sample.label is not None and sample.label not in known_classes:
                 self._batch_new_classes.add(sample.label)
+
+    def _is_erased(self, decoded: Decoded) -> bool:
+        """Before anything else: what is erased is nobody's dead letter either, which would carry its bytes on."""
+        if not self._erasures:
+            return False
+        record = decoded.record
+        if decoded.sample is not None:
+            key = self._hold_out.key(decoded.sample)
+        else:
+            subject = named_subject(record.headers)
+            if subject is None:
+                return False
+            key = self._hold_out.subject_key(subject)
+        return self._erasures.covers(key, record.log_partition, record.offset)
 
     def _problem(self, sample: Sample, spec: InputSpec | None, known_classes: Mapping[str, int]) -> BadRecord | None:
         """What only the state can know: another shape than the stream's, one class too many."""

@@ -25,6 +25,7 @@ from pipeline.user_error import UserError
 
 _MOST_PARAMETERS = 2**31
 _MOST_INPUT_VALUES = 2**28
+_MOST_DIMENSIONS = 64  # as many as torch and numpy take
 _SMALLEST_RESNET_SIDE = 32  # below it a perceptron learns a stream about as well and far faster
 _MOST_AUTO_VALUES = 2**20  # a perceptron of 100 million weights; above, no choice of ours would fit into memory
 
@@ -104,10 +105,13 @@ def build_network(settings: NetworkSettings, spec: InputSpec, seed: int) -> Netw
     return network
 
 
-def network_from_architecture(architecture: Mapping[str, object], seed: int = 0) -> Network:
+def network_from_architecture(
+    architecture: Mapping[str, object], seed: int = 0, *, weights: Mapping[str, Tensor] | None = None
+) -> Network:
     """Rebuild a network from `Network.architecture`, with fresh weights, on the CPU.
 
-    Only backbones of this program are built, and only of a size that can be meant: UserError otherwise.
+    Only backbones of this program are built, and only of a size that can be meant: UserError otherwise. With `weights`,
+    which are not loaded here, only one that they fit: a file of a few bytes cannot ask for gigabytes.
     """
     try:
         name, options, columns = architecture["backbone"], architecture["options"], architecture["columns"]
@@ -115,11 +119,11 @@ def network_from_architecture(architecture: Mapping[str, object], seed: int = 0)
         if not (isinstance(name, str) and isinstance(options, dict) and isinstance(described, dict)):
             raise TypeError("a part has another type")
         kind, shape = described["kind"], described["shape"]
-        if kind not in ("image", "vector", "text") or not isinstance(shape, list) or not isinstance(columns, int):
+        if kind not in ("image", "vector", "text") or not isinstance(shape, list) or type(columns) is not int:
             raise TypeError("a part has another type")
     except (KeyError, TypeError) as error:
         raise UserError(f"not the architecture of a network ({error}): {str(architecture)[:200]}") from error
-    return _build(name, options, InputSpec(kind=kind, shape=tuple(shape)), columns, seed)
+    return _build(name, options, InputSpec(kind=kind, shape=tuple(shape)), columns, seed, weights)
 
 
 def choose_backbone(name: str, spec: InputSpec) -> str:
@@ -140,11 +144,19 @@ def choose_backbone(name: str, spec: InputSpec) -> str:
     return {"vector": "mlp", "text": "text_encoder"}[spec.kind]
 
 
-def _build(name: str, options: Mapping[str, Any], spec: InputSpec, columns: int, seed: int) -> Network:
+def _build(
+    name: str,
+    options: Mapping[str, Any],
+    spec: InputSpec,
+    columns: int,
+    seed: int,
+    weights: Mapping[str, Tensor] | None = None,
+) -> Network:
     """Check, build, try.
 
     1. Name, options and input against what there is.
-    2. Build on the meta device, where tensors have shapes only: count the parameters before any are allocated.
+    2. Build on the meta device, where tensors have shapes only: count the parameters, and compare them with those that
+       are to be loaded, before any are allocated.
     3. Build on the CPU, body and head each from its own keyed seed.
     4. Push one row through: libraries say only then that an image is too small.
     """
@@ -161,7 +173,7 @@ def _build(name: str, options: Mapping[str, Any], spec: InputSpec, columns: int,
     if not 1 <= columns <= _MOST_PARAMETERS:
         raise UserError(f"a network cannot have {columns} logit columns: use 1 to {_MOST_PARAMETERS}")
     # 2.
-    _check_size(backbone, config, spec, columns)
+    _check_size(backbone, config, spec, columns, weights)
     # 3.
     with _saying_what_does_not_fit(backbone, spec), keyed_initialisation(seed, "body"):
         body = backbone(config, spec)
@@ -187,14 +199,18 @@ def _options(backbone: type[Backbone], options: Mapping[str, Any]) -> Section:
 
 def _check_shape(spec: InputSpec) -> None:
     shape = spec.shape
-    whole = bool(shape) and all(isinstance(size, int) and size >= 1 for size in shape)
+    whole = 1 <= len(shape) <= _MOST_DIMENSIONS and all(type(size) is int and size >= 1 for size in shape)
     if not whole or (spec.kind == "image" and len(shape) != 3) or (spec.kind == "text" and len(shape) != 1):
-        raise UserError(f"no shape of {spec.kind}: {shape}; images have (C, H, W), texts (T,), arrays any sizes >= 1")
+        raise UserError(
+            f"no shape of {spec.kind}: {str(shape)[:80]}; images have (C, H, W), texts (T,), arrays any sizes >= 1"
+        )
     if math.prod(shape) > _MOST_INPUT_VALUES:
         raise UserError(f"input shape {shape} holds more than {_MOST_INPUT_VALUES} values: set a smaller input.shape")
 
 
-def _check_size(backbone: type[Backbone], config: Section, spec: InputSpec, columns: int) -> None:
+def _check_size(
+    backbone: type[Backbone], config: Section, spec: InputSpec, columns: int, weights: Mapping[str, Tensor] | None
+) -> None:
     with _saying_what_does_not_fit(backbone, spec), torch.device("meta"):
         body = backbone(config, spec)
     parameters = sum(parameter.numel() for parameter in body.parameters()) + columns * (body.width + 1)
@@ -203,6 +219,21 @@ def _check_size(backbone: type[Backbone], config: Section, spec: InputSpec, colu
             f"the network would have {parameters:,} parameters, more than {_MOST_PARAMETERS:,}: "
             f"make network.options or network.initial_columns ({columns}) smaller"
         )
+    if weights is None:
+        return
+    expected = {f"body.{name}": tuple(tensor.shape) for name, tensor in body.state_dict().items()}
+    expected |= {"head.weight": (columns, body.width), "head.bias": (columns,)}
+    held = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    for name in sorted({*expected, *held}):
+        if expected.get(name) != held.get(name):
+            raise UserError(
+                f"the weights are not this architecture's: it has {_shaped(name, expected.get(name))}, they have "
+                f"{_shaped(name, held.get(name))}; use a whole and unchanged state"
+            )
+
+
+def _shaped(name: str, shape: tuple[int, ...] | None) -> str:
+    return f"no {name}" if shape is None else f"{name} of shape {shape}"
 
 
 @contextmanager

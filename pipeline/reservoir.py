@@ -19,6 +19,9 @@ from pipeline.sample import InputSpec
 from pipeline.state import StateTree
 from pipeline.user_error import UserError
 
+# Whose a row is that was stored by a release which did not note it.
+UNKNOWN_SUBJECT = 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReservoirRows:
@@ -36,6 +39,13 @@ class Reservoir:
     Algorithm R (Vitter 1985, "Random sampling with a reservoir", doi:10.1145/3147.3165): sample t (from 0) takes slot t
     while t < N, else slot j drawn uniformly from 0..t, if j < N.
 
+    Rows of erased subjects leave holes; the rows that stay are moved together, so that the first `filled` slots are in
+    use, and a sample whose slot is a hole goes behind them. What stays is still uniform over the samples that were not
+    erased: this is Algorithm R with the erased rows left where they were, unseen, until others overwrite them. Which
+    samples are drawn, and when one is overwritten, do not hang on what is looked at; and slots may be renumbered
+    between two samples, since every one of them is as likely to be drawn. So each sample is in the reservoir with
+    probability N / t as before, only fewer than N are seen until the holes are full.
+
     Draws of a batch are keyed by (seed, samples seen before it), so nothing about them has to be saved.
     """
 
@@ -43,6 +53,7 @@ class Reservoir:
         self.capacity = capacity
         self.spec = spec
         self.seen = 0  # samples offered so far
+        self.filled = 0  # slots in use: the first ones
         self._seed = seed
         self._device = device
         dtype = getattr(torch, spec.dtype)
@@ -50,24 +61,39 @@ class Reservoir:
         self._y_N = torch.zeros(capacity, dtype=torch.int64, device=device)
         self._logits_NK = torch.zeros((capacity, 0), dtype=torch.float32, device=device)
         self._columns_N = torch.zeros(capacity, dtype=torch.int64, device=device)
-
-    @property
-    def filled(self) -> int:
-        """Slots in use: the first `filled` ones."""
-        return min(self.seen, self.capacity)
+        self._subjects_N = torch.zeros(capacity, dtype=torch.int64, device=device)
 
     def slots(self, rows: int) -> npt.NDArray[np.int64]:
         """Where Algorithm R would put each of the next `rows` samples; values >= N mean nowhere."""
         seen = self.seen
-        positions_B = np.arange(seen, seen + rows, dtype=np.int64)
-        if seen + rows <= self.capacity:
-            return positions_B
-        drawn_B = keyed_randomness.generator(self._seed, "reservoir", seen).integers(0, positions_B + 1)
-        return np.where(positions_B < self.capacity, positions_B, drawn_B)
+        slots_B = np.arange(seen, seen + rows, dtype=np.int64)
+        if seen + rows > self.capacity:
+            drawn_B = keyed_randomness.generator(self._seed, "reservoir", seen).integers(0, slots_B + 1)
+            slots_B = np.where(slots_B < self.capacity, slots_B, drawn_B)
+        if self.filled < min(seen, self.capacity):
+            filled = self.filled
+            for row in np.flatnonzero((slots_B >= filled) & (slots_B < self.capacity)):
+                if slots_B[row] >= filled:  # else an earlier row of this batch has filled that slot
+                    slots_B[row] = filled
+                    filled += 1
+        return slots_B
 
-    def insert(self, x: Tensor, y_B: Tensor, logits_BK: Tensor, columns: int) -> None:
-        """Offer a batch whose logits have so many columns. Of two rows for one slot the later one stays."""
+    def insert(
+        self,
+        x: Tensor,
+        y_B: Tensor,
+        logits_BK: Tensor,
+        columns: int,
+        subjects_B: npt.NDArray[np.int64] | None = None,
+    ) -> None:
+        """Offer a batch whose logits have so many columns. Of two rows for one slot the later one stays.
+
+        `subjects_B` says whom each row is about (`HoldOut.key`), for its erasure; None: not known.
+        """
         assert logits_BK.shape == (len(x), columns), f"{tuple(logits_BK.shape)} for {len(x)} rows of {columns} columns"
+        if subjects_B is None:
+            subjects_B = np.full(len(x), UNKNOWN_SUBJECT, np.int64)
+        assert subjects_B.shape == (len(x),), f"{subjects_B.shape} subjects for {len(x)} rows"
         slots_B = self.slots(len(x))
         self.seen += len(x)
         chosen_B = slots_B < self.capacity
@@ -76,13 +102,16 @@ class Reservoir:
         # last write wins: writing one slot twice in one operation has no defined order on a GPU
         slots, last = np.unique(slots_B[::-1], return_index=True)
         kept = slots < self.capacity
-        places = np.stack([slots[kept], len(x) - 1 - last[kept]])
-        slot_index, row_index = to_device(places, self._device)
+        chosen = len(x) - 1 - last[kept]
+        places = np.stack([slots[kept], chosen, subjects_B[chosen]])
+        slot_index, row_index, subjects = to_device(places, self._device)
+        self.filled = max(self.filled, int(slots[kept][-1]) + 1)
         self.grow(columns)
         self._x.index_copy_(0, slot_index, x.index_select(0, row_index))
         self._y_N.index_copy_(0, slot_index, y_B.index_select(0, row_index))
         self._logits_NK.index_copy_(0, slot_index, logits_BK.index_select(0, row_index).float())
         self._columns_N.index_fill_(0, slot_index, columns)
+        self._subjects_N.index_copy_(0, slot_index, subjects)
 
     def draw(self, size: int, generator: np.random.Generator) -> npt.NDArray[np.int64]:
         """min(size, filled) slots without replacement, drawn on the CPU in time proportional to size (Floyd)."""
@@ -110,29 +139,57 @@ class Reservoir:
         return cast("npt.NDArray[np.int64]", counts.numpy())
 
     def state(self) -> StateTree:
-        """Only slots in use. References to live tensors: the learner copies."""
+        """Only slots in use. References to live tensors: the learner copies.
+
+        `holes` are the slots that erasures emptied and that no sample has filled since.
+        """
         filled = self.filled
         return {
             "seen": self.seen,
+            "holes": min(self.seen, self.capacity) - filled,
             "x": self._x[:filled],
             "y": self._y_N[:filled],
             "logits": self._logits_NK[:filled],
             "columns": self._columns_N[:filled],
+            "subjects": self._subjects_N[:filled],
         }
 
     def load_state(self, state: StateTree) -> None:
-        """Inverse of `state`; UserError where it was saved with another capacity."""
+        """Inverse of `state`; UserError where it was saved with another capacity.
+
+        Releases before there were erasures saved no `holes` (there were none) and no `subjects`.
+        """
         seen = cast(int, state["seen"])
         x, logits = cast(Tensor, state["x"]), cast(Tensor, state["logits"])
-        if len(x) != min(seen, self.capacity):
+        filled = len(x)
+        if filled + cast(int, state.get("holes", 0)) != min(seen, self.capacity):
             raise UserError(
-                f"the state's reservoir holds {len(x)} of {seen} samples seen, which does not fit replay.capacity "
+                f"the state's reservoir holds {filled} of {seen} samples seen, which does not fit replay.capacity "
                 f"{self.capacity}: use the capacity it was saved with"
             )
-        self.seen = seen
-        filled = self.filled
+        self.seen, self.filled = seen, filled
         self._logits_NK = torch.zeros((self.capacity, logits.shape[1]), dtype=torch.float32, device=self._device)
         self._x[:filled] = x.to(self._device)
         self._y_N[:filled] = cast(Tensor, state["y"]).to(self._device)
         self._logits_NK[:filled] = logits.to(self._device)
         self._columns_N[:filled] = cast(Tensor, state["columns"]).to(self._device)
+        subjects = cast("Tensor | None", state.get("subjects"))
+        self._subjects_N[:filled] = UNKNOWN_SUBJECT if subjects is None else subjects.to(self._device)
+
+
+def subjects_of(state: StateTree) -> Tensor:
+    """Whom each row of a reservoir's state is about: int64 (rows,); `UNKNOWN_SUBJECT` where that was not noted."""
+    subjects = cast("Tensor | None", state.get("subjects"))
+    return torch.full_like(cast(Tensor, state["y"]), UNKNOWN_SUBJECT) if subjects is None else subjects
+
+
+def without_rows(state: StateTree, removed_N: Tensor) -> StateTree:
+    """A reservoir's state without the rows that are marked (bool): the others move together, in their order."""
+    kept = torch.nonzero(~removed_N).flatten()
+    rows = {name: cast(Tensor, state[name]) for name in ("x", "y", "logits", "columns")}
+    rows["subjects"] = subjects_of(state)
+    return {
+        **state,
+        **{name: tensor.index_select(0, kept) for name, tensor in rows.items()},
+        "holes": cast(int, state.get("holes", 0)) + len(removed_N) - len(kept),
+    }

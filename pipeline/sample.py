@@ -34,6 +34,7 @@ class DeadLetterReason(StrEnum):
     NOT_FINITE = "not_finite"
     TEXT_NOT_UTF8 = "text_not_utf8"
     BAD_HEADER = "bad_header"
+    NOT_LEARNABLE = "not_learnable"
 
 
 class BadRecord(ValueError):

@@ -1,6 +1,6 @@
 """Snapshot + records -> later snapshot: everything of a snapshot's state but what is Kafka's.
 
-    assembler.add(record) ... until assembler.is_complete, then report = learner.step(assembler.take())
+    learner.add(record) ... until it says that the batch is complete, then report = learner.step(assembler.take())
 
 On one partition the state after each step is a function of settings and log alone: steps count records, never seconds.
 """
@@ -19,14 +19,17 @@ import torch
 from torch import Tensor
 
 from pipeline.deduplication import RecentIds
+from pipeline.erasure import Erasures
 from pipeline.evaluation.drift import DriftDetector
 from pipeline.evaluation.forgetting import EvaluationReport, ForgettingHistory
 from pipeline.evaluation.hold_out import HoldOut, evaluate_hold_out
 from pipeline.evaluation.prequential import Prequential
+from pipeline.finiteness import NotFinite
 from pipeline.learner import Learner, UpdateReport
 from pipeline.micro_batch import BatchAssembler, MicroBatch
+from pipeline.poison import CulpritWindow, find_culprits, weights_diverged
 from pipeline.record import Partition
-from pipeline.sample import Decoded, InputKind, InputSpec
+from pipeline.sample import BadRecord, DeadLetterReason, Decoded, InputKind, InputSpec
 from pipeline.settings import LearnerSettings
 from pipeline.state import Json, StateTree
 
@@ -43,7 +46,7 @@ _DECISIONS_KEPT = 10_000
 class StepReport:
     """What one step did."""
 
-    batch: MicroBatch
+    batch: MicroBatch  # as it was learnt: records that no update can bear are among its dead
     update: UpdateReport | None  # None: nothing in the span was trainable
     evaluation: EvaluationReport | None  # where this step was followed by one
     drift: bool  # the detector fired after this step; the next update hears of it
@@ -61,13 +64,16 @@ class StreamLearner:
         self.prequential = Prequential(settings.evaluation)
         self.forgetting = ForgettingHistory(settings.evaluation)
         self.drift = DriftDetector(settings.drift)
-        self.assembler = BatchAssembler(settings, self.recent_ids, self.hold_out)
+        self.erasures = Erasures()
+        self.assembler = BatchAssembler(settings, self.recent_ids, self.hold_out, self.erasures)
         self.learner: Learner | None = None  # None until a sample showed what the input looks like
         self.records_consumed = 0
         self.records_trained = 0
         self.records_held_out = 0
         self.decisions: list[dict[str, Json]] = []  # recorded decisions, each with its offsets
         self._spec: InputSpec | None = None
+        self._assembled: list[Decoded] = []  # the records of the batch being assembled
+        self._culprits = CulpritWindow()
         self._foretold: list[dict[str, Json]] = []  # decisions of a first pass over this stretch of the log
         self._unread: list[tuple[list[str], Tensor, int]] = []  # labels, correct_B on the device, known_before
         self._drift_pending = False
@@ -99,12 +105,14 @@ class StreamLearner:
 
     def add(self, decoded: Decoded) -> bool:
         """Put one record into the batch being assembled; True when the batch is complete."""
+        self._assembled.append(decoded)
         self.assembler.add(decoded, self._spec, self.class_columns)
         return self.assembler.is_complete
 
     def discard_pending(self) -> None:
         """Drop the batch being assembled: nothing of it has touched the state."""
         self.assembler.discard()
+        self._assembled = []
 
     def obey(self, decisions: Sequence[Mapping[str, Json]]) -> None:
         """Do again what was decided on a first pass over what comes next. The state's own are obeyed anyway."""
@@ -115,10 +123,11 @@ class StreamLearner:
         """The stream is idle: step on what there is, and record this decision with its offsets. None: nothing there."""
         if not self.assembler.pending_records:
             return None
-        self._decide(idle_flush(self.assembler.pending_offsets))
+        self.decide(idle_flush(self.assembler.pending_offsets))
         return self.step(self.assembler.take())
 
-    def _decide(self, decision: dict[str, Json]) -> None:
+    def decide(self, decision: dict[str, Json]) -> None:
+        """Record a decision, which nobody changes from now on: {"kind": ..., ...}. A known one stands once."""
         if decision not in self.decisions:
             self.decisions.append(decision)
             del self.decisions[:-_DECISIONS_KEPT]
@@ -126,35 +135,34 @@ class StreamLearner:
     def step(self, batch: MicroBatch) -> StepReport:
         """One step on one complete batch.
 
-        1. What the batch holds becomes part of the state: ids, hold-outs, counts.
-        2. One update on its trainable records (none of them: no update).
+        1. One update on its trainable records (none of them: no update). What no update can bear goes to the dead.
+        2. What the batch holds becomes part of the state: ids, hold-outs, counts.
         3. The prequential bits are read every so many updates; the drift detector hears of them.
         4. The hold-outs are evaluated where so many records have passed, or where a class's first burst has ended.
+
+        `WeightsDiverged` where nothing more can be learnt; the state is then undefined.
         """
         # 1.
-        started = time.perf_counter()
         before = self.records_consumed
+        batch, update = self._learn(batch)
+        self._assembled = []
+        labels = batch.labels
+        # 2.
+        learnt = time.perf_counter()
         self.records_consumed += batch.records
         self._spec = self._spec or batch.spec
         if batch.ended_by is not None:
-            self._decide(self._foretold[batch.ended_by])
+            self.decide(self._foretold[batch.ended_by])
         for sample in (*batch.held_out, *batch.trainable):
             self.recent_ids.add(sample.source, sample.id)
         for sample in batch.held_out:
             self.hold_out.add(sample)
         self.records_held_out += len(batch.held_out)
-        labels = batch.labels
-        taken = time.perf_counter()
-        # 2.
-        update = None
-        if labels:
-            if self.learner is None:
-                assert self._spec is not None, "the first good sample sets the spec"
-                self.learner = Learner(self.settings, self._spec)
-            update = self.learner.update(batch.x, labels, drift=self._drift_pending)
+        if update is not None:
             self._drift_pending = False
             self.records_trained += len(labels)
             self._unread.append((labels, update.correct_B, update.known_before))
+        taken = time.perf_counter()
         # 3.
         drift = False
         if self.learner is not None and update is not None and self.learner.updates % _UPDATES_PER_READ == 0:
@@ -162,7 +170,7 @@ class StreamLearner:
         read = time.perf_counter()
         # 4.
         self.forgetting.observe(Counter(labels))
-        seconds = {"intake": taken - started, **(update.seconds if update else {})}
+        seconds = {"intake": taken - learnt, **(update.seconds if update else {})}
         evaluation = None
         period = self.settings.evaluation.every_records
         if self.forgetting.burst_ended() or before // period != self.records_consumed // period:
@@ -176,6 +184,77 @@ class StreamLearner:
             records_consumed=self.records_consumed,
             seconds=seconds,
         )
+
+    def _learn(self, batch: MicroBatch) -> tuple[MicroBatch, UpdateReport | None]:
+        """The update on the batch, or on what is left of it without those that it cannot bear.
+
+        1. The update. The first one makes the learner, which nobody keeps if nothing can be learnt.
+        2. Where it is not finite, nothing of it has happened. Is it with the replay alone, then the weights diverged.
+        3. Else the culprits are found, on the weights from before this batch, and the batch is put together as if they
+           had been dead letters from the beginning: no class, shape, id or repeat follows from them. Again from 1.
+        4. All that came to be trained on, culprits too, goes into the window; are they too many, the weights diverged.
+        """
+        update: UpdateReport | None = None
+        found_any = False
+        while batch.trainable and update is None:
+            # 1.
+            spec = self._spec or batch.spec
+            assert spec is not None, "the first good sample sets the spec"
+            learner = self.learner or Learner(self.settings, spec)
+            x, labels, drift = batch.x, batch.labels, self._drift_pending
+            subjects = np.array([self.hold_out.key(sample) for sample in batch.trainable], dtype=np.int64)
+            try:
+                update = learner.update(x, labels, subjects=subjects, drift=drift)
+            except NotFinite as error:
+                # 2.
+                what = learner.fault(x[:0], [], drift=drift)
+                if what is not None:
+                    raise weights_diverged(
+                        f"{what} of the replay alone is not finite", self.settings.optimizer
+                    ) from error
+                # 3.
+                culprits = find_culprits(
+                    range(len(x)),
+                    error.what,
+                    lambda rows: learner.fault(x[list(rows)], [labels[row] for row in rows], drift=drift),  # noqa: B023
+                )
+                batch = self._without(batch, culprits)
+                found_any = True
+            else:
+                self.learner = learner
+        # 4.
+        trained_on = [False] * len(batch.trainable) if not found_any else self._trained_on_in_log_order(batch)
+        what = self._culprits.take_in(trained_on)
+        if what is not None:
+            raise weights_diverged(what, self.settings.optimizer)
+        return batch, update
+
+    def _without(self, batch: MicroBatch, culprits: Mapping[int, str]) -> MicroBatch:
+        """The batch's records assembled anew, the culprits {place among the trainable: why} as dead letters."""
+        assert len(self._assembled) == batch.records, f"{len(self._assembled)} of the batch's {batch.records} records"
+        why = {id(batch.trainable[row]): detail for row, detail in culprits.items()}
+        assembler = BatchAssembler(self.settings, self.recent_ids, self.hold_out, self.erasures)
+        for place, decoded in enumerate(self._assembled):
+            if id(decoded.sample) in why:
+                problem = BadRecord(DeadLetterReason.NOT_LEARNABLE, why[id(decoded.sample)])
+                decoded = self._assembled[place] = Decoded(decoded.record, None, problem)
+            assembler.add(decoded, self._spec, self.class_columns)
+        without = assembler.take()
+        without.ended_by = batch.ended_by
+        return without
+
+    def _trained_on_in_log_order(self, batch: MicroBatch) -> list[bool]:
+        """Of each record that was to be trained on, whether it was a culprit."""
+        learnt = {id(sample) for sample in batch.trainable}
+        culprits = [
+            decoded.problem is not None and decoded.problem.reason is DeadLetterReason.NOT_LEARNABLE
+            for decoded in self._assembled
+        ]
+        return [
+            culprit
+            for decoded, culprit in zip(self._assembled, culprits, strict=True)
+            if culprit or id(decoded.sample) in learnt
+        ]
 
     def _read_prequential(self) -> bool:
         drift = False
@@ -211,10 +290,11 @@ class StreamLearner:
     # -- state -----------------------------------------------------------------------------------------------------
 
     def state(self) -> StateTree:
-        """The whole state at a batch boundary (a batch begun since is not in it)."""
+        """The whole state at a batch boundary (a batch begun since is not in it): copies, which other threads may read
+        while the learner goes on."""
         learner, spec = self.learner, self._spec
         unread: StateTree = {
-            "labels": [labels for labels, _, _ in self._unread],  # type: ignore[misc]
+            "labels": [list(labels) for labels, _, _ in self._unread],
             "known_before": [known for _, _, known in self._unread],
             "correct": torch.cat([torch.empty(0, dtype=torch.bool), *(bits_B.cpu() for _, bits_B, _ in self._unread)]),
         }
@@ -231,12 +311,14 @@ class StreamLearner:
             "records_consumed": self.records_consumed,
             "records_trained": self.records_trained,
             "records_held_out": self.records_held_out,
-            "decisions": cast(Json, list(self.decisions)),
+            "decisions": cast(Json, list(self.decisions)),  # nobody writes into one
+            "erasures": self.erasures.state(),
+            "poison": self._culprits.state(),
         }
 
     def load_state(self, state: StateTree) -> None:
         """Inverse of `state`; the batch being assembled is dropped."""
-        self.assembler.discard()
+        self.discard_pending()
         spec = cast("dict[str, object] | None", state["spec"])
         self._spec = None
         if spec is not None:
@@ -260,12 +342,14 @@ class StreamLearner:
         for labels, known in zip(
             cast(list[list[str]], unread["labels"]), cast(list[int], unread["known_before"]), strict=True
         ):
-            self._unread.append((labels, bits[position : position + len(labels)], known))
+            self._unread.append((list(labels), bits[position : position + len(labels)].clone(), known))
             position += len(labels)
         self.records_consumed = cast(int, state["records_consumed"])
         self.records_trained = cast(int, state["records_trained"])
         self.records_held_out = cast(int, state["records_held_out"])
-        self.decisions = cast("list[dict[str, Json]]", state["decisions"])
+        self.decisions = list(cast("list[dict[str, Json]]", state["decisions"]))
+        self.erasures.load_state(cast(Json, state.get("erasures", [])))
+        self._culprits.load_state(_tree(state.get("poison", {})))
         self.obey(())
 
     def predict_columns(self, x: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ class Mlp(Backbone):
     kinds = frozenset({"image", "vector"})
 
     class Config(Section):
-        hidden: tuple[Annotated[int, Field(ge=1)], ...] = fixed(
+        hidden: tuple[Annotated[int, Field(ge=1, le=2**24)], ...] = fixed(
             (100, 100), min_length=1, max_length=64, why="units of each hidden layer"
         )
 

@@ -26,6 +26,11 @@ from pipeline.user_error import UserError
 _MODEL_TYPES = ("albert", "bert", "distilbert", "electra")
 # Written into a checkpoint's config by whoever saved it; they say nothing about the architecture
 _NOT_ARCHITECTURE = ("_name_or_path", "transformers_version", "id2label", "label2id", "torch_dtype", "dtype")
+# These say nothing about the encoder either, but transformers acts on them: it would name so many classes, import code,
+# and load kernels.
+_NOT_OBEYED = ("num_labels", "auto_map", "quantization_config", "architectures")
+_LARGEST_SIZE = 2**24
+_MOST_LAYERS = 96  # transformers builds them one by one, also where they have shapes only
 
 
 class TextEncoder(Backbone):
@@ -66,9 +71,15 @@ class TextEncoder(Backbone):
             )
         from transformers import AutoModel
 
-        self.encoder: nn.Module = AutoModel.from_config(  # type: ignore[no-untyped-call]
-            encoder_config, **_without_pooler(encoder_config)
-        )
+        try:
+            self.encoder: nn.Module = AutoModel.from_config(  # type: ignore[no-untyped-call]
+                encoder_config, **_without_pooler(encoder_config)
+            )
+        except (KeyError, TypeError, ZeroDivisionError) as error:  # an activation that there is not, no heads
+            raise UserError(
+                f"no {encoder_config.model_type} text encoder has this config ({type(error).__name__}: "
+                f"{_reason(error)}): give a whole checkpoint"
+            ) from error
         self.width = int(encoder_config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -160,25 +171,45 @@ def _described(options: TextEncoder.Config, tokens: int) -> dict[str, Any]:
 
 def _encoder_config(described: dict[str, Any]) -> Any:
     """A transformers config from the allow-list, without dropout and with attention that is deterministic anywhere."""
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     model_type = described.get("model_type")
     if model_type not in _MODEL_TYPES:
         raise UserError(f"text encoder of type {model_type!r}: use one of {', '.join(_MODEL_TYPES)}")
-    fields = {key: value for key, value in described.items() if key != "model_type" and key not in _NOT_ARCHITECTURE}
+    ignored = {"model_type", *_NOT_ARCHITECTURE, *_NOT_OBEYED}
+    fields = {
+        key: value
+        for key, value in described.items()
+        if key not in ignored and isinstance(value, bool | int | float | str | None)  # sizes, names, switches
+    }
+    for key, value in fields.items():
+        if isinstance(value, int) and abs(value) > _LARGEST_SIZE:
+            raise UserError(f"text encoder with absurd sizes: {key} {value}, at most {_LARGEST_SIZE}; use another")
     try:
         config = AutoConfig.for_model(model_type, **fields)
-    except (TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"no config of a {model_type} text encoder ({reason}): give a whole checkpoint") from error
-    sizes = (config.hidden_size, config.num_hidden_layers, config.vocab_size, config.max_position_embeddings)
-    if not all(isinstance(size, int) and 1 <= size <= 2**24 for size in sizes) or config.num_hidden_layers > 96:
-        raise UserError(f"text encoder with absurd sizes {sizes} (width, layers, vocabulary, positions): use another")
+    except (TypeError, ValueError, StrictDataclassError) as error:
+        raise UserError(
+            f"no config of a {model_type} text encoder ({_reason(error)}): give a whole checkpoint"
+        ) from error
+    sizes = (config.hidden_size, config.vocab_size, config.max_position_embeddings)
+    # ALBERT's two further counts multiply its layers
+    counts = (config.num_hidden_layers, getattr(config, "num_hidden_groups", 1), getattr(config, "inner_group_num", 1))
+    if not all(isinstance(size, int) and 1 <= size <= _LARGEST_SIZE for size in sizes):
+        raise UserError(f"text encoder with absurd sizes {sizes} (width, vocabulary, positions): use another")
+    if not all(isinstance(count, int) and 1 <= count <= _MOST_LAYERS for count in counts):
+        raise UserError(
+            f"text encoder with {counts} layers, groups, layers a group: {_MOST_LAYERS} is the most of each"
+        )
     for name, value in config.to_dict().items():
         if "dropout" in name and isinstance(value, (int, float)):
             setattr(config, name, 0.0)
     config._attn_implementation = "eager"
     return config
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 @contextmanager

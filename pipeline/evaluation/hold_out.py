@@ -30,6 +30,8 @@ class HoldOut:
     A class keeps at most one sample of a subject, the first that came, so that n counts subjects: a hundred copies of
     one image are one observation. Which subjects are kept does not depend on the order in which they came (what was
     pushed out by k smaller hashes stays out). What is chosen but not kept is not trained on either.
+
+    An erased subject leaves its place to the next one that comes; those that it had pushed out do not come back.
     """
 
     def __init__(self, settings: HoldOutSettings) -> None:
@@ -37,6 +39,14 @@ class HoldOut:
         self._limit = int(settings.share * 2**64)  # exact: 2^64 only shifts the exponent
         self._key = hashlib.blake2b(settings.salt.encode(), digest_size=32).digest()  # a salt may be of any length
         self._classes: dict[str, _SmallestHashes] = {}
+
+    def key(self, sample: Sample) -> int:
+        """Whom the sample is about, as the 64-bit hash that chooses it, signed as int64 tensors hold it."""
+        return _signed(self._hash(sample))
+
+    def subject_key(self, subject: str) -> int:
+        """The `key` of every sample with this ce_subject."""
+        return _signed(self._hash_of(subject, b"subject"))
 
     def chooses(self, sample: Sample) -> bool:
         """Whether the sample is held out: never to be trained on, kept here or not."""
@@ -93,11 +103,37 @@ class HoldOut:
 
     def _hash(self, sample: Sample) -> int:
         """Uniform in 0 .. 2^64 - 1. The two kinds of names are hashed apart (`person`): a subject is never an id."""
-        name, kind = (
-            (f"{sample.source}\0{sample.id}", b"id") if sample.subject is None else (sample.subject, b"subject")
-        )
+        if sample.subject is None:
+            return self._hash_of(f"{sample.source}\0{sample.id}", b"id")
+        return self._hash_of(sample.subject, b"subject")
+
+    def _hash_of(self, name: str, kind: bytes) -> int:
         text = name.encode("utf-8", "surrogatepass")
         return int.from_bytes(hashlib.blake2b(text, digest_size=8, key=self._key, person=kind).digest(), "big")
+
+
+def _signed(value: int) -> int:
+    return value - 2**64 if value >= 2**63 else value
+
+
+def without_key(state: StateTree, key: int) -> tuple[StateTree, int]:
+    """A hold-out's state without the samples of this key, and how many these were. A class whose last sample goes is no
+    class of the hold-out any more."""
+    hashes = cast(Tensor, state["hashes"])
+    removed = hashes == key
+    if not removed.any():
+        return state, 0
+    labels, kept = cast(list[str], state["labels"]), torch.nonzero(~removed).flatten()
+    sizes = cast(list[int], cast(Tensor, state["counts"]).tolist())
+    counts = [len(part) - int(part.sum()) for part in torch.split(removed, sizes)]
+    left: StateTree = {
+        "labels": [label for label, count in zip(labels, counts, strict=True) if count],
+        "counts": torch.tensor([count for count in counts if count], dtype=torch.int64),
+        "hashes": hashes.index_select(0, kept),
+    }
+    if len(kept):
+        left["x"] = cast(Tensor, state["x"]).index_select(0, kept)
+    return left, len(hashes) - len(kept)
 
 
 class _SmallestHashes:

@@ -76,7 +76,7 @@ class OnlineEwc(RetentionTerm):
 
     def after_backward(self, row_gradients: RowGradients | None) -> None:
         assert row_gradients is not None, "ewc asked for them"
-        self._batch = row_gradients.mean_of_squares()
+        self._batch = self.takes(row_gradients)
 
     def after_update(self, rows: int) -> None:
         self._records_since_anchor += rows

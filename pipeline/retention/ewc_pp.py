@@ -87,12 +87,14 @@ class EwcPlusPlus(RetentionTerm):
             return {}
         return {"penalty": self._anchor.penalty(self._config.strength)}
 
+    def takes(self, row_gradients: RowGradients) -> Mapping[str, Tensor]:
+        if self._config.fisher == "per_sample":
+            return row_gradients.mean_of_squares()
+        return row_gradients.square_of_mean()
+
     def after_backward(self, row_gradients: RowGradients | None) -> None:
         assert row_gradients is not None, "ewc_pp asked for them"
-        if self._config.fisher == "per_sample":
-            of_batch = row_gradients.mean_of_squares()
-        else:
-            of_batch = row_gradients.square_of_mean()
+        of_batch = self.takes(row_gradients)
         # F + a * (F_batch - F), for all parameters in one call
         running = list(self._running.values())
         torch._foreach_lerp_(running, [of_batch[name] for name in self._running], self._config.rate)

@@ -62,8 +62,13 @@ class RetentionTerm(ABC):
     In one update the learner calls, in this order:
     1. `on_change` for what was noticed before the update (a new class, drift);
     2. `loss`, once, with this term's slices of the one forward pass;
-    3. `after_backward`, once, when every parameter has its gradient; it may change gradients in place;
-    4. `after_update`, when the optimizer has stepped.
+    3. `takes`, where it needs row gradients;
+    4. `after_backward`, once, when every parameter has its gradient; it may change gradients in place;
+    5. `after_update`, when the optimizer has stepped.
+
+    The learner may stop after 1, 2 or 3, where something is not finite: it loads the state from before 1 if there was
+    a 1, and begins again with other rows (none at all, to see whether the replay is to blame). So 2 and 3 change
+    nothing that lasts.
     """
 
     name: ClassVar[str]
@@ -90,6 +95,10 @@ class RetentionTerm(ABC):
 
         May be empty while there is nothing to hold to (no replay, no anchor yet)."""
         return {}
+
+    def takes(self, row_gradients: RowGradients) -> Mapping[str, Tensor]:
+        """What `after_backward` will take of them into the state: the learner looks first whether it is finite."""
+        return row_gradients.mean_of_squares()
 
     def after_backward(self, row_gradients: RowGradients | None) -> None:
         """Look at (or change in place) the gradients of `self.parameters`."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 import signal
 import threading
 import time
@@ -15,7 +17,7 @@ import pytest
 from model_store.registrar import Registrar, RegistrarReport
 from model_store.registrar_process import RegistrarProcess
 from model_store.registration_queue import Receipt, RegistrationQueue
-from model_store.registry import InMemoryRegistry, RegistrationRequest
+from model_store.registry import InMemoryRegistry, RegistrationRequest, RegistryUnavailable
 from model_store.tracking_uri import sqlite_file
 from pipeline.user_error import UserError
 from tests.model_store.test_mlflow_registry import closed_port
@@ -234,6 +236,132 @@ def test_two_registrars_never_work_at_once(queue: RegistrationQueue, submit: Cal
     assert drained(queue, registry).registered == 1
 
 
+def sha256_of(number: int) -> str:
+    return hashlib.sha256(str(number).encode()).hexdigest()
+
+
+def pinned(queue: RegistrationQueue) -> set[str]:
+    """As another process sees it, and as this one does that has asked before."""
+    fresh = RegistrationQueue(queue.folder).pinned_sha256()
+    assert queue.pinned_sha256() == fresh
+    return set(fresh)
+
+
+def test_snapshots_of_what_waits_is_told_or_has_an_alias_are_pinned(
+    queue: RegistrationQueue, submit: Callable[[int], int]
+) -> None:
+    registry = InMemoryRegistry()
+    assert pinned(queue) == set()
+    for number in (1, 2, 3):
+        submit(number)
+    assert pinned(queue) == {sha256_of(1), sha256_of(2), sha256_of(3)}
+    drained(queue, registry)
+    assert pinned(queue) == {sha256_of(1), sha256_of(2), sha256_of(3)}, "the receipts are not read yet"
+    queue.acknowledge(queue.poll_receipts())
+    assert pinned(queue) == {sha256_of(3)}, "the challenger"
+    registry.set_alias("pets", "champion", 1)
+    registry.set_alias("pets", "previous", 2)
+    submit(4)
+    assert pinned(queue) == {sha256_of(3), sha256_of(4)}
+    drained(queue, registry)
+    queue.acknowledge(queue.poll_receipts())
+    assert pinned(queue) == {sha256_of(1), sha256_of(2), sha256_of(4)}
+    assert queue.aliases() == {"pets": {"champion": sha256_of(1), "challenger": sha256_of(4), "previous": sha256_of(2)}}
+
+
+def test_aliases_are_noted_at_the_start_and_every_so_often(
+    queue: RegistrationQueue, submit: Callable[[int], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A person has pointed the champion to another version while no learner ran, and does so again while one does."""
+    monkeypatch.setattr("model_store.registrar._ALIASES_SECONDS", 0.01)
+    registry = InMemoryRegistry()
+    submit(1)
+    submit(2)
+    drained(queue, registry)
+    registry.set_alias("pets", "champion", 1)
+    closing = threading.Event()
+    thread = threading.Thread(target=Registrar(queue, registry, tell=lambda _: None).run, args=(closing, 60.0))
+    thread.start()
+    try:
+        wait_until(lambda: queue.aliases()["pets"].get("champion") == sha256_of(1))
+        registry.set_alias("pets", "champion", 2)
+        wait_until(lambda: queue.aliases()["pets"].get("champion") == sha256_of(2))
+    finally:
+        closing.set()
+        thread.join()
+
+
+def test_where_the_aliases_cannot_be_asked_the_new_version_s_own_are_noted(
+    queue: RegistrationQueue, submit: Callable[[int], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise RegistryUnavailable("away")
+
+    registry = InMemoryRegistry()
+    submit(1)
+    monkeypatch.setattr(registry, "alias", away)
+    assert drained(queue, registry).registered == 1
+    assert queue.aliases() == {"pets": {"challenger": sha256_of(1)}}
+
+
+def test_killed_before_the_receipt_the_aliases_are_noted(
+    queue: RegistrationQueue, submit: Callable[[int], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    submit(1)
+    monkeypatch.setattr(RegistrationQueue, "finish", kill)
+    with pytest.raises(KeyboardInterrupt):
+        drained(queue, InMemoryRegistry())
+    assert queue.aliases() == {"pets": {"challenger": sha256_of(1)}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"format_version":2,"streams":{}}',
+        b'{"format_version":1,"streams":{"pets":{"champion":"no sum"}}}',
+        b'{"format_version":1,"streams":{"pets":["champion"]}}',
+        b" " * (2 << 20),
+    ],
+)
+def test_aliases_that_cannot_be_read_pin_nothing_and_are_written_anew(
+    queue: RegistrationQueue, submit: Callable[[int], int], content: bytes
+) -> None:
+    submit(1)
+    (queue.folder / "aliases.json").write_bytes(content)
+    assert pinned(queue) == {sha256_of(1)}
+    drained(queue, InMemoryRegistry())
+    assert queue.aliases() == {"pets": {"challenger": sha256_of(1)}}
+
+
+def test_requests_and_receipts_that_cannot_be_read_pin_nothing(
+    queue: RegistrationQueue, submit: Callable[[int], int]
+) -> None:
+    for number in (1, 2, 3):
+        submit(number)
+    pending = queue.folder / "pending"
+    (pending / "0000000001" / "request.json").unlink()
+    (pending / "0000000002" / "request.json").write_bytes(b"[")
+    (queue.folder / "done").mkdir()
+    (queue.folder / "done" / "0000000009.json").write_bytes(b"[]")
+    assert pinned(queue) == {sha256_of(3)}
+
+
+def test_a_number_used_again_is_read_again(queue: RegistrationQueue, submit: Callable[[int], int]) -> None:
+    assert submit(1) == 1
+    assert queue.pinned_sha256() == {sha256_of(1)}
+    shutil.rmtree(queue.folder / "pending" / "0000000001")
+    assert submit(2) == 1
+    assert queue.pinned_sha256() == {sha256_of(2)}
+
+
 def test_a_wrong_uri_is_told_at_once(queue: RegistrationQueue, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be used"):
         RegistrarProcess(queue, "nonsense", drain_seconds=1.0, log_file=tmp_path / "registrar.log")
@@ -266,6 +394,7 @@ def test_the_process_keeps_what_mlflow_did_not_take_and_a_later_one_registers_it
     versions = MlflowRegistry(tracking_uri).versions("pets")
     assert [(entry.version, entry.parent_version) for entry in versions] == [(1, None), (2, 1), (3, 2)]
     assert [sorted(entry.aliases) for entry in versions] == [[], [], ["challenger"]]
+    assert queue.aliases() == {"pets": {"challenger": sha256_of(3)}}
 
 
 @pytest.mark.slow

@@ -80,6 +80,7 @@ def test_aliases(registry: Registry, tmp_path: Path) -> None:
     assert challenger is not None
     assert challenger.version == 2
     assert registry.alias("pets", "champion") is None
+    assert registry.alias("nobody", "champion") is None
     registry.set_alias("pets", "champion", 2)
     registry.set_alias("pets", "previous", 1)
     assert [entry.aliases for entry in registry.versions("pets")] == [{"previous"}, {"champion", "challenger"}]

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
+import os
+import resource
+import signal
 import struct
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors import SafetensorError
 
 from model_store.durable_files import TEMPORARY_PREFIX
+from model_store.fault_points import on_fault_point
 from model_store.manifest import MANIFEST_FILE, NotWhole, canonical_json
 from model_store.snapshot import OutboxMessage, Snapshot
 from model_store.snapshot_store import SnapshotStore
 from pipeline.record import Partition
-from pipeline.state import StateTree, fingerprint
+from pipeline.state import Json, StateTree, fingerprint
 from pipeline.user_error import UserError
 
 
@@ -50,6 +56,7 @@ OUTBOX = (
     OutboxMessage("s.dead-letters", b"\x00key", b"\xff\xfe", (("h", b"\x80"), ("h", None), ("é", b""))),
     OutboxMessage("s.events", None, None),
 )
+NOW = datetime(2026, 5, 1, tzinfo=UTC)
 OFFSETS = {Partition("s.samples", 1): 40, Partition("s.samples", 0): 12}
 
 
@@ -73,6 +80,11 @@ def forge(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     change(document)
     document["seal"] = hashlib.sha256(canonical_json(document)).hexdigest()
     path.write_bytes(canonical_json(document))
+
+
+def block(name: str, **changes: Any) -> dict[str, Any]:
+    """A block's line in a manifest."""
+    return {"name": name, "bytes": 0, "sha256": "0" * 64, **changes}
 
 
 @pytest.fixture
@@ -201,6 +213,24 @@ def test_a_file_that_is_not_whole(store: SnapshotStore, name: str, fault: str) -
         lambda d: d["files"][1].update(sha256="0" * 63),
         lambda d: d["offsets"][0].update(offset=-5),
         lambda d: d["offsets"][0].update(offset=1.0),
+        lambda d: d["files"][1].update(bytes=10**18),
+        lambda d: d["files"][0].update(name="sub/state.safetensors"),
+        lambda d: d["files"][0].update(name=".."),
+        lambda d: d["blocks"].append(block("../000001-0000000009/block-x-0000.safetensors")),
+        lambda d: d["blocks"].append(block("block-../x-0000.safetensors")),
+        lambda d: d["blocks"].append(block("/block-x-0000.safetensors")),
+        lambda d: d["blocks"].append(block("block-x-0000.safetensors\n")),
+        lambda d: d["blocks"].append(block("block-x-٠٠٠٠.safetensors")),
+        lambda d: d["blocks"].append(block("block-" + "x" * 200 + "-0000.safetensors")),
+        lambda d: d["blocks"].append(block("state.json")),
+        lambda d: d["blocks"].append(block("block-x-0001.safetensors")),
+        lambda d: d["blocks"].extend([block("block-x-0000.safetensors")] * 2),
+        lambda d: d["blocks"].extend([block("block-x-0000.safetensors")] * 60_001),
+        lambda d: d["blocks"].append(block("block-x-0000.safetensors", bytes=-1)),
+        lambda d: d.update(written_at="yesterday"),
+        lambda d: d.update(written_at="2026-01-01T00:00:00"),
+        lambda d: d.update(format_version=1),
+        lambda d: d.pop("blocks"),
         lambda d: d.update(surprise=1),
         lambda d: d.update(generation=9),
         lambda d: d.update(format_version="1"),
@@ -226,9 +256,9 @@ def test_a_manifest_that_is_something_else(store: SnapshotStore, content: bytes)
 def test_another_release_s_format_is_not_taken_for_a_broken_one(store: SnapshotStore) -> None:
     store.write(snapshot(1, 1))
     entry = store.write(snapshot(1, 2))
-    forge(entry.path, lambda d: d.update(format_version=2, novelty=[]))
+    forge(entry.path, lambda d: d.update(format_version=3, novelty=[]))
     for ask in (store.newest_whole, store.entries):
-        with pytest.raises(UserError, match=r"format version 2, this release reads 1; .*--state"):
+        with pytest.raises(UserError, match=r"format version 3, this release reads 1 and 2; .*--state"):
             ask()
 
 
@@ -246,6 +276,8 @@ def _safetensors(header: dict[str, Any], data: bytes) -> bytes:
         _safetensors({"w": {"dtype": "O", "shape": [1], "data_offsets": [0, 8]}}, b"\0" * 8),
         _safetensors({"worst": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}, b"\0"),
         _safetensors({"classes/x": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}, b"\0"),
+        _safetensors({"w": {"dtype": "F32", "shape": [0, 10**12], "data_offsets": [0, 0]}}, b""),
+        _safetensors({"w": {"dtype": "F32", "shape": [-4], "data_offsets": [0, 16]}}, b"\0" * 16),
         struct.pack("<Q", 1 << 60) + b"{}",
         b"\x80\x04\x95",
     ],
@@ -256,6 +288,8 @@ def _safetensors(header: dict[str, Any], data: bytes) -> bytes:
         "unknown dtype",
         "twice",
         "under a leaf",
+        "columns without rows",
+        "negative size",
         "header",
         "pickle",
     ],
@@ -320,6 +354,192 @@ def test_prune(store: SnapshotStore) -> None:
         store.prune(0)
 
 
+def test_a_pin_holds_by_the_name_from_before_a_rewriting(store: SnapshotStore) -> None:
+    first = store.write(snapshot(1, 1))
+    facts: dict[str, Json] = {**first.facts, "former_sha256": [first.sha256]}
+    rewritten = store.rewrite(first, replace(snapshot(1, 1), state={"other": 1}, facts=facts))
+    assert rewritten.sha256 != first.sha256
+    for sequence in (2, 3):
+        store.write(snapshot(1, sequence))
+    assert [path.name[-1] for path in SnapshotStore(store.folder).prune(1, pinned_sha256={first.sha256})] == ["2"]
+    assert [path.name[-1] for path in SnapshotStore(store.folder).prune(1)] == ["1"]
+
+
+def test_prune_by_age(store: SnapshotStore) -> None:
+    entries = [store.write(snapshot(1, sequence)) for sequence in range(1, 7)]
+    for days, entry in zip((50, 40, 30, 20, 10, 5), entries, strict=True):
+        written = (NOW - timedelta(days=days)).isoformat(timespec="milliseconds")
+        forge(entry.path, lambda d, at=written: d.update(written_at=at))  # type: ignore[misc]
+    another = SnapshotStore(store.folder)
+    kept = another.entries()
+    day = 86_400.0
+    # 2 and 3 are too old although they are among the newest five; 1 is pinned; age alone deletes nothing younger.
+    removed = another.prune(5, pinned={(1, 1)}, max_age_seconds=25 * day, now=NOW)
+    assert [path.name[-1] for path in removed] == ["2", "3"]
+    assert another.prune(5, pinned_sha256={kept[0].sha256}, max_age_seconds=25 * day, now=NOW) == []
+    # The newest stays whatever its age, the last loaded one too, and the count still counts.
+    another.load(kept[3])
+    removed = another.prune(5, max_age_seconds=1.0, now=NOW)
+    assert [path.name[-1] for path in removed] == ["1", "5"]
+    assert [entry.sequence for entry in another.entries()] == [4, 6]
+    assert SnapshotStore(store.folder).prune(1, max_age_seconds=100 * day, now=NOW) == [kept[3].path]
+
+
+def test_prune_keeps_what_was_written_last_where_a_newer_manifest_is_good_and_its_tensors_are_not(
+    store: SnapshotStore,
+) -> None:
+    store.write(snapshot(1, 1))
+    newer = store.write(snapshot(1, 2))
+    (newer.path / "state.safetensors").unlink()
+    restarted = SnapshotStore(store.folder)
+    found = restarted.newest_whole()
+    assert found.entry is not None
+    restarted.prune(1)
+    assert [entry.sequence for entry in restarted.entries()] == [1, 2]
+
+
+def killed_in_a_process(point: str, work: Callable[[], object]) -> None:
+    """`work` in a forked child that gets SIGKILL at the fault point."""
+    child = os.fork()
+    if child == 0:
+        on_fault_point(lambda name: os.kill(os.getpid(), signal.SIGKILL) if name == point else None)
+        try:
+            work()
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status), f"{point} was not reached"
+
+
+WRITE_POINTS = (
+    "snapshot.begun",
+    "snapshot.tensors_written",
+    "snapshot.state_written",
+    "snapshot.manifest_written",
+    "snapshot.renamed",
+)
+
+
+def test_fault_points_of_a_write_come_in_their_order(store: SnapshotStore) -> None:
+    passed: list[str] = []
+    on_fault_point(passed.append)
+    try:
+        store.write(snapshot())
+    finally:
+        on_fault_point(None)
+    assert tuple(passed) == WRITE_POINTS
+
+
+@pytest.mark.parametrize("point", WRITE_POINTS)
+def test_killed_while_writing(store: SnapshotStore, point: str) -> None:
+    store.write(snapshot(1, 1))
+    killed_in_a_process(point, lambda: store.write(snapshot(1, 2)))
+    restarted = SnapshotStore(store.folder)
+    found = restarted.newest_whole()
+    assert found.entry is not None
+    assert (found.entry.sequence, found.passed_over) == (2 if point == "snapshot.renamed" else 1, ())
+    leftovers = list(store.folder.glob(".*"))
+    assert len(leftovers) == (0 if point == "snapshot.renamed" else 1)
+    assert restarted.remove_leftovers() == leftovers
+    assert list(store.folder.glob(".*")) == []
+
+
+def test_rewrite(store: SnapshotStore) -> None:
+    entries = [store.write(snapshot(1, sequence)) for sequence in (1, 2, 3)]
+    forgotten = snapshot(1, 2, state={"w": torch.tensor([1.0])}, outbox=())
+    rewritten = store.rewrite(entries[1], forgotten)
+    assert rewritten.linked_bytes == 0
+    assert rewritten.sha256 != entries[1].sha256
+    assert SnapshotStore(store.folder).entries() == [entries[0], rewritten, entries[2]]
+    assert store.load(rewritten).fingerprint() == forgotten.fingerprint()
+    assert sorted(path.name for path in store.folder.iterdir()) == [entry.path.name for entry in entries]
+    with pytest.raises(AssertionError, match="keeps its numbers"):
+        store.rewrite(rewritten, snapshot(1, 7))
+
+
+@pytest.mark.parametrize("point", [*WRITE_POINTS[:-1], "rewrite.written", "rewrite.old_away", "rewrite.renamed"])
+def test_killed_while_rewriting(store: SnapshotStore, point: str) -> None:
+    """Whenever: the old or the new one is there, whole, under its name, for whoever looks first."""
+    entry = store.write(snapshot(1, 2))
+    new = snapshot(1, 2, state={"w": torch.tensor([1.0])})
+    killed_in_a_process(point, lambda: store.rewrite(entry, new))
+    is_new = point in ("rewrite.old_away", "rewrite.renamed")
+    restarted = SnapshotStore(store.folder)
+    (found,) = restarted.entries()
+    assert found.path == entry.path
+    assert restarted.load(found).fingerprint() == (new if is_new else snapshot(1, 2)).fingerprint()
+    assert restarted.broken() == []
+    restarted.remove_leftovers()
+    assert list(store.folder.iterdir()) == [entry.path]
+    # What was left over never comes back in the place of a snapshot that was removed later.
+    assert restarted.rewrite(found, new).path == entry.path
+    restarted.remove(entry.path)
+    assert restarted.entries() == []
+
+
+def test_an_unfinished_rewrite_does_not_bring_a_pruned_snapshot_back(store: SnapshotStore) -> None:
+    entry = store.write(snapshot(1, 1))
+    killed_in_a_process("rewrite.written", lambda: store.rewrite(entry, snapshot(1, 1)))
+    restarted = SnapshotStore(store.folder)
+    restarted.write(snapshot(1, 2))
+    restarted.prune(1)
+    assert [kept.sequence for kept in restarted.entries()] == [2]
+
+
+def test_leftovers_are_what_is_no_snapshot(store: SnapshotStore) -> None:
+    good, bad = store.write(snapshot(1, 1)), store.write(snapshot(1, 2))
+    (bad.path / MANIFEST_FILE).unlink()
+    half = store.folder / ".new-000001-0000000009"
+    half.mkdir()
+    (half / "state.json").write_bytes(b"{}")
+    temporary = store.folder / f"{TEMPORARY_PREFIX}x"
+    temporary.mkdir()
+    (store.folder / "notes").mkdir()
+    assert sorted(store.remove_leftovers()) == sorted([half, temporary, bad.path])
+    assert sorted(store.folder.iterdir()) == sorted([good.path, store.folder / "notes"])
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "state.safetensors", "state.json", "outbox.jsonl"])
+def test_links_are_not_followed(store: SnapshotStore, tmp_path: Path, name: str) -> None:
+    entry = store.write(snapshot())
+    outside = tmp_path / "outside"
+    (entry.path / name).rename(outside)
+    (entry.path / name).symlink_to(outside)  # the very bytes, with the right sum
+    (problem,) = store.newest_whole().passed_over
+    assert problem.why == f"{name} is a link, which may lead anywhere"
+
+
+def test_a_snapshot_that_is_a_link_is_refused_and_only_the_link_is_removed(
+    store: SnapshotStore, tmp_path: Path
+) -> None:
+    entry = store.write(snapshot(1, 1))
+    elsewhere = tmp_path / "elsewhere"
+    entry.path.rename(elsewhere)
+    entry.path.symlink_to(elsewhere)
+    (problem,) = store.newest_whole().passed_over
+    assert problem.why == "it is a link, a snapshot is a folder"
+    store.remove_leftovers()
+    assert list(store.folder.iterdir()) == []
+    assert (elsewhere / MANIFEST_FILE).is_file()
+
+
+def test_a_pipe_in_the_place_of_a_file_does_not_hang(store: SnapshotStore) -> None:
+    entry = store.write(snapshot())
+    (entry.path / "state.json").unlink()
+    os.mkfifo(entry.path / "state.json")
+    assert store.newest_whole().passed_over[0].why == "state.json is not a file"
+
+
+def test_huge_json_is_refused_before_it_is_read(store: SnapshotStore) -> None:
+    entry = store.write(snapshot())
+    with (entry.path / "state.json").open("r+b") as file:
+        file.truncate(1 << 36)  # a hole: takes no room on the disk
+    forge(entry.path, lambda d: d["files"][1].update(bytes=1 << 36))
+    started = time.monotonic()
+    assert "state.json is larger than 268435456 bytes" in store.newest_whole().passed_over[0].why
+    assert time.monotonic() - started < 5.0
+
+
 def test_a_write_that_fails_leaves_nothing_and_may_be_tried_again(
     store: SnapshotStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,7 +549,7 @@ def test_a_write_that_fails_leaves_nothing_and_may_be_tried_again(
         path.write_bytes(content)
 
     with monkeypatch.context() as patch:
-        patch.setattr("model_store.snapshot_store.write_file", full)
+        patch.setattr("model_store.snapshot_folder.write_file", full)
         with pytest.raises(OSError, match="No space"):
             store.write(snapshot())
     assert list(store.folder.iterdir()) == []
@@ -345,15 +565,18 @@ def test_a_write_that_fails_leaves_nothing_and_may_be_tried_again(
     assert found.snapshot.outbox == ()
 
 
-def test_tensors_that_do_not_fit_on_the_disk_are_an_os_error(
-    store: SnapshotStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> None:
-        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-
-    monkeypatch.setattr("safetensors.torch.save_file", full)
-    with pytest.raises(OSError, match=r"state\.safetensors cannot be written .*No space left"):
-        store.write(snapshot())
+def test_tensors_that_do_not_fit_on_the_disk_are_an_os_error(store: SnapshotStore) -> None:
+    """A real refusal of the system: files may have 100,000 bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+        with pytest.raises(OSError, match="File too large") as refused:
+            store.write(snapshot(state={"w": torch.zeros(200_000, dtype=torch.uint8)}))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert refused.value.errno == errno.EFBIG
     assert list(store.folder.iterdir()) == []
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.deduplication import RecentIds
+from pipeline.erasure import Erasures
 from pipeline.evaluation.hold_out import HoldOut
 from pipeline.micro_batch import BatchAssembler
 from pipeline.record import Partition, Record
@@ -27,7 +28,8 @@ class Assembly:
         self.settings = LearnerSettings.model_validate(settings)
         self.recent_ids = RecentIds(self.settings.deduplication_window)
         self.hold_out = HoldOut(self.settings.hold_out)
-        self.assembler = BatchAssembler(self.settings, self.recent_ids, self.hold_out)
+        self.erasures = Erasures()
+        self.assembler = BatchAssembler(self.settings, self.recent_ids, self.hold_out, self.erasures)
         self.known: dict[str, int] = {}
         self.spec: InputSpec | None = None
         self._offsets: dict[int, int] = {}
@@ -40,6 +42,7 @@ class Assembly:
         partition: int = 0,
         time: float | None = None,
         x: Any = (0.0, 1.0),
+        subject: str | None = None,
     ) -> bool:
         record = self._record(partition)
         sample = Sample(
@@ -49,19 +52,23 @@ class Assembly:
             source="s",
             id=id or f"{partition}/{record.offset}",
             event_time_seconds=time,
+            subject=subject,
         )
         self.assembler.add(Decoded(record, sample), self.spec, self.known)
         return self.assembler.is_complete
 
-    def add_bad(self) -> bool:
+    def add_bad(self, headers: Any = ()) -> bool:
         problem = BadRecord(DeadLetterReason.NO_LABEL, "none")
-        self.assembler.add(Decoded(self._record(0), None, problem), self.spec, self.known)
+        self.assembler.add(Decoded(self._record(0, headers), None, problem), self.spec, self.known)
         return self.assembler.is_complete
 
-    def _record(self, partition: int) -> Record:
+    def erase(self, subject: str, until: int) -> None:
+        self.erasures.add(self.hold_out.subject_key(subject), {PARTITION: until})
+
+    def _record(self, partition: int, headers: Any = ()) -> Record:
         offset = self._offsets.get(partition, 0)
         self._offsets[partition] = offset + 1
-        return Record(TOPIC, partition, offset, b"value")
+        return Record(TOPIC, partition, offset, b"value", headers=headers)
 
 
 def test_a_batch_is_complete_with_its_trainable_records() -> None:
@@ -196,3 +203,69 @@ def test_a_recorded_decision_ends_a_span_where_it_ended_before(end: int) -> None
     assert assembly.assembler.take().ended_by == 1
     assert not assembly.add()
     assert assembly.assembler.take().ended_by is None
+
+
+def test_records_of_an_erased_subject_are_passed_by_and_count_for_the_span() -> None:
+    assembly = Assembly(network={"max_classes": 2})
+    assembly.erase("eve", until=3)
+    assembly.add("new", id="x", subject="eve", time=9.0, x=(1.0, 2.0, 3.0))
+    assembly.add("a", id="y", subject="adam")
+    assembly.add("b", subject="eve")
+    assert assembly.assembler.pending_offsets == {PARTITION: 3}
+    assembly.add("b", subject="eve")
+    batch = assembly.assembler.take()
+    assert [record.offset for record in batch.erased] == [0, 2]
+    assert batch.labels == ["a", "b"], "what is written after the erasure is ordinary"
+    assert (batch.dead, batch.duplicates, batch.held_out) == ([], [], [])
+    assert (batch.records, batch.next_offsets) == (4, {PARTITION: 4})
+    assert batch.newest_event_time_seconds is None
+    assert batch.spec == SPEC, "not that of the one passed by"
+
+
+def test_a_record_of_an_erased_subject_is_not_remembered() -> None:
+    assembly = Assembly()
+    assembly.erase("eve", until=1)
+    assembly.add(id="x", subject="eve")
+    assembly.add(id="x", subject="eve")
+    batch = assembly.assembler.take()
+    assert (len(batch.erased), batch.labels, batch.duplicates) == (1, ["a"], [])
+
+
+def test_another_partition_has_an_end_of_its_own() -> None:
+    assembly = Assembly()
+    assembly.erase("eve", until=5)
+    assembly.add(subject="eve", partition=1)
+    assembly.add(subject="eve", partition=0)
+    batch = assembly.assembler.take()
+    assert [(record.partition, record.offset) for record in batch.erased] == [(0, 0)]
+    assert batch.labels == ["a"]
+
+
+def test_what_is_no_sample_names_its_subject_in_its_headers_and_is_no_dead_letter() -> None:
+    assembly = Assembly()
+    assembly.erase("eve", until=3)
+    assembly.add_bad((("ce_subject", b"adam"), ("CE_Subject", b"eve")))
+    assembly.add_bad((("ce_subject", b"eve"), ("ce_subject", b"adam")))
+    assembly.add_bad((("ce_subject", b"\xff"),))
+    assembly.add_bad((("ce_subject", b"eve"),))
+    batch = assembly.assembler.take()
+    assert [record.offset for record in batch.erased] == [0]
+    assert [record.offset for record, _ in batch.dead] == [1, 2, 3]
+
+
+def test_a_held_out_subject_is_passed_by_as_well() -> None:
+    assembly = Assembly(hold_out={"share": 1.0})
+    assembly.erase("eve", until=9)
+    assembly.add(subject="eve")
+    assembly.add(subject="adam")
+    batch = assembly.assembler.take()
+    assert [sample.subject for sample in batch.held_out] == ["adam"]
+    assert len(batch.erased) == 1
+
+
+def test_a_recorded_decision_ends_a_span_at_an_erased_record_too() -> None:
+    assembly = Assembly()
+    assembly.erase("eve", until=9)
+    assembly.assembler.obey([{PARTITION: 1}])
+    assert assembly.add(subject="eve")
+    assert assembly.assembler.take().ended_by == 0

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -111,6 +113,15 @@ def test_rebuilt_from_its_architecture() -> None:
     assert fingerprint(rebuilt.state_dict()) == fingerprint(network.state_dict())
 
 
+def text_encoder(**encoder: Any) -> dict[str, Any]:
+    """The change of an architecture that makes it this transformers config's."""
+    return {
+        "backbone": "text_encoder",
+        "options": {"encoder": encoder},
+        "input": {"kind": "text", "shape": [8]},
+    }
+
+
 GOOD: dict[str, Any] = {
     "backbone": "mlp",
     "options": {"hidden": [4]},
@@ -129,21 +140,114 @@ GOOD: dict[str, Any] = {
         ({"columns": 0}, "cannot have 0 logit columns"),
         ({"columns": 10**18}, "cannot have 1000000000000000000 logit columns"),
         ({"columns": 2**30}, "would have 5,368,709,136 parameters, more than 2,147,483,648"),
-        ({"options": {"hidden": [2**40]}}, "parameters, more than 2,147,483,648"),
-        ({"options": {"hidden": [2**62, 2**62]}}, "backbone 'mlp' cannot take"),
+        ({"columns": -1}, "cannot have -1 logit columns"),
+        ({"columns": 10**12}, "cannot have 1000000000000 logit columns"),
+        ({"columns": True}, "not the architecture of a network"),
+        ({"options": {"hidden": [2**24, 2**24]}}, "parameters, more than 2,147,483,648"),
+        ({"options": {"hidden": [2**62]}}, r"network.options.hidden.0 of backbone 'mlp': Input should be less than"),
+        ({"options": {"hidden": [-1]}}, r"network.options.hidden.0 of backbone 'mlp': Input should be greater than"),
         ({"options": {"hidden": [4] * 100}}, "network.options.hidden of backbone 'mlp'"),
         ({"options": {"hiden": [4]}}, "network.options.hiden of backbone 'mlp': Extra inputs are not permitted"),
         ({"input": {"kind": "sound", "shape": [3]}}, "not the architecture of a network"),
         ({"input": {"kind": "image", "shape": [3]}}, r"no shape of image: \(3,\)"),
         ({"input": {"kind": "vector", "shape": [2**20, 2**20]}}, "holds more than 268435456 values"),
         ({"input": {"kind": "vector", "shape": [-3]}}, "no shape of vector"),
+        ({"input": {"kind": "vector", "shape": [1] * 100_000}}, "no shape of vector"),
+        ({"input": {"kind": "vector", "shape": [True]}}, "no shape of vector"),
+        ({"input": {"kind": "vector", "shape": ["3"]}}, "no shape of vector"),
+        (text_encoder(model_type="albert", num_hidden_groups=10**6), r"encoder with \(12, 1000000, 1\) layers, groups"),
+        (text_encoder(model_type="albert", inner_group_num=97), r"encoder with \(12, 1, 97\) layers, groups"),
+        (text_encoder(model_type="distilbert", n_layers=10**6), r"encoder with \(1000000, 1, 1\) layers, groups"),
+        (
+            text_encoder(model_type="bert", intermediate_size=2**50),
+            "absurd sizes: intermediate_size 1125899906842624, at",
+        ),
+        (text_encoder(model_type="bert", hidden_size=-5), "absurd sizes"),
+        (text_encoder(model_type="bert", hidden_size="x"), "no config of a bert text encoder"),
+        (text_encoder(model_type="bert", hidden_act="os.system"), "no bert text encoder has this config"),
+        (text_encoder(model_type="bert", num_attention_heads=0), "no bert text encoder has this config"),
+        (text_encoder(model_type=["bert"]), "text encoder of type"),
         ({"input": {"kind": "text", "shape": [3]}}, "backbone 'mlp' takes image, vector, this stream holds text"),
     ],
 )
 def test_what_is_no_architecture_is_refused_before_anything_is_allocated(change: dict[str, Any], message: str) -> None:
     network_from_architecture(GOOD)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as refused:
         network_from_architecture({**GOOD, **change})
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 600
+
+
+@pytest.mark.parametrize(
+    "ignored",
+    [
+        {"num_labels": 10**9},  # transformers would name each of them
+        {"auto_map": {"AutoModel": "somebody/code--modeling.Model"}},
+        {"quantization_config": {"quant_method": "bitsandbytes"}},
+        {"architectures": ["os.system"]},
+        {"pruned_heads": {"0": [0]}},
+    ],
+)
+def test_what_is_no_size_of_an_encoder_is_not_obeyed(ignored: dict[str, Any]) -> None:
+    plain = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 8}
+    built, other = (
+        network_from_architecture({**GOOD, **text_encoder(model_type="bert", vocab_size=300, **plain, **more)})
+        for more in (ignored, {})
+    )
+    assert fingerprint(built.state_dict()) == fingerprint(other.state_dict())
+
+
+def test_weights_of_another_size_are_refused() -> None:
+    network = network_from_architecture(GOOD)
+    weights = dict(network.state_dict())
+    again = network_from_architecture(GOOD, weights=weights)
+    again.load_state_dict(weights)
+    with pytest.raises(
+        UserError, match=r"it has body\.layers\.0\.bias of shape \(5,\), they have .* shape \(4,\); use"
+    ):
+        network_from_architecture({**GOOD, "options": {"hidden": [5]}}, weights=weights)
+    with pytest.raises(UserError, match=r"it has head\.bias of shape \(3,\), they have head\.bias of shape \(2,\)"):
+        network_from_architecture({**GOOD, "columns": 3}, weights=weights)
+    with pytest.raises(UserError, match=r"it has no body\.x, they have body\.x of shape \(\)"):
+        network_from_architecture(GOOD, weights={**weights, "body.x": torch.tensor(1.0)})
+    del weights["head.weight"]
+    with pytest.raises(UserError, match=r"it has head\.weight of shape \(2, 4\), they have no head\.weight"):
+        network_from_architecture(GOOD, weights=weights)
+    normed = build_network(NetworkSettings(backbone="resnet18", options={"width": 2}), TINY, 0)
+    network_from_architecture(normed.architecture, weights=normed.state_dict())
+
+
+def test_refusals_allocate_nothing() -> None:
+    """In a process that may take little more memory than it has: what is within our bounds, but not in the file."""
+    script = """
+import resource, time, torch
+from pipeline.network import network_from_architecture
+from pipeline.user_error import UserError
+
+good = {"backbone": "mlp", "options": {"hidden": [4]}, "input": {"kind": "vector", "shape": [3]}, "columns": 2}
+weights = dict(network_from_architecture(good).state_dict())
+(now,) = [int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize")]
+resource.setrlimit(resource.RLIMIT_AS, ((now + 500_000) * 1024,) * 2)
+try:
+    torch.zeros(2**28)
+    raise SystemExit("the limit does not hold")
+except RuntimeError:
+    pass
+started = time.perf_counter()
+for change in ({"columns": 4 * 10**8}, {"options": {"hidden": [2**24]}}, {"options": {"hidden": [40_000, 40_000]}},
+               {"columns": 10**12}, {"options": {"hidden": [2**24] * 64}}):
+    try:
+        network_from_architecture({**good, **change}, weights=weights)
+        raise SystemExit(f"built {change}")
+    except UserError as error:
+        print(error)
+assert time.perf_counter() - started < 1.0
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 5
+    assert [line.startswith("the weights are not this architecture's") for line in lines] == [True] * 3 + [False] * 2
 
 
 def test_an_architecture_that_lacks_a_part() -> None:

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline import keyed_randomness
-from pipeline.reservoir import Reservoir
+from pipeline.reservoir import UNKNOWN_SUBJECT, Reservoir, subjects_of, without_rows
 from pipeline.sample import InputSpec
 from pipeline.state import fingerprint, join, split
 from pipeline.user_error import UserError
@@ -27,7 +29,16 @@ def rows(first: int, count: int, columns: int = 2) -> tuple[torch.Tensor, torch.
 def fill(reservoir: Reservoir, count: int, batch: int, columns: int = 2) -> None:
     for first in range(0, count, batch):
         size = min(batch, count - first)
-        reservoir.insert(*rows(first, size, columns), columns)
+        subjects_B = np.arange(first, first + size) % 3 + 1
+        reservoir.insert(*rows(first, size, columns), columns, subjects_B)
+
+
+def erase(reservoir: Reservoir, subject: int) -> Reservoir:
+    """Another one that goes on without these rows; `fill` gives row t of the stream the subject t % 3 + 1."""
+    state = reservoir.state()
+    other = Reservoir(reservoir.capacity, SPEC, seed=reservoir._seed, device=CPU)
+    other.load_state(without_rows(state, subjects_of(state) == subject))
+    return other
 
 
 def held(reservoir: Reservoir) -> list[int]:
@@ -148,3 +159,121 @@ def test_state_of_another_capacity_is_refused() -> None:
     for capacity in (5, 20):
         with pytest.raises(UserError, match=f"does not fit replay.capacity {capacity}"):
             Reservoir(capacity, SPEC, seed=0, device=CPU).load_state(reservoir.state())
+
+
+def test_erased_rows_leave_and_the_others_move_together() -> None:
+    reservoir = Reservoir(10, SPEC, seed=0, device=CPU)
+    fill(reservoir, 8, batch=4)
+    left = erase(reservoir, 2)  # 1, 4, 7
+    assert held(left) == [0, 2, 3, 5, 6]
+    assert (left.seen, left.filled, left.state()["holes"]) == (8, 5, 3)
+    kept = left.rows(torch.arange(5))
+    assert kept.x.flatten().tolist() == [0.0, 2.0, 3.0, 5.0, 6.0]
+    assert kept.logits_BK[:, 0].tolist() == [0.5, 2.5, 3.5, 5.5, 6.5]
+    assert subjects_of(left.state()).tolist() == [1, 3, 1, 3, 1]
+    assert held(reservoir) == list(range(8)), "the state it came from is as it was"
+
+
+def test_samples_that_draw_a_hole_go_behind_the_rows_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Capacity 6, rows 0..5 there, 1 and 4 erased: 0 2 3 5 in slots 0..3, holes 4 and 5. Of samples 6..11: 6 draws the
+    # hole 5 and goes to slot 4; 7 draws 4, which holds 6 by now, and replaces it; 8 draws the hole 5 and goes there;
+    # 9 draws 5 and replaces 8; 10 draws 1 and replaces 2; 11 draws 9 and is dropped.
+    reservoir = Reservoir(6, SPEC, seed=0, device=CPU)
+    fill(reservoir, 6, batch=6)
+    reservoir = erase(reservoir, 2)
+    monkeypatch.setattr(keyed_randomness, "generator", lambda *_: ScriptedGenerator([5, 4, 5, 5, 1, 9]))
+    reservoir.insert(*rows(6, 6), 2)
+    assert held(reservoir) == [0, 10, 3, 5, 7, 9]
+    assert (reservoir.filled, reservoir.state()["holes"]) == (6, 0)
+
+
+@given(
+    batches=st.lists(st.integers(1, 9), min_size=1, max_size=25), cut=st.integers(0, 24), capacity=st.integers(1, 12)
+)
+@settings(derandomize=True, deadline=None, database=None, max_examples=100)
+def test_with_holes_too_the_rows_are_those_of_one_by_one_in_a_loop(batches: list[int], cut: int, capacity: int) -> None:
+    reservoir = Reservoir(capacity, SPEC, seed=3, device=CPU)
+    slots: list[int] = []
+    first = 0
+    for number, size in enumerate(batches):
+        if number == cut:
+            reservoir = erase(reservoir, 1)
+            slots = [t for t in slots if t % 3 != 0]
+        drawn = keyed_randomness.generator(3, "reservoir", first).integers(0, np.arange(first, first + size) + 1)
+        for t in range(first, first + size):
+            slot = t if t < capacity else int(drawn[t - first])
+            if slot < len(slots):
+                slots[slot] = t
+            elif slot < capacity:
+                slots.append(t)
+        reservoir.insert(*rows(first, size), 2, np.arange(first, first + size) % 3 + 1)
+        first += size
+        assert held(reservoir) == slots
+
+
+def test_what_was_not_erased_stays_kept_equally_often() -> None:
+    """As without an erasure: with probability N / n each, those before the erasure and those after it. Of the n counts
+    the m that were not erased have the same variances and covariances as if nothing had been: the statistic over them
+    is chi-square with m - 1 degrees of freedom, but for a share of 1 - m / n of one more."""
+    capacity, samples, erased_at, runs = 20, 150, 63, 300
+    counts = np.zeros(samples)
+    for seed in range(runs):
+        reservoir = Reservoir(capacity, SPEC, seed=seed, device=CPU)
+        fill(reservoir, erased_at, batch=7)
+        reservoir = erase(reservoir, 1)
+        for first in range(erased_at, samples, 7):
+            size = min(7, samples - first)
+            reservoir.insert(*rows(first, size), 2)
+        kept = held(reservoir)
+        assert len(set(kept)) == reservoir.filled
+        counts[kept] += 1
+    was_erased = (np.arange(samples) < erased_at) & (np.arange(samples) % 3 == 0)
+    assert not counts[was_erased].any()
+    left = counts[~was_erased]
+    p = capacity / samples
+    statistic = ((left - runs * p) ** 2).sum() / (runs * p * (1 - p)) * (samples - 1) / samples
+    assert 0.001 < chi_square_cdf(statistic, len(left) - 1) < 0.999
+    before, after = counts[:erased_at][~was_erased[:erased_at]].mean(), counts[erased_at:].mean()
+    assert before == pytest.approx(runs * p, rel=0.06)  # 42 and 87 counts of about 40: 2.5 % and 1.7 % standard error
+    assert after == pytest.approx(runs * p, rel=0.06)
+
+
+def test_a_reservoir_of_which_all_was_erased_gives_nothing_and_fills_again() -> None:
+    reservoir = Reservoir(4, SPEC, seed=0, device=CPU)
+    number_B = np.full(3, 7)
+    reservoir.insert(*rows(0, 3), 2, number_B)
+    reservoir = erase(reservoir, 7)
+    assert (reservoir.filled, held(reservoir)) == (0, [])
+    assert reservoir.draw(5, keyed_randomness.generator(0, "draw")).tolist() == []
+    assert reservoir.counts_per_column().tolist() == [0, 0]
+    reservoir.insert(*rows(3, 1), 2)
+    assert held(reservoir) == [3]
+
+
+@pytest.mark.parametrize("before", [6, 41])
+def test_a_restored_reservoir_with_holes_goes_on_as_if_nothing_had_happened(before: int) -> None:
+    straight, restored = (Reservoir(10, SPEC, seed=5, device=CPU) for _ in range(2))
+    fill(straight, before, batch=4)
+    straight = erase(straight, 3)
+    restored.load_state(join(*split(straight.state())))
+    for reservoir in (straight, restored):
+        reservoir.insert(*rows(before, 30), 2)
+    assert fingerprint(straight.state()) == fingerprint(restored.state())
+
+
+def test_state_of_another_capacity_is_refused_with_holes_too() -> None:
+    reservoir = Reservoir(10, SPEC, seed=0, device=CPU)
+    fill(reservoir, 25, batch=5)
+    left = erase(reservoir, 1)
+    for capacity in (5, left.filled, 20):
+        with pytest.raises(UserError, match=f"does not fit replay.capacity {capacity}"):
+            Reservoir(capacity, SPEC, seed=0, device=CPU).load_state(left.state())
+
+
+def test_state_of_a_release_without_subjects_loads() -> None:
+    reservoir, loaded = (Reservoir(10, SPEC, seed=0, device=CPU) for _ in range(2))
+    fill(reservoir, 25, batch=5)
+    state = {name: value for name, value in reservoir.state().items() if name not in ("subjects", "holes")}
+    loaded.load_state(state)
+    assert held(loaded) == held(reservoir)
+    assert subjects_of(state).tolist() == subjects_of(loaded.state()).tolist() == [UNKNOWN_SUBJECT] * 10

@@ -264,9 +264,9 @@ def test_drift_is_told_once_and_the_next_update_hears_of_it(monkeypatch: pytest.
     learner = StreamLearner(settings(retention={}))
     heard: list[tuple[int, bool]] = []
 
-    def spy(x: Any, labels: Any, *, drift: bool) -> Any:
+    def spy(x: Any, labels: Any, *, subjects: Any, drift: bool) -> Any:
         assert learner.learner is not None
-        report = original(x, labels, drift=drift)
+        report = original(x, labels, subjects=subjects, drift=drift)
         heard.append((report.number, drift))
         # From the 161st update on, nothing is predicted right.
         right = torch.full((len(labels),), report.number <= 160)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pipeline.evaluation import hold_out as module
-from pipeline.evaluation.hold_out import HoldOut, evaluate_hold_out
+from pipeline.evaluation.hold_out import HoldOut, evaluate_hold_out, without_key
 from pipeline.sample import Sample
 from pipeline.settings import HoldOutSettings
 from pipeline.state import fingerprint
@@ -229,3 +229,60 @@ def test_nothing_known_or_held_out_is_no_prediction() -> None:
     assert evaluate_hold_out(three_classes(), [], predict) == {}
     assert evaluate_hold_out(HoldOut(ALL), ["a"], predict) == {}
     assert predict.sizes == []
+
+
+def test_a_key_is_the_hash_that_chooses_as_int64_holds_it() -> None:
+    hold_out = HoldOut(ALL)
+    samples = [sample(n, subject=f"person {n}" if n % 2 else None) for n in range(40)]
+    for one in samples:
+        hold_out.add(one)
+    keys = [hold_out.key(one) for one in samples]
+    stored = hold_out.state()["hashes"]
+    assert isinstance(stored, Tensor)
+    assert sorted(keys) == sorted(stored.tolist())
+    assert any(key < 0 for key in keys)
+    assert hold_out.subject_key("person 7") == keys[7] == hold_out.key(sample(0, subject="person 7"))
+    assert hold_out.subject_key("test\0" + "8") != keys[8], "a subject is never an id"
+    assert HoldOut(HoldOutSettings(share=1.0, salt="another")).subject_key("person 7") != keys[7]
+
+
+def test_an_erased_key_leaves_every_class_and_nothing_else_does() -> None:
+    hold_out, left = HoldOut(ALL), HoldOut(ALL)
+    for n in range(12):
+        hold_out.add(sample(n, "abc"[n % 3], subject=f"person {n % 4}"))
+    hold_out.add(sample(20, "alone", subject="person 1"))
+    before = fingerprint(hold_out.state())
+    state, removed = without_key(hold_out.state(), hold_out.subject_key("person 1"))
+    assert removed == 4
+    assert fingerprint(hold_out.state()) == before
+    left.load_state(stored_and_loaded(state))
+    assert left.classes == ["a", "b", "c"], "a class whose last sample went is none any more"
+    expected = HoldOut(ALL)
+    for n in range(12):
+        if n % 4 != 1:
+            expected.add(sample(n, "abc"[n % 3], subject=f"person {n % 4}"))
+    assert fingerprint(left.state()) == fingerprint(expected.state())
+    again, removed = without_key(state, hold_out.subject_key("person 1"))
+    assert (fingerprint(again), removed) == (fingerprint(state), 0)
+
+
+def test_a_hold_out_of_which_all_was_erased_is_evaluated_as_an_empty_one() -> None:
+    hold_out, left = HoldOut(ALL), HoldOut(ALL)
+    hold_out.add(sample(1, "a", subject="one"))
+    state, removed = without_key(hold_out.state(), hold_out.subject_key("one"))
+    assert removed == 1
+    assert "x" not in state
+    left.load_state(stored_and_loaded(state))
+    assert evaluate_hold_out(left, ["a"], lambda x: np.zeros(len(x), dtype=np.int64)) == {}
+    assert without_key(HoldOut(ALL).state(), 5)[1] == 0
+
+
+def test_a_state_is_as_it_was_whatever_comes_later() -> None:
+    hold_out = HoldOut(ALL)
+    hold_out.add(sample(1))
+    state = hold_out.state()
+    before = fingerprint(state)
+    hold_out.add(sample(2))
+    hold_out.add(sample(3, "b"))
+    hold_out.samples("a")[:] = 0
+    assert fingerprint(state) == before

@@ -1,0 +1,82 @@
+"""Whether what an update would bring into the state is finite: looked at before anything of it is taken in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from pipeline.settings import OptimizerSettings
+
+# The first number whose square float32 cannot hold. Steps below it never add up to a weight past float32's end.
+_TOO_LONG = 2.0**64
+
+# {what: scalars on the device}
+Found = dict[str, Sequence[Tensor]]
+
+
+class NotFinite(ArithmeticError):
+    """An update would not be finite; nothing of it was taken in. `what` names the part ("the loss")."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} is not finite")
+        self.what = what
+
+
+def check_loss(loss: Tensor, logits_BK: Tensor, *, at_once: bool) -> Found:
+    """What `check_update` is to look at too: nothing where it was looked at here.
+
+    Logits are stored and later compared by their squares, and an infinite one need not show in the loss.
+    """
+    found: Found = {"the loss": [loss.detach()], "the squared logits": [logits_BK.detach().square().sum()]}
+    if not at_once:
+        return found
+    _check(found)
+    return {}
+
+
+def check_update(
+    found: Found,
+    parameters: Mapping[str, Tensor],
+    taken: Mapping[str, Mapping[str, Tensor]],
+    statistics: Sequence[Tensor],
+    settings: OptimizerSettings,
+) -> None:
+    """Between backward pass and step: `NotFinite` where what was found before, the parameters' gradients, what
+    retention terms take ({term: squares}), the batch norms' statistics or the length of the step is not.
+
+    Everything is looked at together: this is the one place in an update where the CPU waits for a CUDA device.
+    """
+    gradients = [parameter.grad for parameter in parameters.values() if parameter.grad is not None]
+    found["the squared gradient"] = torch._foreach_norm(gradients)
+    for name, squares in taken.items():
+        found[f"the squared gradient of single rows ({name})"] = torch._foreach_max(list(squares.values()))
+    if statistics:
+        found["the running statistics"] = torch._foreach_norm(list(statistics), math.inf)
+    if settings.weight_decay:
+        found["the weights"] = torch._foreach_norm([parameter.detach() for parameter in parameters.values()])
+    values = _check(found)
+    length = math.hypot(*values["the squared gradient"])
+    if length >= _TOO_LONG:
+        raise NotFinite("the squared gradient")
+    if settings.max_gradient_norm is not None:
+        length = min(length, settings.max_gradient_norm)
+    length += settings.weight_decay * math.hypot(*values.get("the weights", ()))
+    if settings.learning_rate * length >= _TOO_LONG:
+        raise NotFinite("the squared step")
+
+
+def _check(found: Found) -> dict[str, list[float]]:
+    """The scalars as numbers; `NotFinite` with the first that is none. Waits for the device, once."""
+    scalars = [scalar for of_it in found.values() for scalar in of_it]
+    # on the CPU, single scalars are read faster than put together
+    on_cpu = scalars[0].device.type == "cpu"
+    numbers = iter([scalar.item() for scalar in scalars] if on_cpu else torch.stack(scalars).tolist())
+    values = {what: list(islice(numbers, len(of_it))) for what, of_it in found.items()}
+    for what, read in values.items():
+        if not all(map(math.isfinite, read)):
+            raise NotFinite(what)
+    return values
