@@ -37,7 +37,8 @@ from consumers import topics
 from consumers.kafka_commit_log import KafkaCommitLog
 from consumers.kafka_record_source import KafkaRecordSource
 from consumers.kafka_settings import KafkaSettings
-from consumers.learner_process import LearnerProcess, ProcessFacts
+from consumers.learner_process import LearnerProcess
+from consumers.manifest_facts import ProcessFacts
 from consumers.memory_commit_log import InMemoryCommitLog, InMemoryCommits
 from consumers.memory_record_source import InMemoryLog, InMemoryRecordSource
 from consumers.observers import Observer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ class LearnerFenced(RuntimeError):
 
 
 class BrokerUnavailable(RuntimeError):
-    """The brokers did not take the commit in time; whether they have it is not known.
+    """The brokers did not take the commit in time, or a stop ended the wait; whether they have it is not known.
 
     Make the very same call again (it is found out then, and nothing is told twice), or end: the next start does so too.
     """
@@ -56,7 +57,7 @@ def transactional_id(stream: str, branch: str) -> str:
 
 
 class CommitLog(ABC):
-    """Where a learner's commits go. Not thread-safe: one thread at a time."""
+    """Where a learner's commits go. Not thread-safe: one thread at a time, whichever it is."""
 
     @property
     @abstractmethod
@@ -71,7 +72,7 @@ class CommitLog(ABC):
         """
 
     @abstractmethod
-    def start(self, *, known_generation: int = 0) -> Committed | None:
+    def start(self, *, known_generation: int = 0, stop: threading.Event | None = None) -> Committed | None:
         """Become the learner of this stream and branch. Returns what was committed before; None: nothing.
 
         1. Fence an older learner that is still alive, and let its open transaction come to an end.
@@ -81,6 +82,8 @@ class CommitLog(ABC):
 
         `known_generation`: of the newest snapshot. Brokers forget the offsets of a group that was idle for a week
         (`offsets.retention.minutes`), and a generation must never come twice.
+        `stop` ends a wait for brokers within about a second, with `BrokerUnavailable`: as a kill would, so that a claim
+        under way may still go through.
         Raises `BrokerUnavailable`, and `LearnerFenced` where yet another learner started meanwhile.
         """
 

@@ -24,6 +24,8 @@ TIMESTAMP = "palimpsest-timestamp-ms"
 VALUE_BYTES = "palimpsest-value-bytes"
 KEY_BYTES = "palimpsest-key-bytes"
 HEADERS_BYTES = "palimpsest-headers-bytes"
+# All of them: what a dead letter has that its record had not.
+ADDED_HEADERS = frozenset((REASON, DETAIL, TOPIC, PARTITION, OFFSET, TIMESTAMP, VALUE_BYTES, KEY_BYTES, HEADERS_BYTES))
 _WHERE = (TOPIC, PARTITION, OFFSET)
 
 

@@ -22,6 +22,8 @@ _CHUNK_RECORDS = 64
 # The brokers are asked this often where the log ends, while records come.
 _LAG_EVERY_SECONDS = 2.0
 _POLL_SECONDS = 0.25
+# The topic is looked at this often: whether it has new partitions, and whether it is still the same one.
+_REFRESH_SECONDS = 30.0
 # A poll that does not come back within this at the end is stuck in the client, and its thread is left behind.
 _JOIN_SECONDS = 30.0
 
@@ -47,7 +49,8 @@ class DecodeAhead:
 
     From the first `take` or `seek` (or `with`) on, only this object's thread touches the source, since Kafka's client
     belongs to one thread. A slow taker stops the polling: at most `capacity_records` records and, but for one chunk,
-    `capacity_bytes` bytes wait. The source stays open at the end; whoever made it closes it.
+    `capacity_bytes` bytes wait. Partitions that the topic gets meanwhile are read too, from their beginning. The source
+    stays open at the end; whoever made it closes it.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class DecodeAhead:
         *,
         capacity_bytes: int = 64 * 1024 * 1024,
         poll_seconds: float = _POLL_SECONDS,
+        refresh_seconds: float = _REFRESH_SECONDS,
     ) -> None:
         assert capacity_records > 0, capacity_records
         self._source = source
@@ -65,6 +69,7 @@ class DecodeAhead:
         self._capacity_records = capacity_records
         self._capacity_bytes = capacity_bytes
         self._poll_seconds = poll_seconds
+        self._refresh_seconds = refresh_seconds
         self._chunk_records = max(1, min(_CHUNK_RECORDS, capacity_records // 4))
         self._changed = threading.Condition()  # guards all below
         self._waiting: deque[_Chunk | Idle] = deque()
@@ -160,6 +165,7 @@ class DecodeAhead:
     def _work(self) -> None:
         try:
             lag_due = time.monotonic()
+            refresh_due = lag_due + self._refresh_seconds
             while True:
                 with self._changed:
                     self._changed.wait_for(lambda: self._closing or self._has_room())
@@ -171,9 +177,14 @@ class DecodeAhead:
                     self._source.seek(seek_to)
                 records = self._source.poll(room, self._poll_seconds)
                 self._hand_over(records, run)
+                was_away = self._unavailable_since is not None
                 if not records or time.monotonic() >= lag_due:
                     self._look_at_the_ends(run, idle=not records)
                     lag_due = time.monotonic() + _LAG_EVERY_SECONDS
+                # A topic that was deleted looks as if its brokers were away: only a look at it tells the difference.
+                if time.monotonic() >= refresh_due or was_away:
+                    self._refresh_partitions()
+                    refresh_due = time.monotonic() + self._refresh_seconds
         except BaseException as problem:  # raised again in take()
             with self._changed:
                 self._problem = problem
@@ -206,6 +217,22 @@ class DecodeAhead:
                 self._waiting_bytes += size_bytes
                 self._changed.notify_all()
             chunk, size_bytes = [], 0
+
+    def _refresh_partitions(self) -> None:
+        try:
+            new = self._source.refresh_partitions()
+        except SourceUnavailable:
+            return  # the look at the ends says so, or the next refresh finds them there again
+        if new:
+            beginnings = {
+                partition: offset for partition, offset in self._source.positions().items() if partition in new
+            }
+            with self._changed:
+                self._taken.update(beginnings)
+            log.warning(
+                "the topic has new partitions, which are read from their beginning: %s",
+                ", ".join(f"{partition} from offset {offset}" for partition, offset in beginnings.items()),
+            )
 
     def _look_at_the_ends(self, run: int, *, idle: bool) -> None:
         """Ask where the log ends; where all was read, say so, after all records."""

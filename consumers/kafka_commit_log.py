@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 from kafka import ConsumerGroupMetadata, KafkaProducer, OffsetAndMetadata, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.admin import OffsetSpec
-from kafka.serializer import Serializer
 
 from consumers import kafka_connection
+from consumers.acls import refusal
 from consumers.commit_log import (
     BrokerUnavailable,
     CommitLog,
@@ -23,53 +23,33 @@ from consumers.commit_log import (
     parse_metadata,
     transactional_id,
 )
+from consumers.kafka_client_logs import held_back
+from consumers.kafka_nullable import NullableSerializer, sendable_headers, sendable_value
 from consumers.kafka_settings import KafkaSettings
+from consumers.kafka_transactions import (
+    ATTEMPT_SECONDS,
+    MAX_REQUEST_BYTES,
+    REFUSED,
+    RETRY_BACKOFF_MS,
+    TRANSACTION_TIMEOUT_SECONDS,
+    attempt_seconds,
+    close_at_once,
+    is_fenced,
+    within,
+)
+from model_store.fault_points import fault_point
 from model_store.snapshot import OutboxMessage
 from pipeline.record import Partition
 from pipeline.user_error import UserError
 
 log = logging.getLogger(__name__)
 
-# The header that lists which of the message's headers were null (their positions, comma-separated). kafka-python 3.0.12
-# cannot send a null header, so they are sent empty; a replay makes them null again.
-NULL_HEADERS = "palimpsest-null-headers"
-
-# A transaction is open for as long as it takes to send the outbox, milliseconds as a rule. The brokers abort one that
-# a killed learner left open after this; until then it holds back whoever reads dead letters and events.
-_TRANSACTION_TIMEOUT_SECONDS = 60.0
-# An attempt that takes longer than this, and than a slow network needs for the outbox, is given up and looked into:
-# kafka-python 3.0.12 can wait for ever after a broker came back (its next request is lost with the old connection).
-_ATTEMPT_SECONDS = 10.0
-_SLOWEST_BYTES_PER_SECOND = 2_000_000
 # After this the caller hears of it. It waits for as long as it likes by making the same call again, and hears a stop in
 # between; in here nobody does.
 _GIVE_UP_SECONDS = 10.0
-# The sender sleeps this long on every transactional retry, and each transaction that follows another at once meets one
-# (the brokers are still writing the markers of the one before). The default of 100 ms allows 6 commits a second.
-_RETRY_BACKOFF_MS = 5
 _PAUSE_BETWEEN_ATTEMPTS_SECONDS = 0.5
-# The brokers' socket.request.max.bytes is 100 MiB by default.
-_MAX_REQUEST_BYTES = 100 * 1024 * 1024 - 64 * 1024
-
-_FENCED = (kafka_errors.ProducerFencedError, kafka_errors.InvalidProducerEpochError)
-_REFUSED = (
-    kafka_errors.MessageSizeTooLargeError,
-    kafka_errors.RecordListTooLargeError,
-    kafka_errors.InvalidRecordError,
-    kafka_errors.InvalidTimestampError,
-    kafka_errors.InvalidTopicError,
-)
 
 Answer = TypeVar("Answer")
-
-
-class _Nullable(Serializer):  # type: ignore[misc]
-    """Lets a message have neither key nor value, which `KafkaProducer.send` refuses and Kafka does not."""
-
-    NULL = object()
-
-    def serialize(self, topic: str, headers: Any, data: Any) -> bytes | None:
-        return None if data is self.NULL else data
 
 
 class KafkaCommitLog(CommitLog):
@@ -84,15 +64,20 @@ class KafkaCommitLog(CommitLog):
         *,
         give_up_seconds: float = _GIVE_UP_SECONDS,
     ) -> None:
-        """`partitions`: from `topics.check_samples_topic`. Nothing is contacted before `start`."""
+        """`partitions`: from `topics.check_samples_topic`; those that the topic gets later are committed just as well.
+
+        Nothing is contacted before `start`.
+        """
         self._settings = settings
         self._group = transactional_id(stream, branch)
         self._partitions = tuple(partitions)
+        self._topics = frozenset(partition.topic for partition in partitions)
         self._give_up_seconds = give_up_seconds
         self._producer: KafkaProducer | None = None
         self._last: Committed | None = None  # what is committed, as far as we know
         self._own_sequence: int | None = None  # of the last commit() that went through
         self._in_doubt = False  # the last transaction may have gone through or not
+        self._stop: threading.Event | None = None  # while `start` or `committed` runs: a commit is never given up
 
     @property
     def generation(self) -> int:
@@ -100,12 +85,27 @@ class KafkaCommitLog(CommitLog):
         return self._last.generation
 
     def committed(self) -> Committed | None:
-        return self._read()
+        self._stop = kafka_connection.heard_stop()
+        try:
+            return self._read()
+        finally:
+            self._stop = None
 
-    def start(self, *, known_generation: int = 0) -> Committed | None:
+    def start(self, *, known_generation: int = 0, stop: threading.Event | None = None) -> Committed | None:
+        self._stop = stop or kafka_connection.heard_stop()
+        try:
+            with kafka_connection.hearing(self._stop):
+                return self._start(known_generation)
+        except kafka_connection.ConnectingStopped as error:
+            raise BrokerUnavailable(str(error)) from error
+        finally:
+            self._stop = None
+
+    def _start(self, known_generation: int) -> Committed | None:
         """Steps as in the contract."""
         # 1.
         self._open_producer()
+        fault_point("start.fenced")
         # 2.
         before = self._read()
         beginnings = self._beginnings()
@@ -120,6 +120,7 @@ class KafkaCommitLog(CommitLog):
         except (kafka_errors.KafkaError, TimeoutError) as error:
             raise BrokerUnavailable(f"the brokers did not take the claim of {self._group} ({error})") from error
         self._last = claim
+        fault_point("start.claimed")
         return before
 
     def commit(self, offsets: Mapping[Partition, int], sequence: int, outbox: Sequence[OutboxMessage]) -> None:
@@ -137,7 +138,7 @@ class KafkaCommitLog(CommitLog):
     def close(self) -> None:
         producer, self._producer = self._producer, None
         if producer is not None:
-            _close_at_once(producer)
+            close_at_once(producer)
 
     # How
 
@@ -153,7 +154,8 @@ class KafkaCommitLog(CommitLog):
             try:
                 # 1.
                 if self._in_doubt:
-                    self._recover()
+                    with kafka_connection.hearing(None):  # the last commit of all comes after the stop
+                        self._recover()
                 assert self._last is not None
                 if wanted is not None and wanted.sequence <= self._last.sequence:
                     return
@@ -187,47 +189,60 @@ class KafkaCommitLog(CommitLog):
         def steps() -> None:
             # 1.
             producer.begin_transaction()
+            fault_point("transaction.begun")
             futures = [
                 producer.send(
                     message.topic,
                     key=message.key,
-                    value=_Nullable.NULL if message.value is None else message.value,
-                    headers=_sendable_headers(message.headers),
+                    value=sendable_value(message.value),
+                    headers=sendable_headers(message.headers),
                 )
                 for message in outbox
             ]
             for future in futures:
                 future.get()
+            fault_point("transaction.sent")
             # 2.
             offsets = {
                 TopicPartition(partition.topic, partition.number): OffsetAndMetadata(offset, committed.metadata, -1)
                 for partition, offset in committed.offsets.items()
             }
             producer.send_offsets_to_transaction(offsets, ConsumerGroupMetadata(self._group))
+            fault_point("transaction.offsets_added")
             # 3.
             producer.commit_transaction()
+            fault_point("transaction.committed")
 
         try:
             size_bytes = sum(len(message.value or b"") for message in outbox)
-            limit_seconds = _ATTEMPT_SECONDS + size_bytes / _SLOWEST_BYTES_PER_SECOND
-            _within(min(limit_seconds, _TRANSACTION_TIMEOUT_SECONDS), steps)
+            within(attempt_seconds(size_bytes), steps, self._stop)
         except kafka_errors.KafkaError as error:
             self._in_doubt = True
-            if isinstance(error, _REFUSED):
+            if isinstance(error, REFUSED):
                 raise OutboxRefused(
                     f"the brokers refuse a message of the outbox ({error}): raise max.message.bytes of "
                     f"{' or '.join(sorted({message.topic for message in outbox}))}"
                 ) from error
             if isinstance(error, kafka_errors.AuthorizationError):
-                raise UserError(
-                    f"this user may not write what {self._group} has to ({error}); ask for the ACLs on the "
-                    "transactional id, the group and the topics"
-                ) from error
+                raise UserError(self._refusal(error, outbox)) from error
             # A transaction that was open too long is aborted by the brokers, and its producer finds itself fenced
             # as by a newer learner; whether there is one is looked up in that case.
-            if _is_fenced(error) and time.monotonic() - began < 0.8 * _TRANSACTION_TIMEOUT_SECONDS:
+            if is_fenced(error) and time.monotonic() - began < 0.8 * TRANSACTION_TIMEOUT_SECONDS:
                 raise self._fenced() from error
             raise
+
+    def _refusal(self, error: kafka_errors.AuthorizationError, outbox: Sequence[OutboxMessage] = ()) -> str:
+        """Which ACL is missing, as far as the brokers say it."""
+        if isinstance(error, kafka_errors.TransactionalIdAuthorizationFailedError):
+            return refusal("transactional-id", self._group, "Write")
+        if isinstance(error, kafka_errors.GroupAuthorizationFailedError):
+            return refusal("group", self._group, "Read")
+        told = sorted({message.topic for message in outbox})
+        learnt = sorted({partition.topic for partition in self._partitions})
+        return (
+            f"the brokers do not allow this user what {self._group} has to do ({error}): Read on {', '.join(learnt)}"
+            f"{' and Write on ' + ', '.join(told) if told else ''}; have the ACLs added that `palimpsest check` lists"
+        )
 
     def _recover(self) -> None:
         """Find out what became of the last transaction, and make the producer usable again.
@@ -267,11 +282,11 @@ class KafkaCommitLog(CommitLog):
             producer = kafka_connection.producer(
                 self._settings,
                 transactional_id=self._group,
-                transaction_timeout_ms=int(_TRANSACTION_TIMEOUT_SECONDS * 1000),
-                retry_backoff_ms=_RETRY_BACKOFF_MS,
-                max_request_size=_MAX_REQUEST_BYTES,
+                transaction_timeout_ms=int(TRANSACTION_TIMEOUT_SECONDS * 1000),
+                retry_backoff_ms=RETRY_BACKOFF_MS,
+                max_request_size=MAX_REQUEST_BYTES,
                 compression_type="zstd",
-                value_serializer=_Nullable(),
+                value_serializer=NullableSerializer(),
             )
         except UserError as error:
             if starting:
@@ -279,18 +294,17 @@ class KafkaCommitLog(CommitLog):
             raise BrokerUnavailable(str(error)) from error
         self._producer = producer
         try:
-            if starting:
-                producer.init_transactions()
-            else:  # it may wait for a minute, in which the caller hears no stop
-                _within(_ATTEMPT_SECONDS, producer.init_transactions)
+            # The client's own limit is a minute, in which it hears no stop. A start may need as long: the brokers bring
+            # the transaction of the one before to an end.
+            limit_seconds = TRANSACTION_TIMEOUT_SECONDS if starting else ATTEMPT_SECONDS
+            with held_back():  # what the client complains of here is what is raised below
+                within(limit_seconds, producer.init_transactions, self._stop)
         except TimeoutError as error:
             raise BrokerUnavailable(f"the brokers did not start transactions for {self._group} ({error})") from error
         except kafka_errors.AuthorizationError as error:
-            raise UserError(
-                f"this user may not use transactional id {self._group} ({error}); ask for the ACLs WRITE and DESCRIBE"
-            ) from error
+            raise UserError(self._refusal(error)) from error
         except kafka_errors.KafkaError as error:
-            if _is_fenced(error):
+            if is_fenced(error):
                 raise self._fenced() from error
             raise BrokerUnavailable(f"the brokers did not start transactions for {self._group} ({error})") from error
 
@@ -306,7 +320,7 @@ class KafkaCommitLog(CommitLog):
             newest = (0, 0)
             for theirs, entry in committed.items():
                 partition = Partition(theirs.topic, theirs.partition)
-                if entry.offset >= 0 and partition in self._partitions:
+                if entry.offset >= 0 and partition.topic in self._topics:
                     offsets[partition] = entry.offset
                     # Another tool may have set the offsets by hand; then only the offsets are known.
                     newest = max(newest, parse_metadata(entry.metadata) or (0, 0))
@@ -329,7 +343,22 @@ class KafkaCommitLog(CommitLog):
 
     def _asking(self, ask: Callable[[Any], Answer]) -> Answer:
         """An answer of the brokers, asked again while they settle: a new cluster first makes its internal topics."""
-        patience_seconds = _GIVE_UP_SECONDS if self._last else _TRANSACTION_TIMEOUT_SECONDS / 2
+        if self._stop is None:
+            return self._asking_deaf(ask)
+        stop, answers = self._stop, list[Answer]()
+
+        def run() -> None:
+            with kafka_connection.hearing(stop):
+                answers.append(self._asking_deaf(ask))
+
+        try:
+            within(None, run, stop)
+        except kafka_connection.ConnectingStopped as error:
+            raise BrokerUnavailable(str(error)) from error
+        return answers[0]
+
+    def _asking_deaf(self, ask: Callable[[Any], Answer]) -> Answer:
+        patience_seconds = _GIVE_UP_SECONDS if self._last else TRANSACTION_TIMEOUT_SECONDS / 2
         deadline = time.monotonic() + self._settings.connect_timeout_seconds + patience_seconds
         try:
             with kafka_connection.admin(self._settings) as admin:
@@ -346,45 +375,3 @@ class KafkaCommitLog(CommitLog):
             if self._last is None:
                 raise
             raise BrokerUnavailable(str(error)) from error
-
-
-def _sendable_headers(headers: Sequence[tuple[str, bytes | None]]) -> list[tuple[str, bytes]]:
-    null = [str(position) for position, (_, value) in enumerate(headers) if value is None]
-    sendable = [(name, value or b"") for name, value in headers]
-    return [*sendable, (NULL_HEADERS, ",".join(null).encode())] if null else sendable
-
-
-def _is_fenced(error: kafka_errors.KafkaError) -> bool:
-    # Once the client knows, every further call fails with a plain KafkaError that carries or quotes the reason.
-    reasons = (error, *error.args)
-    return any(isinstance(reason, _FENCED) or "ProducerFenced" in str(reason) for reason in reasons)
-
-
-def _within(timeout_seconds: float, steps: Callable[[], None]) -> None:
-    """Run `steps`, whose calls wait for ever where no broker answers. Raises `TimeoutError`.
-
-    The thread that is left behind then is woken by nobody; it is a daemon, and its producer is never used again.
-    """
-    problems: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            steps()
-        except BaseException as problem:
-            problems.append(problem)
-
-    thread = threading.Thread(target=run, name="palimpsest-transaction", daemon=True)
-    thread.start()
-    thread.join(timeout_seconds)
-    if thread.is_alive():
-        raise TimeoutError(f"no answer of the brokers within {timeout_seconds:.0f} s")
-    if problems:
-        raise problems[0]
-
-
-def _close_at_once(producer: KafkaProducer) -> None:
-    """Whatever the producer still had to send is not to be sent: its transaction is aborted by whoever comes next."""
-    try:
-        producer.close(timeout=0)
-    except kafka_errors.KafkaTimeoutError:
-        producer._sender.force_close()

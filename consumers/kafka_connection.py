@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +21,7 @@ from kafka.record import util as record_util
 from consumers import kafka_python_mending
 from consumers.kafka_client_logs import held_back, quieten_client_logs
 from consumers.kafka_settings import KafkaSettings
+from consumers.record_source import SourceUnavailable
 from pipeline.user_error import UserError
 
 log = logging.getLogger(__name__)
@@ -28,8 +31,41 @@ EMBEDDED_BOOTSTRAP_SERVERS = "127.0.0.1:9092"  # where `palimpsest broker start`
 _PROBE_TIMEOUT_SECONDS = 3.0
 # A broker that comes back is found within this; the client's default of 30 s would let a restart cost half a minute.
 _RECONNECT_BACKOFF_MAX_MS = 2_000
+# While a connection is made, a stop is looked for this often.
+_STOP_LOOK_SECONDS = 0.1
+
+_stop: ContextVar[threading.Event | None] = ContextVar("palimpsest_connecting_stop", default=None)
+# What to do about a broker's certificate, by OpenSSL's number of what is wrong with it.
+_UNKNOWN_AUTHORITY = "set ssl_cafile to the authority that signed it"
+_ANOTHER_NAME = "set the name in bootstrap_servers to one that it was made for, or have one made for this name"
+_CERTIFICATE_WAYS_OUT = {
+    9: "it is not valid yet: look at this machine's clock and at the certificate's",
+    10: "have it renewed by whoever runs the brokers, and look at this machine's clock",
+    23: "it was revoked (ssl_crlfile): have a new one made by whoever runs the brokers",
+    62: _ANOTHER_NAME,  # a host's name
+    64: _ANOTHER_NAME,  # an address
+}
 
 Client = TypeVar("Client")
+
+
+class ConnectingStopped(SourceUnavailable):
+    """A stop was asked for before a broker let us in."""
+
+
+@contextmanager
+def hearing(stop: threading.Event | None) -> Iterator[None]:
+    """Connections made by this thread inside are given up as soon as `stop` is set, with `ConnectingStopped`."""
+    before = _stop.set(stop)
+    try:
+        yield
+    finally:
+        _stop.reset(before)
+
+
+def heard_stop() -> threading.Event | None:
+    """The `stop` that this thread is `hearing`."""
+    return _stop.get()
 
 
 def bootstrap_servers(settings: KafkaSettings) -> str:
@@ -40,7 +76,8 @@ def bootstrap_servers(settings: KafkaSettings) -> str:
 def consumer(settings: KafkaSettings, **overrides: Any) -> KafkaConsumer:
     """A consumer that reads committed records only and commits nothing by itself.
 
-    Raises `UserError` where no broker can be reached or lets us in.
+    Raises `UserError` where no broker can be reached or lets us in within `connect_timeout_seconds`, in which the
+    client tries again and again; `ConnectingStopped` (see `hearing`).
     """
     defaults = {
         # The client's defaults are the other way round, and each would break a guarantee: records of aborted
@@ -68,12 +105,48 @@ def producer(settings: KafkaSettings, **overrides: Any) -> KafkaProducer:
     return _connect(KafkaProducer, settings, defaults | overrides)
 
 
-def admin(settings: KafkaSettings) -> KafkaAdminClient:
+def admin(settings: KafkaSettings, **overrides: Any) -> KafkaAdminClient:
     """An admin client. Raises `UserError` as `consumer` does."""
-    return _connect(KafkaAdminClient, settings, {})
+    return _connect(KafkaAdminClient, settings, overrides)
 
 
 def _connect(make: Callable[..., Client], settings: KafkaSettings, options: dict[str, Any]) -> Client:
+    """As `_connect_deaf`, and where a stop is to be heard, in a thread of its own: nothing wakes the client's wait.
+
+    The thread that is left behind ends when the client gives up, and closes what it may have opened after all.
+    """
+    stop = _stop.get()
+    if stop is None:
+        return _connect_deaf(make, settings, options)
+    made: list[Client] = []
+    problems: list[BaseException] = []
+    left_behind = threading.Lock()  # taken by whoever is to close what was made: the one that comes second
+
+    def run() -> None:
+        try:
+            client = _connect_deaf(make, settings, options)
+        except BaseException as problem:
+            problems.append(problem)
+            return
+        made.append(client)
+        if not left_behind.acquire(blocking=False):
+            client.close()  # type: ignore[attr-defined]
+
+    stopped = ConnectingStopped(f"stopped while connecting to {bootstrap_servers(settings)}")
+    if stop.is_set():
+        raise stopped
+    thread = threading.Thread(target=run, name="palimpsest-connecting", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(_STOP_LOOK_SECONDS)
+        if stop.is_set() and thread.is_alive() and left_behind.acquire(blocking=False):
+            raise stopped
+    if problems:
+        raise problems[0]
+    return made[0]
+
+
+def _connect_deaf(make: Callable[..., Client], settings: KafkaSettings, options: dict[str, Any]) -> Client:
     """Make a client, or say in one line why not.
 
     1. Mend the client's faults; say once if checksums will be slow.
@@ -292,10 +365,8 @@ def _why_unreachable(settings: KafkaSettings) -> str:
                         f"{settings.security_protocol}; check security_protocol and sasl_mechanism"
                     )
         except ssl.SSLCertVerificationError as error:
-            problems.append(
-                f"the certificate of {server} is not trusted ({error.verify_message}); set ssl_cafile to the authority "
-                "that signed it, or the name in bootstrap_servers to the one it was made for"
-            )
+            way_out = _CERTIFICATE_WAYS_OUT.get(error.verify_code, _UNKNOWN_AUTHORITY)
+            problems.append(f"the certificate of {server} is not trusted ({error.verify_message}); {way_out}")
         except ssl.SSLError as error:
             problems.append(
                 f"{server} does not complete TLS ({_reason(error)}); check security_protocol, ssl_certfile, ssl_ciphers"

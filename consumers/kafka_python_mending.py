@@ -12,7 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 import kafka
+from kafka import TopicPartition
 from kafka import errors as kafka_errors
+from kafka.structs import OffsetAndMetadata
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,7 @@ def mend() -> None:
     _keep_answers_before_the_end()
     _read_odd_header_names()
     _name_what_does_not_decompress()
+    _keep_epochs_of_positions()
 
 
 def client_options(opened: list[Any]) -> dict[str, Any]:
@@ -68,6 +71,42 @@ def client_options(opened: list[Any]) -> dict[str, Any]:
         return KafkaNetClient(net=net, manager=manager)
 
     return {"kafka_client": net_client}
+
+
+def leader_epoch(consumer: Any, partition: TopicPartition) -> int:
+    """The leader epoch that the client knows of a partition; -1: none.
+
+    Fault: `KafkaConsumer` has it, and shows it nowhere.
+    """
+    if not mends_this_version():
+        return -1
+    known = consumer._cluster.leader_epoch_for_partition(partition)
+    return -1 if known is None else int(known)
+
+
+def position_epoch(consumer: Any, partition: TopicPartition) -> int:
+    """The leader epoch of the batch before the position; -1: nothing was read, or it is not known."""
+    if not mends_this_version():
+        return -1
+    position = consumer._subscription.assignment[partition].position
+    return -1 if position is None else int(position.leader_epoch)
+
+
+def seek(consumer: Any, partition: TopicPartition, offset: int, epoch: int) -> None:
+    """Read on from `offset`, before which the log was written in leader epoch `epoch`, or earlier; -1: not known.
+
+    Fault: `KafkaConsumer.seek` takes no epoch. Without one the client cannot tell a log that lost its tail and has
+    grown past the position again from one that lost nothing, and reads on in the midst of records it knows nothing of.
+    """
+    consumer.seek(partition, offset)
+    if offset > 0 and epoch >= 0 and mends_this_version():
+        consumer._subscription.assignment[partition].seek(OffsetAndMetadata(offset, "", epoch))
+
+
+def topic_id(consumer: Any, topic: str) -> str | None:
+    """The topic's id, as of the last time that the client asked for the topic; None: not known."""
+    known = consumer._cluster.topic_id(topic) if mends_this_version() else None
+    return None if known is None else str(known)
 
 
 def _connection_manager() -> Any:
@@ -180,3 +219,22 @@ def _name_what_does_not_decompress() -> None:
             ) from error
 
     DefaultRecordBatch._maybe_uncompress = decompressing
+
+
+def _keep_epochs_of_positions() -> None:
+    """Fault: an answer without records makes the client forget the epoch of its position.
+
+    From then on it does not notice any more that the log has lost its tail (see `seek`).
+    """
+    from kafka.consumer.fetcher import Fetcher
+
+    append = Fetcher._append
+
+    def appending(self: Any, drained: Any, part: Any, max_records: int, update_offsets: bool) -> Any:
+        if part and part.leader_epoch < 0 and self._subscriptions.is_assigned(part.topic_partition):
+            position = self._subscriptions.assignment[part.topic_partition].position
+            if position is not None and position.offset == part.next_fetch_offset:
+                part.leader_epoch = position.leader_epoch  # the first batch, if there is one, sets its own
+        return append(self, drained, part, max_records, update_offsets)
+
+    Fetcher._append = appending

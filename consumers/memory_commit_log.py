@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 
 from consumers.commit_log import BrokerUnavailable, CommitLog, Committed, LearnerFenced, transactional_id
@@ -40,7 +41,9 @@ class InMemoryCommitLog(CommitLog):
             raise BrokerUnavailable("the commits in memory are away")
         return self._commits.committed.get(self._group)
 
-    def start(self, *, known_generation: int = 0) -> Committed | None:
+    def start(self, *, known_generation: int = 0, stop: threading.Event | None = None) -> Committed | None:
+        if stop is not None and stop.is_set():
+            raise BrokerUnavailable(f"stopped before {self._group} was claimed")
         if self._commits.is_away:
             raise BrokerUnavailable("the commits in memory are away")
         # 1.

@@ -11,14 +11,34 @@ from pipeline.record import Partition, Record
 
 
 class InMemoryLog:
-    """One topic. Offsets may have holes, as aborted transactions and markers leave them; the front may be cut off."""
+    """One topic. Offsets may have holes, as aborted transactions and markers leave them; both ends may be cut off."""
 
     def __init__(self, topic: str, partitions: int = 1) -> None:
         self.topic = topic
-        self.partitions = tuple(Partition(topic, number) for number in range(partitions))
         self.changed = threading.Condition()
-        self._records: dict[Partition, list[Record | None]] = {partition: [] for partition in self.partitions}
-        self._beginnings = dict.fromkeys(self.partitions, 0)
+        self.incarnation = 0  # stands for the topic's id
+        self._records: dict[Partition, list[Record | None]] = {}
+        self._beginnings: dict[Partition, int] = {}
+        self._losses: dict[Partition, list[int]] = {}
+        self.add_partitions(partitions)
+
+    @property
+    def partitions(self) -> tuple[Partition, ...]:
+        return tuple(self._records)
+
+    def add_partitions(self, count: int) -> None:
+        """The topic grows by so many; sources see them when they look."""
+        with self.changed:
+            for number in range(len(self._records), len(self._records) + count):
+                partition = Partition(self.topic, number)
+                self._records[partition], self._beginnings[partition], self._losses[partition] = [], 0, []
+
+    def make_anew(self) -> None:
+        """The topic is deleted, and made again with as many partitions."""
+        with self.changed:
+            for partition in self._records:
+                self._records[partition], self._beginnings[partition], self._losses[partition] = [], 0, []
+            self.incarnation += 1
 
     def append(
         self,
@@ -57,6 +77,17 @@ class InMemoryLog:
             self._beginnings[Partition(self.topic, partition)] = offset
             self.changed.notify_all()
 
+    def lose_tail(self, partition: int, offset: int) -> None:
+        """The records from `offset` on are gone, as with a broker's page cache; the next ones take their place."""
+        with self.changed:
+            del self._records[Partition(self.topic, partition)][offset:]
+            self._losses[Partition(self.topic, partition)].append(offset)
+            self.changed.notify_all()
+
+    def losses(self, partition: Partition) -> Sequence[int]:
+        """Where each tail that was lost began, in the order of the losses."""
+        return self._losses[partition]
+
     def beginning(self, partition: Partition) -> int:
         return self._beginnings[partition]
 
@@ -73,17 +104,20 @@ class InMemoryRecordSource(RecordSource):
 
     def __init__(self, log: InMemoryLog) -> None:
         self._log = log
+        self._incarnation = log.incarnation
         self._positions = dict.fromkeys(log.partitions, 0)
+        self._losses_passed = {partition: len(log.losses(partition)) for partition in log.partitions}
 
     @property
     def partitions(self) -> tuple[Partition, ...]:
-        return self._log.partitions
+        return tuple(self._positions)
 
     def seek(self, offsets: Mapping[Partition, int]) -> None:
         for partition, offset in offsets.items():
             if partition not in self._positions:
                 raise ValueError(f"{partition} is not a partition of topic {self._log.topic}; seek only in its own")
             self._positions[partition] = offset
+            self._losses_passed[partition] = len(self._log.losses(partition))
 
     def poll(self, max_records: int, timeout_seconds: float) -> list[Record]:
         deadline = time.monotonic() + timeout_seconds
@@ -101,6 +135,8 @@ class InMemoryRecordSource(RecordSource):
             beginning, end = self._log.beginning(partition), self._log.end(partition)
             if not beginning <= position <= end:
                 raise LogTruncated(f"{partition} holds offsets {beginning} to {end}, but {position} is to be read next")
+            if any(lost < position for lost in self._log.losses(partition)[self._losses_passed[partition] :]):
+                raise LogTruncated(f"{partition} lost its tail, and {position} is to be read next")
             while position < end and len(records) < max_records:
                 record = self._log.at(partition, position)
                 position += 1
@@ -120,6 +156,16 @@ class InMemoryRecordSource(RecordSource):
 
     def read_one(self, partition: Partition, offset: int) -> Record | None:
         return self._log.at(partition, offset)
+
+    def refresh_partitions(self) -> tuple[Partition, ...]:
+        if self._log.incarnation != self._incarnation:
+            raise LogTruncated(f"topic {self._log.topic} was made anew while it was read")
+        with self._log.changed:
+            new = tuple(partition for partition in self._log.partitions if partition not in self._positions)
+            for partition in new:
+                self._positions[partition] = self._log.beginning(partition)
+                self._losses_passed[partition] = len(self._log.losses(partition))
+        return new
 
     def close(self) -> None:
         """Nothing to let go of."""

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from consumers.log_gap import Gap
 from consumers.observers import Observer
 from consumers.process_settings import MetricsSettings
 from consumers.snapshot_commit import CommitReport
@@ -21,6 +22,7 @@ from pipeline.stream_learner import StepReport, StreamLearner
 
 # An update takes 1 to 100 ms on the networks we ship; a first CUDA step or a large encoder some seconds.
 _STEP_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
+_COPY_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
 _SNAPSHOT_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 # Losses stay on the device until somebody looks; reading them more often than this would make the loop wait for it.
 _LOSS_READ_SECONDS = 1.0
@@ -100,6 +102,11 @@ class LearnerMetrics(Observer):
         self._trained = counter("samples_trained_total", "Rows that an update was made of.", "source")
         self._held_out = counter("samples_held_out_total", "Records held out: never trained on.")
         self._duplicates = counter("duplicates_total", "Repeats of a record, dropped.")
+        self._erased = counter("samples_erased_total", "Records of erased subjects, skipped.")
+        self._gaps = counter("accepted_gaps_total", "Breaks of the log that were borne.", "topic", "partition")
+        self._gap_records = counter(
+            "accepted_gap_records_total", "Records that were gone before they were learnt.", "topic", "partition"
+        )
         self._dead_letters = counter("dead_letters_total", "Records that cannot be learnt from.", "reason")
         self._lag = gauge("consumer_lag_records", "Records in the log after the ones read.", "topic", "partition")
         self._event_lag = gauge("event_lag_seconds", "Age of the newest record learnt, by its ce_time.")
@@ -113,6 +120,9 @@ class LearnerMetrics(Observer):
         self._loss = gauge("loss", "The newest update's loss.", "term")
         self._step = histogram("step_duration_seconds", "Time of one step, by stage.", _STEP_BUCKETS, "stage")
         self._snapshot = histogram("snapshot_duration_seconds", "Time to write and commit one.", _SNAPSHOT_BUCKETS)
+        self._snapshot_copy = histogram(
+            "snapshot_copy_duration_seconds", "Time that learning stood still to copy the state.", _COPY_BUCKETS
+        )
         self._snapshot_at = gauge("snapshot_last_success_timestamp_seconds", "Unix time of the newest snapshot.")
         self._snapshot_failures = counter("snapshot_failures_total", "Snapshots that could not be written.")
         self._drifts = counter("drift_events_total", "Drifts detected.", "detector")
@@ -158,6 +168,7 @@ class LearnerMetrics(Observer):
             self._consumed.labels(partition.topic, partition.number).inc(records)
         self._held_out.inc(len(batch.held_out))
         self._duplicates.inc(len(batch.duplicates))
+        self._erased.inc(len(batch.erased))
         for _, problem in batch.dead:
             self._dead_letters.labels(str(problem.reason)).inc()
         if batch.newest_event_time_seconds is not None:
@@ -188,11 +199,18 @@ class LearnerMetrics(Observer):
     def committed(self, report: CommitReport) -> None:
         """A snapshot is durable and told."""
         self._snapshot.observe(report.write_seconds + report.commit_seconds)
+        self._snapshot_copy.observe(report.copy_seconds)
         self._snapshot_at.set_to_current_time()
 
     def commit_failed(self, error: OSError) -> None:
         """A snapshot could not be written; its timestamp goes stale, which is what the alert looks at."""
         self._snapshot_failures.inc()
+
+    def gap_accepted(self, gap: Gap) -> None:
+        """The log has lost records, and learning goes on without them."""
+        partition = (gap.partition.topic, gap.partition.number)
+        self._gaps.labels(*partition).inc()
+        self._gap_records.labels(*partition).inc(gap.lost_records or 0)
 
     def turned(self, lag_records: Mapping[Partition, int]) -> None:
         """The loop has turned: /livez asks when it did last."""

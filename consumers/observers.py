@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from consumers.log_gap import Gap
 from consumers.snapshot_commit import CommitReport
 from pipeline.evaluation.forgetting import EvaluationReport
 from pipeline.record import Partition
@@ -34,8 +35,11 @@ class Observer:
     def turned(self, lag_records: Mapping[Partition, int]) -> None:
         """The loop has turned."""
 
+    def gap_accepted(self, gap: Gap) -> None:
+        """The log has lost records, and learning goes on without them, as somebody has said it should."""
+
     def warned(self, message: str) -> None:
-        """One line for a person."""
+        """One line for a person. Also from the thread that commits."""
 
 
 class Observers(Observer):
@@ -67,6 +71,10 @@ class Observers(Observer):
     def turned(self, lag_records: Mapping[Partition, int]) -> None:
         for observer in self._observers:
             observer.turned(lag_records)
+
+    def gap_accepted(self, gap: Gap) -> None:
+        for observer in self._observers:
+            observer.gap_accepted(gap)
 
     def warned(self, message: str) -> None:
         for observer in self._observers:

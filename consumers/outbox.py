@@ -23,12 +23,25 @@ class Outbox:
     def is_full(self) -> bool:
         return len(self.messages) >= self._max_messages or self._bytes >= self._max_bytes
 
+    @property
+    def is_overfull(self) -> bool:
+        """So much that nothing more may be added before a commit goes through."""
+        return len(self.messages) >= 4 * self._max_messages or self._bytes >= 4 * self._max_bytes
+
     def add(self, messages: Iterable[OutboxMessage]) -> None:
         for message in messages:
             self.messages.append(message)
             self._bytes += len(message.key or b"") + len(message.value or b"")
 
-    def clear(self) -> None:
-        """All of it was told."""
+    def take(self) -> tuple[OutboxMessage, ...]:
+        """All of it, to be told now."""
+        messages = tuple(self.messages)
         self.messages.clear()
         self._bytes = 0
+        return messages
+
+    def put_back(self, messages: Iterable[OutboxMessage]) -> None:
+        """They could not be told; they stand before what came since."""
+        since = self.take()
+        self.add(messages)
+        self.add(since)

@@ -10,7 +10,8 @@ class SnapshotSettings(Section):
 
     every_seconds: float = changeable(30.0, gt=0, why="seconds between two snapshots while records come")
     every_records: int | None = changeable(None, ge=1, why="a snapshot after so many records too (none: by time alone)")
-    keep: int = changeable(3, ge=2, why="newest snapshots kept")
+    keep: int = changeable(3, ge=2, why="newest snapshots kept, beside those of versions in a role")
+    keep_days: float = changeable(30.0, gt=0, why="older ones go even if few are left, but never the newest whole one")
     max_outbox_messages: int = changeable(10_000, ge=1, why="a fuller outbox forces a snapshot")
     max_outbox_bytes: int = changeable(64 * 1024 * 1024, ge=1, why="a larger outbox forces a snapshot")
 
@@ -38,6 +39,9 @@ class RegistrySettings(Section):
     )
     every_records: int = changeable(5_000, ge=1, why="records consumed between two versions")
     drain_seconds: float = changeable(60.0, ge=0, why="how long a stopping learner waits for waiting registrations")
+    drain_seconds_at_signal: float = changeable(
+        10.0, ge=0, why="the same after SIGTERM: keep it below the supervisor's grace period (Kubernetes: 30 s)"
+    )
 
 
 class MetricsSettings(Section):

@@ -12,7 +12,7 @@ from pipeline.record import Partition, Record
 
 
 class LogTruncated(RuntimeError):
-    """The log no longer holds what is to be read next: retention deleted it, or its tail was lost.
+    """The log no longer holds what is to be read next: retention deleted it, its tail was lost, the topic is another.
 
     Going on elsewhere would leave a gap in what was learnt without anybody knowing.
     """
@@ -48,6 +48,7 @@ class RecordSource(ABC):
     def poll(self, max_records: int, timeout_seconds: float) -> list[Record]:
         """Up to `max_records`, in the log's order within each partition; empty where none came in time.
 
+        A tail that was lost is noticed also where the log has grown past the position again since.
         Raises `LogTruncated` and `RecordUnreadable`. Brokers that are away are no error: nothing comes until they are
         back.
         """
@@ -69,6 +70,13 @@ class RecordSource(ABC):
         """The record at this very offset; None where none lies there (deleted, aborted, a marker, not yet written).
 
         Positions are as before. Raises `SourceUnavailable`.
+        """
+
+    @abstractmethod
+    def refresh_partitions(self) -> tuple[Partition, ...]:
+        """Look at the topic: partitions that came since the last look; they are assigned, and stand at their beginning.
+
+        Raises `LogTruncated` where the topic was deleted, or made anew, and `SourceUnavailable`.
         """
 
     @abstractmethod

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from consumers.commit_log import BrokerUnavailable, CommitLog
+from consumers.process_settings import SnapshotSettings
+from model_store.fault_points import fault_point
 from model_store.snapshot import OutboxMessage, Snapshot
 from model_store.snapshot_store import SnapshotEntry, SnapshotStore
 from pipeline.record import Partition
@@ -21,7 +23,10 @@ class CommitReport:
     entry: SnapshotEntry
     write_seconds: float
     commit_seconds: float
-    prune_problem: OSError | None  # older snapshots could not be removed; this one is durable and told all the same
+    copy_seconds: float = 0.0  # the state's, in which learning stood still
+    prune_problem: OSError | None = (
+        None  # older snapshots could not be removed; this one is durable and told all the same
+    )
 
 
 class SnapshotCommit:
@@ -39,17 +44,20 @@ class SnapshotCommit:
         store: SnapshotStore,
         commit_log: CommitLog,
         *,
-        keep: int,
+        settings: SnapshotSettings,
         speaks: bool,
         wait: Callable[[str, float], bool],
+        pinned_sha256: Callable[[], Collection[str]] = tuple,
     ) -> None:
         """`speaks`: whether this branch writes to the stream's topics; another than `main` keeps its outbox to itself.
+        `pinned_sha256()` names snapshots that must not be pruned.
 
         `wait(why, seconds)` waits while the brokers are away; it answers False where the process is to end instead.
         """
         self._store = store
         self._commit_log = commit_log
-        self._keep = keep
+        self._settings = settings
+        self._pinned_sha256 = pinned_sha256
         self._speaks = speaks
         self._wait = wait
         self.sequence = 0  # of the newest commit: each one has a number of its own, also after a fall-back
@@ -68,6 +76,7 @@ class SnapshotCommit:
         `BrokerUnavailable` where `wait` says so: the next start tells it.
         """
         started = time.perf_counter()
+        fault_point("commit.begun")
         snapshot = Snapshot(
             generation=self._commit_log.generation,
             sequence=self.sequence + 1,
@@ -79,16 +88,24 @@ class SnapshotCommit:
         # 1.
         entry = self._store.write(snapshot)
         self.sequence = snapshot.sequence
+        fault_point("commit.written")
         written = time.perf_counter()
         # 2.
         self.tell(snapshot)
+        fault_point("commit.told")
         told = time.perf_counter()
         # 3.
         prune_problem = None
         try:
-            self._store.prune(self._keep, pinned=self.pinned)
+            self._store.prune(
+                self._settings.keep,
+                pinned=self.pinned,
+                pinned_sha256=self._pinned_sha256(),
+                max_age_seconds=self._settings.keep_days * 86_400.0,
+            )
         except OSError as error:  # no reason to tell the outbox a second time, so not an error of this commit
             prune_problem = error
+        fault_point("commit.pruned")
         return CommitReport(
             entry=entry, write_seconds=written - started, commit_seconds=told - written, prune_problem=prune_problem
         )

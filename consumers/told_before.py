@@ -10,9 +10,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from typing import TypeAlias, cast
 
 from consumers import dead_letters, events
+from consumers.log_gap import Gap, are_gaps
 from consumers.record_source import RecordSource, SourceUnavailable
 from consumers.topics import dead_letters as dead_letters_topic
 from consumers.topics import events as events_topic
@@ -20,17 +21,30 @@ from model_store.snapshot import OutboxMessage
 from pipeline.record import Partition, Record
 from pipeline.state import Json
 
+_GapsJson: TypeAlias = "list[tuple[str, int, int, int]]"
+
 _POLL_RECORDS = 500
 _POLL_SECONDS = 0.25
 
 
 @dataclass(slots=True)
 class ToldBefore:
-    """Dead letters by where they stood, events by their id, and the idle flushes among them as decisions."""
+    """Dead letters by where they stood, events by their id, and the decisions among them."""
 
     dead_letters: set[tuple[str, int, int]] = field(default_factory=set)
     event_ids: set[str] = field(default_factory=set)
-    decisions: list[dict[str, Json]] = field(default_factory=list)
+    decisions: list[dict[str, Json]] = field(default_factory=list)  # idle flushes
+    gaps: set[tuple[str, int, int, int]] = field(default_factory=set)  # accepted ones, as `Gap.as_json`
+
+    def forget_dead_letters(self, gaps: Iterable[Gap]) -> None:
+        """Where a log lost its tail or was made anew, other records than those told of stand at these offsets now."""
+        for gap in gaps:
+            if gap.next_offset <= gap.expected_offset:
+                self.dead_letters = {
+                    (topic, number, offset)
+                    for topic, number, offset in self.dead_letters
+                    if Partition(topic, number) != gap.partition or offset < gap.next_offset
+                }
 
     def holds(self, message: OutboxMessage) -> bool:
         """Whether it stands in its topic already."""
@@ -101,6 +115,9 @@ class Reports:
         flush = events.event_data(record, kind="idle_flush", branch=self._branch)
         if flush is not None and _are_offsets(flush.get("offsets")):
             told.decisions.append({"kind": "idle_flush", "offsets": flush["offsets"]})
+        accepted = events.event_data(record, kind="accepted_gap", branch=self._branch)
+        if accepted is not None and are_gaps(accepted.get("gaps")):
+            told.gaps.update((t, n, wanted, found) for t, n, wanted, found in cast(_GapsJson, accepted["gaps"]))
 
 
 def _are_offsets(value: Json) -> bool:

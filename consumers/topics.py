@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,18 +11,21 @@ from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
 from consumers import kafka_connection
+from consumers.acls import KAFKA_NAMES, Operation, refusal
 from consumers.kafka_settings import KafkaSettings
 from pipeline.record import Partition
 from pipeline.user_error import UserError
 
+# The branch that writes to the stream's topics and to the registry; another is a comparison that disturbs nothing.
+MAIN_BRANCH = "main"
 # A topic's name has at most 249 characters of these; the longest of our endings is taken off.
 _STREAM_NAME = re.compile(r"[a-zA-Z0-9._-]{1,235}")
 # Key, value and headers of a record that is sent on unchanged; of a larger one dead letters keep where it stood. A dead
 # letter that the brokers refuse would hold up every commit after it, and a record's compression may hide any size.
 DEAD_LETTER_RECORD_BYTES = 8 * 1024 * 1024
 # Beside the record: the reason, and what the log adds.
-_DEAD_LETTER_TOPIC_NEEDS_BYTES = DEAD_LETTER_RECORD_BYTES + 256 * 1024
-_DEAD_LETTER_TOPIC_BYTES = 64 * 1024 * 1024
+DEAD_LETTER_TOPIC_NEEDS_BYTES = DEAD_LETTER_RECORD_BYTES + 256 * 1024
+DEAD_LETTER_TOPIC_BYTES = 64 * 1024 * 1024
 _FOREVER = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
 
 
@@ -80,21 +83,33 @@ def ensure_report_topics(settings: KafkaSettings, stream: str, *, replication: i
         settings,
         {
             events(stream): one | {"configs": _FOREVER},
-            dead_letters(stream): one | {"configs": _FOREVER | {"max.message.bytes": str(_DEAD_LETTER_TOPIC_BYTES)}},
+            dead_letters(stream): one | {"configs": _FOREVER | {"max.message.bytes": str(DEAD_LETTER_TOPIC_BYTES)}},
         },
     )
     _check_dead_letters_topic(settings, dead_letters(stream))
 
 
+def check_may_report(settings: KafkaSettings, stream: str) -> None:
+    """Whether this user may write and read back what a learner tells, as far as the brokers say it.
+
+    Raises `UserError`: at the start, and not when the first dead letter comes, which may be after weeks.
+    """
+    with kafka_connection.admin(settings) as admin, kafka_connection.talking(settings):
+        for described in admin.describe_topics([events(stream), dead_letters(stream)]):
+            _check_allowed(described, "Write", "Read")
+
+
 def _check_dead_letters_topic(settings: KafkaSettings, name: str) -> None:
     servers = kafka_connection.bootstrap_servers(settings)
     with kafka_connection.admin(settings) as admin, kafka_connection.talking(settings):
+        (described,) = admin.describe_topics([name])
+        _check_allowed(described, "DescribeConfigs")
         takes = int(_config(admin, name, "max.message.bytes"))
-    if takes < _DEAD_LETTER_TOPIC_NEEDS_BYTES:
+    if takes < DEAD_LETTER_TOPIC_NEEDS_BYTES:
         raise UserError(
             f"topic {name} has max.message.bytes={takes}, and a larger dead letter would stop the learning; raise it: "
             f"kafka-configs.sh --bootstrap-server {servers} --alter --topic {name} "
-            f"--add-config max.message.bytes={_DEAD_LETTER_TOPIC_BYTES}"
+            f"--add-config max.message.bytes={DEAD_LETTER_TOPIC_BYTES}"
         )
 
 
@@ -116,8 +131,9 @@ def _ensure(settings: KafkaSettings, wanted: dict[str, dict[str, Any]]) -> None:
                 kafka_errors.InvalidTopicError,
             ) as error:
                 raise UserError(
-                    f"topic {name} cannot be made ({type(error).__name__}); have it made by whoever runs the cluster, "
-                    f"with {shape['num_partitions']} partitions and {shape['configs']}"
+                    f"topic {name} is not there, or this user may not see it, and it cannot be made "
+                    f"({type(error).__name__}); have it made by whoever runs the cluster, with "
+                    f"{shape['num_partitions']} partitions and {shape['configs']}, and ask for the ACLs on it"
                 ) from error
         admin.wait_for_topics(list(wanted))
 
@@ -149,9 +165,10 @@ def check_samples_topic(settings: KafkaSettings, stream: str) -> SamplesTopic:
                 f"make it with `palimpsest produce --stream {stream}`, or check --stream{_similar(admin, stream)}"
             )
         if issubclass(error, kafka_errors.AuthorizationError):
-            raise UserError(f"topic {name} may not be described by this user ({error.__name__}); ask for the ACL")
+            raise UserError(refusal("topic", name, "Read", "DescribeConfigs"))
         if error is not kafka_errors.NoError and not issubclass(error, kafka_errors.LeaderNotAvailableError):
             raise error
+        _check_allowed(described, "Read", "DescribeConfigs")
         policy = _config(admin, name, "cleanup.policy")
         if "compact" in policy:
             raise UserError(
@@ -166,6 +183,16 @@ def check_samples_topic(settings: KafkaSettings, stream: str) -> SamplesTopic:
             Partition(name, number) for number in sorted(entry["partition_index"] for entry in described["partitions"])
         ),
     )
+
+
+def _check_allowed(described: Mapping[str, Any], *operations: Operation) -> None:
+    """Brokers say what this user may do with a topic. Raises `UserError` where it is less than these."""
+    allowed = described.get("authorized_operations")
+    if allowed is None:
+        return  # old brokers do not say it; a refusal is then seen where it happens
+    missing = [operation for operation in operations if KAFKA_NAMES[operation] not in allowed]
+    if missing:
+        raise UserError(refusal("topic", described["name"], *missing))
 
 
 def _config(admin: KafkaAdminClient, name: str, setting: str) -> str:

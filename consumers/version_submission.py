@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, cast
@@ -18,7 +19,7 @@ from model_store.registry import MetricPoint, RegistrationRequest
 from pipeline.classifier import Classifier
 from pipeline.evaluation.forgetting import EvaluationReport
 from pipeline.record import Partition
-from pipeline.state import Json
+from pipeline.state import Json, StateTree
 from pipeline.stream_learner import StreamLearner
 
 # A registration takes a second or two. One that waits for longer than this is told of.
@@ -69,23 +70,23 @@ class VersionSubmission:
     ) -> None:
         self._process.close(0.0)
 
-    def submit(
+    def prepare(
         self,
         learner: StreamLearner,
         *,
-        snapshot_sha256: str,
         offsets: Mapping[Partition, int],
         trigger: str,
         since_records: int,
         evaluation: EvaluationReport | None,
-    ) -> None:
-        """Queue a version of the learner as it is now, and see that the registrar runs. Raises `OSError`."""
+    ) -> Callable[[StateTree, str], None] | None:
+        """What is to be said of a version of the learner as it is now; the answer queues it, and sees that the
+        registrar runs."""
         if learner.learner is None:
-            return  # nothing was learnt yet, so there is nothing to serve
-        request = RegistrationRequest(
+            return None
+        about = partial(
+            RegistrationRequest,
             stream=self._stream,
             state_id=self._state_id,
-            snapshot_sha256=snapshot_sha256,
             offsets=offsets,
             classes=tuple(learner.class_names),
             trigger=trigger,
@@ -95,11 +96,21 @@ class VersionSubmission:
             worst_class=evaluation.worst_class if evaluation else None,
             metrics=_points(learner, since_records),
         )
-        classifier = Classifier.from_state(learner.learner.state(), learner.settings.input)
-        submitted = self._queue.submit(request, classifier.save)
-        if submitted.dropped is not None:
-            self._warned(f"too many versions wait for MLflow: number {submitted.dropped} made room for a newer one")
-        self._process.start()
+        input_settings = learner.settings.input
+
+        def submit(learner_state: StateTree, snapshot_sha256: str) -> None:
+            classifier = Classifier.from_state(learner_state, input_settings)
+            request = about(snapshot_sha256=snapshot_sha256)
+            submitted = self._queue.submit(request, classifier.save)
+            if submitted.dropped is not None:
+                self._warned(f"too many versions wait for MLflow: number {submitted.dropped} made room for a newer one")
+            self._process.start()
+
+        return submit
+
+    def pinned(self) -> Collection[str]:
+        """Snapshots of versions that have a role in the registry, or wait to get one."""
+        return self._queue.pinned_sha256()
 
     def holds(self, snapshot_sha256: str) -> bool:
         """Whether a request of this snapshot waits, or its receipt does."""

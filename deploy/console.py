@@ -11,6 +11,7 @@ from typing import TextIO
 import click
 
 from consumers.learner_process import RunReport
+from consumers.log_gap import Gap
 from consumers.observers import Observer
 from consumers.snapshot_commit import CommitReport
 from deploy.exit_codes import one_line
@@ -25,7 +26,7 @@ class ConsoleObserver(Observer):
     """One line every two seconds while records come: rate, lag, accuracy, worst class. JSON where nobody is watching.
 
     Every line of JSON has `time` (seconds since 1970) and `event`: started, metrics, learning, new_class, drift,
-    snapshot, snapshot_failed, version, warning, stopped, failed.
+    snapshot, snapshot_failed, accepted_gap, version, warning, stopped, failed.
     """
 
     def __init__(self, out: TextIO | None = None, *, as_json: bool | None = None) -> None:
@@ -112,6 +113,21 @@ class ConsoleObserver(Observer):
             {"message": str(error)},
         )
 
+    def gap_accepted(self, gap: Gap) -> None:
+        """Somebody said that it may; it stays worth a line."""
+        self._say(
+            "accepted_gap",
+            f"warning: {gap.why}; learning goes on from offset {gap.next_offset}",
+            {
+                "topic": gap.partition.topic,
+                "partition": gap.partition.number,
+                "expected_offset": gap.expected_offset,
+                "next_offset": gap.next_offset,
+                "lost_records": gap.lost_records,
+                "message": gap.why,
+            },
+        )
+
     def registered(self, version: str, run_id: str) -> None:
         """A version in MLflow."""
         self._note("version", f"version {version} is in MLflow", {"version": version, "run_id": run_id})
@@ -134,6 +150,11 @@ class ConsoleObserver(Observer):
                 "waiting_registrations": report.waiting_registrations,
             },
         )
+
+    def stopped_at_start(self) -> None:
+        """The last line of one that was told to stop while it still waited for brokers."""
+        facts: dict[str, object] = {"stopped_by": "signal", "records": 0, "seconds": 0.0}
+        self._say("stopped", "stopped (signal) before it had started", facts)
 
     def failed(self, error: Exception, exit_code: int) -> None:
         """The last line of one that did not stop by itself."""

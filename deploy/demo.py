@@ -26,8 +26,8 @@ import click
 
 from consumers import topics
 from consumers.kafka_settings import KafkaSettings
-from consumers.learner_process import MAIN_BRANCH
 from consumers.observers import Observer
+from consumers.topics import MAIN_BRANCH
 from deploy.console import ConsoleObserver
 from deploy.embedded_kafka import EmbeddedKafka
 from deploy.kafka_jars import KAFKA_VERSION

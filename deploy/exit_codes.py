@@ -4,10 +4,11 @@
 1    a bug of ours, with its traceback
 2    something the user can put right: an option, a setting, a missing topic, a folder of another stream
 4    a newer learner has taken over this stream and branch; nothing is lost
-5    the log lost what was to be read next or holds what cannot be read, or the brokers refuse for good what has to be
-     told: a person must decide
+5    the log lost what was to be read next (`--accept-gap` goes on without it) or holds what cannot be read, or the
+     brokers refuse for good what has to be told: a person must decide
 6    the brokers are away; starting it again later goes on where it stopped
 7    the last snapshot could not be written; what came since the one before is learnt again at the next start
+8    the weights have diverged; the newest snapshot is from before, and the same settings lead there again
 130  interrupted before it could stop by itself
 """
 
@@ -17,6 +18,7 @@ FENCED = 4
 REFUSED = 5
 BROKERS_AWAY = 6
 DISK_REFUSED = 7
+DIVERGED = 8
 INTERRUPTED = 130
 
 # In the help of the commands that can end so.
@@ -27,7 +29,8 @@ Exit codes:
   4  a newer learner has taken over this stream and branch
   5  the log lost what was to be read next, or the brokers refuse for good
   6  the brokers are away: start it again later
-  7  the last snapshot could not be written"""
+  7  the last snapshot could not be written
+  8  the weights have diverged: change the settings, start from the snapshot before"""
 
 
 def exit_code(error: Exception) -> int | None:
@@ -35,6 +38,7 @@ def exit_code(error: Exception) -> int | None:
     # Imported only now: the command that failed has them anyway, and `palimpsest --help` needs none of them.
     from consumers.commit_log import BrokerUnavailable, LearnerFenced, OutboxRefused
     from consumers.record_source import LogTruncated, SourceUnavailable
+    from pipeline.poison import WeightsDiverged
     from pipeline.user_error import UserError
 
     match error:
@@ -46,6 +50,8 @@ def exit_code(error: Exception) -> int | None:
             return REFUSED
         case BrokerUnavailable() | SourceUnavailable():
             return BROKERS_AWAY
+        case WeightsDiverged():
+            return DIVERGED
     return None
 
 

@@ -14,14 +14,17 @@ from pathlib import Path
 
 import torch
 
-from consumers import topics
+from consumers import kafka_connection, topics
 from consumers.kafka_commit_log import KafkaCommitLog
 from consumers.kafka_record_source import KafkaRecordSource
 from consumers.kafka_reports import kafka_reports
-from consumers.learner_process import MAIN_BRANCH, LearnerProcess, ProcessFacts
+from consumers.learner_process import LearnerProcess
+from consumers.manifest_facts import ProcessFacts
 from consumers.metrics import LearnerMetrics
 from consumers.metrics_server import MetricsServer
 from consumers.observers import Observer, Observers
+from consumers.state_lock import shared_lock
+from consumers.topics import MAIN_BRANCH
 from consumers.version_submission import VersionSubmission
 from deploy.settings import Settings
 from model_store.registrar_process import RegistrarProcess
@@ -55,10 +58,12 @@ def open_learner(
     observers: Sequence[Observer] = (),
     registered: Callable[[str, str], object] = lambda _version, _run_id: None,
     stop: threading.Event | None = None,
+    accept_gap: bool = False,
 ) -> Iterator[OpenLearner]:
     """Connect, claim the branch, load the newest snapshot, seek. Everything is closed at the end.
 
-    `registered(version, run_id)` hears of versions in MLflow; `stop` ends a wait for brokers. Raises `UserError` for
+    `registered(version, run_id)` hears of versions in MLflow; `stop` ends a wait for brokers; `accept_gap` goes on
+    where the log has lost what comes next. Raises `UserError` for
     what the user can put right (no broker, no topic, another stream's folder), else as `LearnerProcess.start`.
     """
     topics.check_stream_name(stream)
@@ -66,71 +71,91 @@ def open_learner(
     _make_folder(state)
     configure_torch(settings.learner)
     with ExitStack() as stack:
-        store = SnapshotStore(state / "snapshots")
-        samples = topics.check_samples_topic(settings.kafka, stream)
-        speaks = branch == MAIN_BRANCH
-        if speaks:
-            topics.ensure_report_topics(settings.kafka, stream)
-        source = stack.enter_context(KafkaRecordSource(settings.kafka, samples.partitions))
-        commit_log = stack.enter_context(KafkaCommitLog(settings.kafka, stream, branch, samples.partitions))
-        metrics = LearnerMetrics(settings.metrics, stream=stream, branch=branch)
-        observer = Observers([metrics, *observers])
-        server = None
-        if settings.metrics.enabled:
-            server = stack.enter_context(_metrics_server(settings, metrics))
+        with kafka_connection.hearing(stop):  # later the last commit of all comes after the stop
+            opened = _opened(stack, stream, state, settings, branch, observers, registered, stop, accept_gap)
+        yield opened
 
-        def note_version(version: str, run_id: str) -> None:
-            metrics.registered(version, run_id)
-            registered(version, run_id)
 
-        learner = StreamLearner(settings.learner)
-        state_id = _state_id(store)
-        tracking_uri = None
-        submission = None
-        if speaks and settings.registry.enabled:
-            tracking_uri = _tracking_uri(settings, state)
-            queue = RegistrationQueue(state / "registrations")
-            metrics.watch_registrations(lambda: len(queue.pending_numbers()))
-            submission = stack.enter_context(
-                VersionSubmission(
+def _opened(
+    stack: ExitStack,
+    stream: str,
+    state: Path,
+    settings: Settings,
+    branch: str,
+    observers: Sequence[Observer],
+    registered: Callable[[str, str], object],
+    stop: threading.Event | None,
+    accept_gap: bool,
+) -> OpenLearner:
+    """What has to be closed goes onto the stack."""
+    stack.enter_context(shared_lock(state))
+    store = SnapshotStore(state / "snapshots")
+    samples = topics.check_samples_topic(settings.kafka, stream)
+    speaks = branch == MAIN_BRANCH
+    if speaks:
+        topics.ensure_report_topics(settings.kafka, stream)
+        topics.check_may_report(settings.kafka, stream)
+    source = stack.enter_context(KafkaRecordSource(settings.kafka, samples.partitions, samples.topic_id))
+    commit_log = stack.enter_context(KafkaCommitLog(settings.kafka, stream, branch, samples.partitions))
+    metrics = LearnerMetrics(settings.metrics, stream=stream, branch=branch)
+    observer = Observers([metrics, *observers])
+    server = None
+    if settings.metrics.enabled:
+        server = stack.enter_context(_metrics_server(settings, metrics))
+
+    def note_version(version: str, run_id: str) -> None:
+        metrics.registered(version, run_id)
+        registered(version, run_id)
+
+    learner = StreamLearner(settings.learner)
+    state_id = _state_id(store)
+    tracking_uri = None
+    submission = None
+    if speaks and settings.registry.enabled:
+        tracking_uri = chosen_tracking_uri(settings, state)
+        queue = RegistrationQueue(state / "registrations")
+        metrics.watch_registrations(lambda: len(queue.pending_numbers()))
+        submission = stack.enter_context(
+            VersionSubmission(
+                queue,
+                RegistrarProcess(
                     queue,
-                    RegistrarProcess(
-                        queue,
-                        tracking_uri,
-                        drain_seconds=settings.registry.drain_seconds,
-                        log_file=queue.folder / "registrar.log",
-                    ),
-                    stream=stream,
-                    state_id=state_id,
-                    registered=note_version,
-                    warned=observer.warned,
-                )
-            )
-        process = LearnerProcess(
-            learner=learner,
-            source=source,
-            commit_log=commit_log,
-            store=store,
-            facts=ProcessFacts(
+                    tracking_uri,
+                    drain_seconds=settings.registry.drain_seconds,
+                    log_file=queue.folder / "registrar.log",
+                ),
                 stream=stream,
-                branch=branch,
-                topic=topics.samples(stream),
-                cluster_id=samples.cluster_id,
-                topic_id=samples.topic_id,
                 state_id=state_id,
-                environment=environment(settings),
-            ),
-            stream_settings=settings.stream,
-            snapshot_settings=settings.snapshots,
-            registry_settings=settings.registry,
-            observer=observer,
-            registrar=submission,
-            reports=kafka_reports(settings.kafka, stream=stream, branch=branch) if speaks else None,
+                registered=note_version,
+                warned=observer.warned,
+            )
         )
-        resumed = process.start(stop)
-        yield OpenLearner(
-            process=process, metrics_url=server.url if server else None, tracking_uri=tracking_uri, resumed=resumed
-        )
+    process = LearnerProcess(
+        learner=learner,
+        source=source,
+        commit_log=commit_log,
+        store=store,
+        facts=ProcessFacts(
+            stream=stream,
+            branch=branch,
+            topic=topics.samples(stream),
+            cluster_id=samples.cluster_id,
+            topic_id=samples.topic_id,
+            state_id=state_id,
+            environment=environment(settings),
+        ),
+        stream_settings=settings.stream,
+        snapshot_settings=settings.snapshots,
+        registry_settings=settings.registry,
+        observer=observer,
+        registrar=submission,
+        reports=kafka_reports(settings.kafka, stream=stream, branch=branch) if speaks else None,
+        accept_gap=accept_gap,
+    )
+    resumed = process.start(stop)
+    return OpenLearner(
+        process=process, metrics_url=server.url if server else None, tracking_uri=tracking_uri, resumed=resumed
+    )
 
 
 def _check_branch(branch: str) -> None:
@@ -165,7 +190,7 @@ def _metrics_server(settings: Settings, metrics: LearnerMetrics) -> MetricsServe
         return on(0)
 
 
-def _tracking_uri(settings: Settings, state: Path) -> str:
+def chosen_tracking_uri(settings: Settings, state: Path) -> str:
     """The setting, else MLflow's own variable, else a SQLite file beside the state's folder, for all states there."""
     return (
         settings.registry.tracking_uri

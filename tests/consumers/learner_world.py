@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from consumers import dead_letters, topics
+from consumers.checkpointing import Registrar
 from consumers.commit_log import CommitLog
-from consumers.learner_process import LearnerProcess, ProcessFacts, Registrar, RunReport
+from consumers.commit_thread import CommitAtOnce, Commits
+from consumers.learner_process import LearnerProcess, RunReport
+from consumers.manifest_facts import ProcessFacts
 from consumers.memory_commit_log import InMemoryCommitLog, InMemoryCommits
 from consumers.memory_record_source import InMemoryLog, InMemoryRecordSource
 from consumers.observers import Observer
@@ -119,6 +122,8 @@ class World:
         snapshots: Mapping[str, Any] | None = None,
         streaming: Mapping[str, Any] | None = None,
         registry: Mapping[str, Any] | None = None,
+        accept_gap: bool = False,
+        commits: Commits[Any] | None = None,
     ) -> LearnerProcess:
         """A learner that has not started yet."""
         return LearnerProcess(
@@ -144,6 +149,9 @@ class World:
             observer=observer or Observer(),
             registrar=registrar,
             reports=Reports(self.open_report, stream=stream, branch=branch) if branch == "main" else None,
+            accept_gap=accept_gap,
+            # Without a thread, so that a test knows when each commit is; the thread has tests of its own.
+            commits=commits or CommitAtOnce(),
         )
 
     def learn(self, *, max_records: int | None = None, **parts: Any) -> RunReport:
@@ -224,8 +232,8 @@ class _CommitLogAround(CommitLog):
     def committed(self) -> Any:
         return self.inner.committed()
 
-    def start(self, *, known_generation: int = 0) -> Any:
-        return self.inner.start(known_generation=known_generation)
+    def start(self, *, known_generation: int = 0, stop: threading.Event | None = None) -> Any:
+        return self.inner.start(known_generation=known_generation, stop=stop)
 
     def commit(self, offsets: Mapping[Partition, int], sequence: int, outbox: Sequence[OutboxMessage]) -> None:
         self.inner.commit(offsets, sequence, outbox)

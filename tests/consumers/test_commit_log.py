@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,11 +24,12 @@ from consumers.commit_log import (
     parse_metadata,
     transactional_id,
 )
-from consumers.kafka_commit_log import NULL_HEADERS, KafkaCommitLog
+from consumers.kafka_commit_log import KafkaCommitLog
 from consumers.kafka_record_source import KafkaRecordSource
 from consumers.kafka_settings import KafkaSettings
 from consumers.memory_commit_log import InMemoryCommitLog, InMemoryCommits
 from deploy.embedded_kafka import EmbeddedKafka
+from model_store.fault_points import on_fault_point
 from model_store.snapshot import OutboxMessage
 from pipeline.record import Partition, Record
 
@@ -47,6 +49,10 @@ class MemoryUnderTest:
         self.commits = InMemoryCommits()
         self.partitions = (Partition(topics.samples(stream), 0), Partition(topics.samples(stream), 1))
 
+    def grow(self) -> Partition:
+        """A partition more, which no learner knows when it is made."""
+        return Partition(topics.samples(self.stream), 2)
+
     def learner(self, branch: str = "main") -> CommitLog:
         return InMemoryCommitLog(self.commits, self.stream, branch, dict.fromkeys(self.partitions, 0))
 
@@ -65,6 +71,13 @@ class KafkaUnderTest:
         topics.ensure_source_topics(self.settings, stream, partitions=2)
         topics.ensure_report_topics(self.settings, stream)
         self.partitions = topics.check_samples_topic(self.settings, stream).partitions
+
+    def grow(self) -> Partition:
+        topic = topics.samples(self.stream)
+        with kafka_connection.admin(self.settings) as admin:
+            admin.create_partitions({topic: 3})
+        wait_until(lambda: len(topics.check_samples_topic(self.settings, self.stream).partitions) == 3)
+        return Partition(topic, 2)
 
     def learner(self, branch: str = "main") -> KafkaCommitLog:
         return KafkaCommitLog(self.settings, self.stream, branch, self.partitions)
@@ -255,6 +268,65 @@ def test_a_sequence_does_not_go_back(under_test: UnderTest, learner: Learner) ->
         second.commit(offsets(under_test, 1, 1), 5, ())
 
 
+def test_partitions_that_came_later_are_committed_and_found_like_all_others(
+    under_test: UnderTest, learner: Learner
+) -> None:
+    first = learner()
+    first.start()
+    grown = {**offsets(under_test, 5, 6), under_test.grow(): 7}
+    first.commit(grown, 1, ())
+    first.heartbeat()
+    committed_soon(under_test, Committed(offsets=grown, generation=1, sequence=1))
+    second = learner()
+    assert second.start() == Committed(offsets=grown, generation=1, sequence=1)
+    committed_soon(under_test, Committed(offsets=grown, generation=2, sequence=1))
+
+
+def test_any_thread_may_use_it_one_at_a_time(under_test: UnderTest, learner: Learner) -> None:
+    """It is made by one, started by another, and commits in a third, which lives no longer than its commit."""
+    log = learner()
+    heard: list[object] = []
+
+    def in_a_thread(act: Callable[[], object]) -> None:
+        def run() -> None:
+            try:
+                heard.append(act())
+            except BaseException as problem:
+                heard.append(problem)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join(DEADLINE_SECONDS)
+        assert not thread.is_alive()
+
+    in_a_thread(log.start)
+    in_a_thread(lambda: log.commit(offsets(under_test, 1, 1), 1, [event(under_test.stream, "one")]))
+    in_a_thread(log.heartbeat)
+    in_a_thread(lambda: log.commit(offsets(under_test, 2, 2), 2, [event(under_test.stream, "two")]))
+    assert heard == [None] * 4
+    log.commit(offsets(under_test, 3, 3), 3, ())
+    assert [message.value for message in under_test.told(2)] == [b"one", b"two"]
+    committed_soon(under_test, Committed(offsets=offsets(under_test, 3, 3), generation=1, sequence=3))
+
+
+def test_a_start_that_was_stopped_before_claims_nothing(under_test: UnderTest, learner: Learner) -> None:
+    first = learner()
+    first.start()
+    first.commit(offsets(under_test, 1, 1), 1, ())
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(BrokerUnavailable, match="stopped"):
+        learner().start(stop=stop)
+    first.commit(offsets(under_test, 2, 2), 2, ())
+    committed_soon(under_test, Committed(offsets=offsets(under_test, 2, 2), generation=1, sequence=2))
+    stop.clear()
+    second = learner()
+    assert second.start(stop=stop) is not None
+    stop.set()
+    second.commit(offsets(under_test, 3, 3), 3, ())  # the last commit comes after the stop
+    committed_soon(under_test, Committed(offsets=offsets(under_test, 3, 3), generation=2, sequence=3))
+
+
 def test_brokers_that_are_away_in_memory(stream_name: str) -> None:
     under_test = MemoryUnderTest(stream_name)
     log = under_test.learner()
@@ -278,15 +350,122 @@ def test_metadata_of_other_tools_is_not_ours() -> None:
 
 
 @pytest.mark.kafka
-def test_a_null_header_is_sent_empty_and_said_to_be_null(kafka_broker: EmbeddedKafka, stream_name: str) -> None:
+def test_headers_may_be_null(kafka_broker: EmbeddedKafka, stream_name: str) -> None:
     under_test = KafkaUnderTest(kafka_broker, stream_name)
     headers = (("a", b"1"), ("b", None), ("c", b""), ("d", None))
     with under_test.learner() as log:
         log.start()
         log.commit(offsets(under_test, 1, 1), 1, [OutboxMessage(topics.dead_letters(stream_name), b"k", None, headers)])
     (told,) = under_test.told(1)
-    assert told.headers == (("a", b"1"), ("b", b""), ("c", b""), ("d", b""), (NULL_HEADERS, b"1,3"))
+    assert told.headers == headers
     assert (told.key, told.value) == (b"k", None)
+
+
+@pytest.mark.kafka
+def test_partitions_that_came_later_survive_a_commit_in_doubt(kafka_broker: EmbeddedKafka, stream_name: str) -> None:
+    under_test = KafkaUnderTest(kafka_broker, stream_name)
+    with under_test.learner() as log:
+        log.start()
+        grown = {**offsets(under_test, 5, 6), under_test.grow(): 7}
+        log.commit(grown, 1, ())
+        log._in_doubt = True
+        log.heartbeat()  # of what is read back
+        committed_soon(under_test, Committed(offsets=grown, generation=1, sequence=1))
+        assert log._last == Committed(offsets=grown, generation=1, sequence=1)
+
+
+@pytest.mark.kafka
+def test_the_last_commit_is_carried_through_although_a_stop_was_heard(
+    kafka_broker: EmbeddedKafka, stream_name: str
+) -> None:
+    under_test = KafkaUnderTest(kafka_broker, stream_name)
+    stop = threading.Event()
+    with under_test.learner() as log:
+        with kafka_connection.hearing(stop):
+            log.start(stop=stop)
+            stop.set()
+            log._in_doubt = True
+            log.commit(offsets(under_test, 1, 1), 1, ())
+        committed_soon(under_test, Committed(offsets=offsets(under_test, 1, 1), generation=1, sequence=1))
+
+
+@pytest.fixture
+def mute_server() -> Iterator[str]:
+    """Takes connections, and never says a word."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(20)
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def stopped_meanwhile(stop: threading.Event) -> Iterator[None]:
+    """The stop comes once the wait is under way, and is heard within about a second."""
+    setter = threading.Timer(0.3, stop.set)
+    setter.start()
+    began = time.monotonic()
+    with pytest.raises(BrokerUnavailable, match="stopped"):
+        yield
+    assert stop.is_set()
+    assert time.monotonic() - began < 2.0
+    setter.join()
+
+
+@pytest.mark.parametrize("wait", ["start", "committed"])
+def test_a_stop_is_heard_while_it_connects(mute_server: str, wait: str) -> None:
+    log = KafkaCommitLog(
+        KafkaSettings(bootstrap_servers=mute_server, connect_timeout_seconds=5.0), "s", "main", [Partition("s", 0)]
+    )
+    stop = threading.Event()
+    with log, stopped_meanwhile(stop):
+        if wait == "start":
+            log.start(stop=stop)
+        else:
+            with kafka_connection.hearing(stop):
+                log.committed()
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("step", ["init_transactions", "list_group_offsets", "list_partition_offsets", "send"])
+def test_a_stop_is_heard_at_every_step_of_a_start(
+    kafka_broker: EmbeddedKafka, stream_name: str, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    under_test = KafkaUnderTest(kafka_broker, stream_name)
+    never = threading.Event()
+
+    def hanging(make: Callable[..., Any]) -> Callable[..., Any]:
+        def made(*arguments: Any, **options: Any) -> Any:
+            client = make(*arguments, **options)
+            name = "send_offsets_to_transaction" if step == "send" else step
+            if hasattr(client, name):
+                monkeypatch.setattr(client, name, lambda *_: never.wait(DEADLINE_SECONDS))
+            return client
+
+        return made
+
+    monkeypatch.setattr(kafka_connection, "producer", hanging(kafka_connection.producer))
+    monkeypatch.setattr(kafka_connection, "admin", hanging(kafka_connection.admin))
+    stop = threading.Event()
+    with under_test.learner() as log, stopped_meanwhile(stop):
+        log.start(stop=stop)
+    never.set()
+
+
+@pytest.mark.kafka
+def test_fault_points_are_passed_in_their_order(kafka_broker: EmbeddedKafka, stream_name: str) -> None:
+    under_test = KafkaUnderTest(kafka_broker, stream_name)
+    passed: list[str] = []
+    on_fault_point(passed.append)
+    transaction = ["transaction.begun", "transaction.sent", "transaction.offsets_added", "transaction.committed"]
+    try:
+        with under_test.learner() as log:
+            log.start()
+            assert passed == ["start.fenced", *transaction, "start.claimed"]
+            passed.clear()
+            log.commit(offsets(under_test, 1, 1), 1, [event(stream_name, "one")])
+    finally:
+        on_fault_point(None)
+    assert passed == transaction
 
 
 @pytest.mark.kafka

@@ -15,6 +15,7 @@ import pytest
 from consumers import dead_letters, topics
 from consumers.dead_letters import dead_letter
 from model_store.snapshot import OutboxMessage
+from pipeline import keyed_randomness
 from pipeline.codec.image import encode_png
 from pipeline.codec.npy import encode_npy
 from pipeline.record import Record
@@ -136,7 +137,35 @@ def test_every_kind_of_bad_input_goes_to_dead_letters_and_learning_goes_on(tmp_p
 
 @pytest.mark.parametrize("reason", DeadLetterReason)
 def test_every_reason_has_a_case(reason: DeadLetterReason) -> None:
-    assert reason in {expected for _, expected in BAD_INPUT.values()}
+    """No image is without bounds; what no update can bear has a test of its own below."""
+    assert reason in {expected for _, expected in BAD_INPUT.values()} | {R.NOT_LEARNABLE}
+
+
+def test_a_finite_record_that_no_update_can_bear_goes_to_dead_letters_and_learning_goes_on(tmp_path: Path) -> None:
+    random = keyed_randomness.generator(0, "tests")
+
+    def vector(number: int, size: float) -> Written:
+        headers = {
+            "ce_id": f"v{number}",
+            "ce_source": "tests",
+            "ce_label": str(number % 2),
+            "content-type": NPY.decode(),
+        }
+        return Written(
+            value=npy((random.normal(number % 2, 0.3, 8) * size).astype(np.float32)),
+            headers=tuple((name, value.encode()) for name, value in headers.items()),
+        )
+
+    world = World(tmp_path)
+    records = [vector(number, 1e37 if number == 42 else 1.0) for number in range(100)]
+    world.write(records)
+    world.learn()
+    assert world.dead_offsets() == [42]
+    (told,) = world.dead_letters()
+    assert (told.value, told.headers[: len(records[42].headers)]) == (records[42].value, records[42].headers)
+    assert dict(told.headers)[dead_letters.REASON] == b"not_learnable"
+    state = world.newest().state
+    assert int(str(state["records_trained"])) + int(str(state["records_held_out"])) == 99
 
 
 def test_producer_repeats_are_dropped_and_counted(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import confluent_kafka
 import numpy as np
@@ -38,7 +39,7 @@ def log() -> InMemoryLog:
 def ahead_of(log: InMemoryLog) -> Iterator[Callable[..., DecodeAhead]]:
     opened: list[DecodeAhead] = []
 
-    def open_one(source: InMemoryRecordSource | None = None, capacity_records: int = 100, **more: int) -> DecodeAhead:
+    def open_one(source: InMemoryRecordSource | None = None, capacity_records: int = 100, **more: Any) -> DecodeAhead:
         opened.append(
             DecodeAhead(source or InMemoryRecordSource(log), undecodable, capacity_records, poll_seconds=0.02, **more)
         )
@@ -177,10 +178,61 @@ def test_a_decoder_that_fails_is_heard_of(log: InMemoryLog) -> None:
         wait_until(lambda: ahead.take(0.1) is None)
 
 
+def test_partitions_that_came_are_read_without_loss_or_repeat(
+    log: InMemoryLog, ahead_of: Callable[..., DecodeAhead], caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(300):
+        log.append(b"a%d" % number)
+    ahead = ahead_of(capacity_records=20, refresh_seconds=0.02)
+    ahead.start()
+    wait_until(lambda: ahead.waiting_records == 20)
+    p2 = Partition("s.samples", 2)
+    with log.changed:  # the source sees all of it at once
+        log.add_partitions(1)
+        for number in range(30):
+            log.append(b"c%d" % number, partition=2)
+        log.truncate_before(2, 10)
+    values: list[bytes | None] = []
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while len(values) < 320:
+        assert time.monotonic() < deadline, len(values)
+        taken = ahead.take(0.1)
+        values += [] if isinstance(taken, Idle) else [decoded.record.value for decoded in taken]
+    assert [value for value in values if value and value.startswith(b"a")] == [b"a%d" % n for n in range(300)]
+    assert [value for value in values if value and value.startswith(b"c")] == [b"c%d" % n for n in range(10, 30)]
+    wait_until(lambda: ahead.lag_records.get(p2) == 0)
+    told = [record.message for record in caplog.records if "new partitions" in record.message]
+    assert told == ["the topic has new partitions, which are read from their beginning: s.samples-2 from offset 10"]
+    ahead.seek({p2: 29})
+    assert take_until_idle(ahead)[0] == [b"c29"]
+
+
+def test_lag_of_a_new_partition_counts_from_its_beginning(
+    log: InMemoryLog, ahead_of: Callable[..., DecodeAhead]
+) -> None:
+    ahead = ahead_of(refresh_seconds=0.02)
+    ahead.start()
+    with log.changed:
+        log.add_partitions(1)
+        for _ in range(30):
+            log.append(b"c", partition=2)
+        log.truncate_before(2, 10)
+    wait_until(lambda: ahead.lag_records.get(Partition("s.samples", 2)) == 20)
+
+
+def test_a_topic_made_anew_comes_out_of_take(log: InMemoryLog, ahead_of: Callable[..., DecodeAhead]) -> None:
+    ahead = ahead_of(refresh_seconds=0.02)
+    wait_until(lambda: isinstance(ahead.take(0.1), Idle))
+    log.make_anew()
+    with pytest.raises(LogTruncated, match="made anew"):
+        wait_until(lambda: ahead.take(0.1) is None)
+
+
 class SourceWhoseBrokersLeave(InMemoryRecordSource):
     """Polls bring nothing and questions are not answered while `away`."""
 
     away = False
+    looks = 0
 
     def poll(self, max_records: int, timeout_seconds: float) -> list[Record]:
         return [] if self.away else super().poll(max_records, timeout_seconds)
@@ -189,6 +241,28 @@ class SourceWhoseBrokersLeave(InMemoryRecordSource):
         if self.away:
             raise SourceUnavailable("away")
         return super().end_offsets()
+
+    def refresh_partitions(self) -> tuple[Partition, ...]:
+        self.looks += 1
+        if self.away:
+            raise SourceUnavailable("away")
+        return super().refresh_partitions()
+
+
+def test_after_an_outage_the_topic_is_looked_at_once_more(
+    log: InMemoryLog, ahead_of: Callable[..., DecodeAhead]
+) -> None:
+    """Who knows what was done to it meanwhile; also, a topic that was deleted looks like brokers that are away."""
+    source = SourceWhoseBrokersLeave(log)
+    ahead = ahead_of(source)  # by itself it would look after half a minute
+    wait_until(lambda: isinstance(ahead.take(0.1), Idle))
+    assert source.looks == 0
+    source.away = True
+    wait_until(lambda: source.looks > 1)
+    log.make_anew()
+    source.away = False
+    with pytest.raises(LogTruncated, match="made anew"):
+        wait_until(lambda: ahead.take(0.1) is None)
 
 
 def test_brokers_that_are_away_are_not_idleness(

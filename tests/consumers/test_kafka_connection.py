@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
 import logging
 import socket
 import threading
@@ -12,10 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from pydantic import SecretStr, ValidationError
 
 from consumers import kafka_client_logs, kafka_connection
@@ -23,8 +17,8 @@ from consumers.kafka_settings import KafkaSettings
 from deploy.embedded_kafka import EmbeddedKafka
 from pipeline.settings_section import fixed_values
 from pipeline.user_error import UserError
+from tests.secure_kafka import PASSWORD, SecureBroker
 
-PASSWORD = "correct-horse-battery"
 NOBODY: dict[str, Any] = {"bootstrap_servers": "127.0.0.1:1", "connect_timeout_seconds": 0.3}
 PLAIN_USER: dict[str, Any] = {
     "security_protocol": "SASL_PLAINTEXT",
@@ -226,108 +220,6 @@ def test_consumers_read_committed_records_and_commit_nothing_by_themselves(kafka
 
 
 # TLS and SASL
-
-
-class Authority:
-    """A certificate authority for one test."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        self.folder = folder
-        self.key = ec.generate_private_key(ec.SECP256R1())
-        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        self.cafile = folder / f"{name}.pem"
-        self.cafile.write_bytes(self._certificate(self.name, self.key, is_authority=True))
-
-    def _certificate(self, name: x509.Name, key: ec.EllipticCurvePrivateKey, *, is_authority: bool) -> bytes:
-        now = datetime.datetime.now(datetime.UTC)
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(self.name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(hours=1))
-            .not_valid_after(now + datetime.timedelta(hours=1))
-            .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
-        )
-        if not is_authority:
-            local = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-            builder = builder.add_extension(x509.SubjectAlternativeName([local]), critical=False)
-        return builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-
-    def issue(self, name: str, password: str | None = None) -> tuple[Path, Path]:
-        """Certificate and key, as two PEM files."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        certificate, keyfile = self.folder / f"{name}.crt", self.folder / f"{name}.key"
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        certificate.write_bytes(self._certificate(subject, key, is_authority=False))
-        encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
-        if password is not None:
-            encryption = serialization.BestAvailableEncryption(password.encode())
-        keyfile.write_bytes(
-            key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
-        )
-        return certificate, keyfile
-
-
-class SecureBroker:
-    """A broker with a listener for SASL over TLS and one for TLS with client certificates."""
-
-    def __init__(self, folder: Path) -> None:
-        self.authority = Authority(folder, "authority")
-        self.stranger = Authority(folder, "stranger")
-        certificate, key = self.authority.issue("broker")
-        keystore = folder / "broker.pem"
-        keystore.write_bytes(key.read_bytes() + certificate.read_bytes())
-        self.sasl_port, self.tls_port = _free_port(), _free_port()
-        login = "org.apache.kafka.common.security.plain.PlainLoginModule required"
-        self.broker = EmbeddedKafka(
-            folder / "broker",
-            heap_mb=256,
-            extra_properties={
-                "listeners": f"SASL://127.0.0.1:{self.sasl_port},TLS://127.0.0.1:{self.tls_port}",
-                "listener.security.protocol.map": "SASL:SASL_SSL,TLS:SSL",
-                "ssl.keystore.type": "PEM",
-                "ssl.keystore.location": str(keystore),
-                "ssl.truststore.type": "PEM",
-                "ssl.truststore.location": str(self.authority.cafile),
-                "listener.name.tls.ssl.client.auth": "required",
-                "listener.name.sasl.sasl.enabled.mechanisms": "PLAIN",
-                "listener.name.sasl.plain.sasl.jaas.config": f'{login} user_ann="{PASSWORD}";',
-            },
-        )
-
-    def sasl(self, **more: Any) -> KafkaSettings:
-        values = PLAIN_USER | {
-            "bootstrap_servers": f"127.0.0.1:{self.sasl_port}",
-            "security_protocol": "SASL_SSL",
-            "sasl_plain_password": PASSWORD,
-            "ssl_cafile": self.authority.cafile,
-            "connect_timeout_seconds": 20,
-        }
-        return KafkaSettings.model_validate(values | more)
-
-    def tls(self, **more: Any) -> KafkaSettings:
-        values = {
-            "bootstrap_servers": f"127.0.0.1:{self.tls_port}",
-            "security_protocol": "SSL",
-            "ssl_cafile": self.authority.cafile,
-            "connect_timeout_seconds": 20,
-        }
-        return KafkaSettings.model_validate(values | more)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
-
-
-@pytest.fixture(scope="module")
-def secure_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureBroker]:
-    secure = SecureBroker(tmp_path_factory.mktemp("secure"))
-    with secure.broker:
-        yield secure
 
 
 @pytest.mark.kafka

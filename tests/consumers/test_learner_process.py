@@ -9,24 +9,26 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from consumers import learner_process, topics
+from consumers import checkpointing, topics
 from consumers.commit_log import BrokerUnavailable, LearnerFenced, OutboxRefused
+from consumers.commit_thread import CommitThread
 from consumers.events import event_id
 from consumers.learner_process import LearnerProcess
+from consumers.log_gap import LogGap
 from consumers.observers import Observer
 from consumers.record_source import LogTruncated, SourceUnavailable
 from model_store.snapshot import OutboxMessage
 from pipeline.learner import Learner, UpdateReport
 from pipeline.record import Partition
 from pipeline.settings import LearnerSettings
-from pipeline.state import Json
+from pipeline.state import Json, StateTree
 from pipeline.stream_learner import StepReport, StreamLearner
 from pipeline.user_error import UserError
 from tests.consumers.digit_records import Written, digit, digit_stream, of_fate, spoilt
@@ -143,9 +145,9 @@ def test_held_out_samples_never_reach_an_update(world: World, monkeypatch: pytes
     updates: list[bytes] = []
     original = Learner.update
 
-    def spy(self: Learner, x: np.ndarray, labels: Sequence[str], *, drift: bool = False) -> UpdateReport:
+    def spy(self: Learner, x: np.ndarray, labels: Sequence[str], **further: Any) -> UpdateReport:
         updates.extend(row.tobytes() for row in x)
-        return original(self, x, labels, drift=drift)
+        return original(self, x, labels, **further)
 
     monkeypatch.setattr(Learner, "update", spy)
     process = start(world.process())
@@ -283,6 +285,34 @@ def test_offsets_that_the_brokers_forgot_are_no_reason_to_tell_twice(world: Worl
     process = start(world.process())
     assert world.commits.committed[f"palimpsest.{STREAM}.main.learner"].generation == 2
     run(process)
+    same_as_undisturbed(world, undisturbed)
+
+
+def test_what_a_replaced_learner_wrote_is_no_starting_point(world: World, undisturbed: World) -> None:
+    """It wrote a snapshot, was replaced before it could tell, and its successor has not written one yet."""
+    world.learn(max_records=60)
+
+    def replace() -> None:
+        world.commit_log().start()
+
+    late = start(world.process(commit_log=CommitLogThatCalls(world.commit_log(), replace)))
+    with pytest.raises(LearnerFenced):
+        run(late, max_records=60)
+    stray = world.newest_entry()
+    told = world.commits.committed[GROUP]
+    assert stray.sequence > told.sequence
+    assert stray.generation < told.generation
+    process = start(world.process())
+    assert process.learner.records_consumed < 100, "the one before is gone on from"
+    run(process)
+    same_as_undisturbed(world, undisturbed)
+
+
+def test_commits_beside_the_training_change_nothing(world: World, undisturbed: World) -> None:
+    for steps in (3, 11, 7, 2, 5):
+        with pytest.raises(Killed):
+            world.learn(observer=KilledAfterSteps(steps), commits=CommitThread(), snapshots={"every_records": 15})
+    world.learn(commits=CommitThread(), snapshots={"every_records": 15})
     same_as_undisturbed(world, undisturbed)
 
 
@@ -504,7 +534,9 @@ def test_a_stop_finishes_the_update_and_commits_it(world: World) -> None:
     assert report.records == consumed
     assert world.newest().offsets == {world.partition: consumed}
     assert world.commits.committed[f"palimpsest.{STREAM}.main.learner"].offsets == {world.partition: consumed}
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("palimpsest")]
+    assert not [
+        thread for thread in threading.enumerate() if thread.name.startswith(("palimpsest-decode", "palimpsest-commit"))
+    ]
 
 
 def test_max_records_counts_what_an_idle_flush_consumed(tmp_path: Path) -> None:
@@ -572,10 +604,10 @@ def test_a_state_of_something_else_is_refused_before_anybody_is_fenced(world: Wo
     with pytest.raises(UserError, match=r"holds the state of branch 'main', not 'what-if'"):
         world.process(branch="what-if").start()
     world.topic_id = "made anew"
-    with pytest.raises(UserError, match=r"topic digits.samples was made anew"):
+    with pytest.raises(LogGap, match=r"digits.samples-0 was made anew"):
         world.process().start()
     world.topic_id, world.cluster_id = "topic", "another"
-    with pytest.raises(UserError, match=r"was learnt on Kafka cluster cluster, the brokers belong to another"):
+    with pytest.raises(LogGap, match=r"was learnt on Kafka cluster cluster, these brokers belong to another"):
         world.process().start()
     assert run(alive, max_records=20).stopped_by == "max_records"
 
@@ -588,7 +620,7 @@ def test_an_empty_state_is_refused_before_anybody_is_fenced(world: World) -> Non
         mistyped.process().start()
     kept = world.log._records[world.partition]
     world.log._records[world.partition] = kept[:10]
-    with pytest.raises(UserError, match="the log lost its tail"):
+    with pytest.raises(LogGap, match="the log lost its tail"):
         world.process().start()
     world.log._records[world.partition] = kept
     assert world.commits.epochs[GROUP] == 1
@@ -601,9 +633,9 @@ def test_what_the_older_learner_commits_before_it_is_fenced_is_gone_on_from(worl
     run(older, max_records=60)
 
     class CommitsMeanwhile(CommitLogThatCalls):
-        def start(self, *, known_generation: int = 0) -> Any:
+        def start(self, *, known_generation: int = 0, stop: threading.Event | None = None) -> Any:
             run(older, max_records=60)
-            return super().start(known_generation=known_generation)
+            return super().start(known_generation=known_generation, stop=stop)
 
     newer = start(world.process(commit_log=CommitsMeanwhile(world.commit_log(), lambda: None)))
     assert newer.learner.records_consumed == older.learner.records_consumed > 100
@@ -617,10 +649,10 @@ def test_a_rewritten_tail_is_refused(world: World) -> None:
     records = world.log._records[world.partition]
     kept = list(records)
     world.log._records[world.partition] = kept[: consumed - 1]
-    with pytest.raises(UserError, match="the log lost its tail"):
+    with pytest.raises(LogGap, match="the log lost its tail"):
         world.process().start()
     world.write(digit_stream(60, seed=5)[:70])
-    with pytest.raises(UserError, match=f"the record at {world.partition} offset {consumed - 1} is not the one"):
+    with pytest.raises(LogGap, match=f"the record at {world.partition} offset {consumed - 1} is not the one"):
         world.process().start()
     world.log._records[world.partition] = kept
     world.process().start()
@@ -632,7 +664,7 @@ def test_records_that_retention_deleted_before_they_were_learnt_are_missed(world
     world.log.truncate_before(0, consumed)
     world.process().start()  # the last record is gone, and so is nothing that is needed
     world.log.truncate_before(0, consumed + 1)
-    with pytest.raises(UserError, match="retention deleted what was not yet learnt"):
+    with pytest.raises(LogGap, match="retention deleted what was not yet learnt"):
         world.process().start()
 
 
@@ -669,7 +701,9 @@ def test_what_was_learnt_is_kept_when_reading_fails(world: World, error: Excepti
     process = start(world.process(source=LostSource(world.log, after_records=75, error=error)))
     with pytest.raises(type(error)):
         run(process)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("palimpsest")]
+    assert not [
+        thread for thread in threading.enumerate() if thread.name.startswith(("palimpsest-decode", "palimpsest-commit"))
+    ]
     consumed = process.learner.records_consumed
     assert 60 < consumed <= 75
     assert world.newest().offsets == {world.partition: consumed}
@@ -696,7 +730,9 @@ def test_a_fenced_learner_ends_and_writes_nothing_more(world: World, undisturbed
         run(process)
     assert len(witness.steps) <= after + 4, "it notices at once"
     assert len(world.store.entries()) <= before + 2
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("palimpsest")]
+    assert not [
+        thread for thread in threading.enumerate() if thread.name.startswith(("palimpsest-decode", "palimpsest-commit"))
+    ]
     # What it wrote is no harm: the next start is of a higher generation, and goes on to the same model.
     world.learn()
     same_as_undisturbed(world, undisturbed)
@@ -709,7 +745,9 @@ def test_a_refused_outbox_leaves_as_such(world: World) -> None:
     process = start(world.process(commit_log=CommitLogThatCalls(world.commit_log(), refuse)))
     with pytest.raises(OutboxRefused):
         run(process)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("palimpsest")]
+    assert not [
+        thread for thread in threading.enumerate() if thread.name.startswith(("palimpsest-decode", "palimpsest-commit"))
+    ]
 
 
 def test_a_commit_waits_for_brokers_that_are_away(world: World, undisturbed: World) -> None:
@@ -758,7 +796,7 @@ def test_a_full_disk_stops_nothing_and_is_not_tried_at_every_batch(world: World,
             disk.is_full = report.records_consumed < 250
 
     witness = FreesIt()
-    world.learn(store=disk, observer=witness, snapshots={"max_outbox_messages": 1, "every_records": 1})
+    world.learn(store=disk, observer=witness, snapshots={"max_outbox_messages": 10, "every_records": 1})
     assert len(witness.failures) == 1, "the outbox was full from then on, and the next try is some seconds away"
     assert len(witness.steps) > 20
     assert disk.tries == 2, "the second is the stop's"
@@ -766,7 +804,7 @@ def test_a_full_disk_stops_nothing_and_is_not_tried_at_every_batch(world: World,
 
 
 def test_a_full_disk_is_tried_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learner_process, "_DISK_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(checkpointing, "_DISK_RETRY_SECONDS", 0.0)
     disk = FullDisk(world.folder / "snapshots")
     witness = Witness()
     process = start(world.process(store=disk, observer=witness))
@@ -784,6 +822,24 @@ def test_older_snapshots_that_cannot_be_removed_are_no_reason_to_tell_twice(worl
     assert witness.failures == []
     assert "older snapshots could not be removed" in witness.warnings[0]
     assert world.dead_offsets() == bad_offsets(RECORDS)
+
+
+def test_learning_waits_where_more_cannot_be_told_than_memory_may_hold(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpointing, "_DISK_RETRY_SECONDS", 0.01)
+    disk = FullDisk(world.folder / "snapshots")
+
+    class FreesItAfterAWhile(Witness):
+        def warned(self, message: str) -> None:
+            super().warned(message)
+            disk.is_full = len(self.warnings) < 5
+
+    witness = FreesItAfterAWhile()
+    world.learn(store=disk, observer=witness, snapshots={"max_outbox_messages": 3, "every_records": None})
+    assert witness.warnings[0] == "learning waits: 12 messages cannot be told"
+    assert len(witness.warnings) == 5
+    assert sorted(world.dead_offsets()) == bad_offsets(RECORDS)
 
 
 def test_a_full_outbox_forces_a_snapshot(world: World) -> None:
@@ -821,9 +877,22 @@ class RememberingRegistrar:
         self.acknowledged = 0
         self.held: set[str] = set()
 
-    def submit(self, learner: StreamLearner, **what: Any) -> None:
-        self.submitted.append(what | {"at": learner.records_consumed})
+    def prepare(self, learner: StreamLearner, **what: Any) -> Callable[[StateTree, str], None]:
+        about = what | {"at": learner.records_consumed}
+
+        def submit(learner_state: StateTree, snapshot_sha256: str) -> None:
+            assert learner_state["updates"] == about["at_update"]
+            self.submit(about | {"snapshot_sha256": snapshot_sha256})
+
+        about["at_update"] = learner.learner.updates if learner.learner is not None else 0
+        return submit
+
+    def submit(self, what: dict[str, Any]) -> None:
+        self.submitted.append(what)
         self.untold.append({"version": len(self.submitted), "snapshot_sha256": what["snapshot_sha256"]})
+
+    def pinned(self) -> Collection[str]:
+        return ()
 
     def holds(self, snapshot_sha256: str) -> bool:
         return snapshot_sha256 in self.held
@@ -864,7 +933,7 @@ def test_a_version_is_judged_by_an_evaluation_of_its_own(world: World) -> None:
 
 def test_a_version_that_waits_already_is_not_submitted_by_the_next_start(world: World) -> None:
     class DiesAfterSubmitting(RememberingRegistrar):
-        def submit(self, learner: StreamLearner, **what: Any) -> None:
+        def submit(self, what: dict[str, Any]) -> None:
             raise Killed
 
     with pytest.raises(Killed):
@@ -878,7 +947,7 @@ def test_a_version_that_waits_already_is_not_submitted_by_the_next_start(world: 
 def test_a_version_is_due_again_where_its_snapshot_could_not_be_written(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(learner_process, "_DISK_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(checkpointing, "_DISK_RETRY_SECONDS", 0.0)
     disk = FullDisk(world.folder / "snapshots")
 
     class FreesIt(Observer):
@@ -893,7 +962,7 @@ def test_a_version_is_due_again_where_its_snapshot_could_not_be_written(
 
 def test_a_version_whose_submission_was_killed_is_submitted_by_the_next_start(world: World) -> None:
     class DiesSubmitting(RememberingRegistrar):
-        def submit(self, learner: StreamLearner, **what: Any) -> None:
+        def submit(self, what: dict[str, Any]) -> None:
             raise Killed
 
     with pytest.raises(Killed):

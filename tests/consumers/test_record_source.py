@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -11,11 +12,11 @@ import pytest
 from kafka import TopicPartition
 from kafka.codec import has_snappy
 
-from consumers import kafka_connection, topics
+from consumers import kafka_connection, kafka_record_source, topics
 from consumers.kafka_record_source import KafkaRecordSource
 from consumers.kafka_settings import KafkaSettings
 from consumers.memory_record_source import InMemoryLog, InMemoryRecordSource
-from consumers.record_source import LogTruncated, RecordSource, RecordUnreadable, record_checksum
+from consumers.record_source import LogTruncated, RecordSource, RecordUnreadable, SourceUnavailable, record_checksum
 from deploy.embedded_kafka import EmbeddedKafka
 from pipeline.record import Partition, Record
 from pipeline.user_error import UserError
@@ -40,6 +41,12 @@ class MemoryUnderTest:
 
     def delete_before(self, partition: int, offset: int) -> None:
         self.log.truncate_before(partition, offset)
+
+    def add_partitions(self, count: int) -> None:
+        self.log.add_partitions(count)
+
+    def make_anew(self) -> None:
+        self.log.make_anew()
 
     def source(self) -> RecordSource:
         return InMemoryRecordSource(self.log)
@@ -75,8 +82,23 @@ class KafkaUnderTest:
         with kafka_connection.admin(self.settings) as admin:
             admin.delete_records({TopicPartition(topics.samples(self.stream), partition): offset})
 
+    def add_partitions(self, count: int) -> None:
+        topic = topics.samples(self.stream)
+        with kafka_connection.admin(self.settings) as admin:
+            (described,) = admin.describe_topics([topic])
+            admin.create_partitions({topic: len(described["partitions"]) + count})
+
+    def delete(self) -> None:
+        with kafka_connection.admin(self.settings) as admin:
+            admin.delete_topics([topics.samples(self.stream)])
+
+    def make_anew(self) -> None:
+        self.delete()
+        topics.ensure_source_topics(self.settings, self.stream, partitions=2)
+
     def source(self) -> RecordSource:
-        return KafkaRecordSource(self.settings, topics.check_samples_topic(self.settings, self.stream).partitions)
+        samples = topics.check_samples_topic(self.settings, self.stream)
+        return KafkaRecordSource(self.settings, samples.partitions, samples.topic_id)
 
 
 UnderTest = MemoryUnderTest | KafkaUnderTest
@@ -113,6 +135,13 @@ def read_to_the_end(source: RecordSource, max_records: int = 7) -> list[Record]:
         assert len(polled) <= max_records
         records += polled
     return records
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def poll_nothing(source: RecordSource) -> None:
@@ -193,6 +222,25 @@ def test_read_one_finds_the_record_and_moves_nothing(log: UnderTest, open_source
     assert sorted(record.value or b"" for record in read_to_the_end(source)) == [b"a2", b"b0"]
 
 
+def test_reading_one_of_each_partition_holds_none_of_them_up(
+    log: UnderTest, open_source: Callable[[], RecordSource]
+) -> None:
+    """As a start does it, before it seeks to where the state ends."""
+    for number in (0, 1):
+        log.write(number, [b"%d" % n for n in range(30)])
+    source = open_source()
+    p0, p1 = source.partitions
+    for _ in range(3):
+        for partition, offset in ((p0, 19), (p1, 9)):
+            one = source.read_one(partition, offset)
+            assert one is not None
+            assert one.offset == offset
+    source.seek({p0: 20, p1: 10})
+    records = read_to_the_end(source)
+    assert values(records, 0) == [b"%d" % n for n in range(20, 30)]
+    assert values(records, 1) == [b"%d" % n for n in range(10, 30)]
+
+
 def test_what_retention_deleted_is_an_error_not_a_jump(log: UnderTest, open_source: Callable[[], RecordSource]) -> None:
     log.write(0, [b"a%d" % n for n in range(5)])
     log.delete_before(0, 3)
@@ -212,6 +260,94 @@ def test_a_tail_that_was_lost_is_an_error_too(log: UnderTest, open_source: Calla
     source.seek({source.partitions[0]: 7})  # the state has read up to 7, the log ends at 1
     with pytest.raises(LogTruncated):
         poll_nothing(source)
+
+
+def refresh_until_some_came(source: RecordSource) -> tuple[Partition, ...]:
+    """A topic that has just grown is described as it was for a moment."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while True:
+        new = source.refresh_partitions()
+        if new:
+            return new
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_partitions_that_came_are_read_from_their_beginning(
+    log: UnderTest, open_source: Callable[[], RecordSource]
+) -> None:
+    log.write(0, [b"a%d" % n for n in range(20)])
+    log.write(1, [b"b0"])
+    source = open_source()
+    p0, p1 = source.partitions
+    first = source.poll(7, 5.0)  # some of what the client holds already is not handed over yet
+    assert source.refresh_partitions() == ()
+    log.add_partitions(2)
+    new = refresh_until_some_came(source)
+    p2, p3 = (Partition(p0.topic, 2), Partition(p0.topic, 3))
+    assert new == (p2, p3)
+    assert source.partitions == (p0, p1, p2, p3)
+    assert {source.positions()[p2], source.positions()[p3], source.beginning_offsets()[p3]} == {0}
+    assert source.refresh_partitions() == ()
+    log.write(3, [b"d0", b"d1"])
+    records = [*first, *read_to_the_end(source)]
+    assert values(records, 0) == [b"a%d" % n for n in range(20)]
+    assert values(records, 1) == [b"b0"]
+    assert (values(records, 2), values(records, 3)) == ([], [b"d0", b"d1"])
+    source.seek({p3: 1})
+    assert [record.value for record in read_to_the_end(source)] == [b"d1"]
+    one = source.read_one(p3, 0)
+    assert one is not None
+    assert one.value == b"d0"
+
+
+def test_a_new_partition_whose_front_was_deleted_stands_at_its_beginning(
+    log: UnderTest, open_source: Callable[[], RecordSource]
+) -> None:
+    source = open_source()
+    log.add_partitions(1)
+    with_all = log.source()
+    with contextlib.closing(with_all):
+        log.write(2, [b"c0", b"c1", b"c2"])
+        log.delete_before(2, 2)
+        wait_until(lambda: list(with_all.beginning_offsets().values()) == [0, 0, 2])
+    (p2,) = refresh_until_some_came(source)
+    assert source.positions()[p2] == 2
+    assert [record.value for record in read_to_the_end(source)] == [b"c2"]
+
+
+def test_a_topic_that_was_made_anew_is_another_log(log: UnderTest, open_source: Callable[[], RecordSource]) -> None:
+    log.write(0, [b"a0"])
+    source = open_source()
+    assert [record.value for record in read_to_the_end(source)] == [b"a0"]
+    log.make_anew()
+    log.write(0, [b"of another log"] * 3)
+
+    def look() -> bool:
+        source.refresh_partitions()
+        return False
+
+    with pytest.raises(LogTruncated, match="made anew"):
+        wait_until(look)  # the brokers may not have heard of it yet
+
+
+def test_a_tail_lost_and_written_anew_past_the_position_is_no_continuation() -> None:
+    """In memory; Kafka's brokers have to be killed for it (test_broker_faults.py)."""
+    log = MemoryUnderTest("s")
+    log.write(0, [b"a%d" % n for n in range(5)])
+    source = log.source()
+    p0, _ = source.partitions
+    read_to_the_end(source)
+    log.log.lose_tail(0, 5)  # nothing of what was read
+    log.write(0, [b"a5"])
+    assert [record.value for record in read_to_the_end(source)] == [b"a5"]
+    log.log.lose_tail(0, 3)
+    log.write(0, [b"new"] * 9)
+    for _ in range(2):
+        with pytest.raises(LogTruncated, match="lost its tail"):
+            source.poll(10, 0.0)
+    source.seek({p0: 3})
+    assert len(read_to_the_end(source)) == 9
 
 
 def test_the_checksum_sees_every_byte_and_no_position() -> None:
@@ -278,6 +414,44 @@ def test_what_librdkafka_wrote_reads_well(kafka_broker: EmbeddedKafka, stream_na
         records = read_to_the_end(source, max_records=50)
     assert [record.value for record in records] == expected
     assert {record.header("ce_label") for record in records} == {b"seven"}
+
+
+@pytest.mark.kafka
+def test_a_topic_that_was_deleted_is_not_taken_for_brokers_that_are_away_for_long(
+    kafka_broker: EmbeddedKafka, stream_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = KafkaUnderTest(kafka_broker, stream_name)
+    with log.source() as source:
+        source.refresh_partitions()
+        log.delete()
+
+        def look() -> bool:
+            with contextlib.suppress(SourceUnavailable):
+                source.refresh_partitions()
+            return False
+
+        monkeypatch.setattr(kafka_record_source, "_MISSING_IS_DELETED_SECONDS", 0.2)
+        with pytest.raises(LogTruncated, match="was deleted while it was read"):
+            wait_until(look)
+
+
+@pytest.mark.kafka
+def test_without_an_id_the_topic_of_the_first_look_is_ours(kafka_broker: EmbeddedKafka, stream_name: str) -> None:
+    log = KafkaUnderTest(kafka_broker, stream_name)
+    with KafkaRecordSource(log.settings, topics.check_samples_topic(log.settings, stream_name).partitions) as source:
+        log.make_anew()
+
+        def is_seen() -> bool:
+            with contextlib.suppress(SourceUnavailable):
+                source.refresh_partitions()
+                return True
+            return False
+
+        wait_until(is_seen)
+        log.write(0, [b"x"])
+        assert [record.value for record in read_to_the_end(source)] == [b"x"]
+    with KafkaRecordSource(log.settings, source.partitions, "another-id") as other, pytest.raises(LogTruncated):
+        other.refresh_partitions()
 
 
 @pytest.mark.kafka

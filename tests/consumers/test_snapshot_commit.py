@@ -10,6 +10,7 @@ import pytest
 
 from consumers.commit_log import BrokerUnavailable, LearnerFenced
 from consumers.memory_commit_log import InMemoryCommitLog, InMemoryCommits
+from consumers.process_settings import SnapshotSettings
 from consumers.snapshot_commit import SnapshotCommit
 from model_store.snapshot import OutboxMessage, Snapshot
 from model_store.snapshot_store import SnapshotEntry, SnapshotStore
@@ -53,7 +54,9 @@ class Parts:
         self.store = store or LoggedStore(folder, self.log)
         self.commit_log = LoggedCommitLog(self.commits, self.log)
         self.commit_log.start()
-        self.commit = SnapshotCommit(self.store, self.commit_log, keep=2, speaks=speaks, wait=self.wait)
+        self.commit = SnapshotCommit(
+            self.store, self.commit_log, settings=SnapshotSettings(keep=2), speaks=speaks, wait=self.wait
+        )
 
     def wait(self, why: str, seconds: float) -> bool:
         self.waits.append(seconds)

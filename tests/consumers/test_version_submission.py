@@ -56,14 +56,16 @@ class Side:
         )
 
     def submit(self, learner: StreamLearner, sha: str = SHA, since_records: int = 0) -> None:
-        self.submission.submit(
+        submit = self.submission.prepare(
             learner,
-            snapshot_sha256=sha,
             offsets=OFFSETS,
             trigger="periodic",
             since_records=since_records,
             evaluation=learner.evaluate_unrecorded(),
         )
+        if submit is not None:
+            assert learner.learner is not None
+            submit(learner.learner.state(), sha)
 
     def register(self, version: int) -> RegistrationRequest:
         """What the registrar would do with the oldest request."""

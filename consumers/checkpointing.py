@@ -1,0 +1,422 @@
+"""When a learner's state is made durable and told: the outbox, and the commits beside the training thread."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, cast
+
+from consumers.commit_log import BrokerUnavailable, CommitLog
+from consumers.commit_thread import Commits, CommitThread
+from consumers.events import event_message
+from consumers.learner_start import Beginning
+from consumers.manifest_facts import ProcessFacts, manifest_facts, settings_facts
+from consumers.observers import Observer
+from consumers.outbox import Outbox
+from consumers.process_settings import RegistrySettings, SnapshotSettings, StreamSettings
+from consumers.record_source import record_checksum
+from consumers.snapshot_commit import CommitReport, SnapshotCommit
+from consumers.told_before import Reports, ToldBefore
+from consumers.topics import MAIN_BRANCH
+from model_store.snapshot import OutboxMessage
+from model_store.snapshot_store import SnapshotStore
+from pipeline.evaluation.forgetting import EvaluationReport
+from pipeline.micro_batch import MicroBatch
+from pipeline.record import Partition, Record
+from pipeline.state import Json, StateTree
+from pipeline.stream_learner import StreamLearner
+
+# A disk that could not take a snapshot is tried again after this, however urgent it is: each try costs a copy of the
+# state, and an outbox that stays full would ask for one after every update.
+_DISK_RETRY_SECONDS = 5.0
+# Short enough for a stop to be heard within any supervisor's patience.
+_WAIT_TICK_SECONDS = 0.25
+
+
+class Registrar(Protocol):
+    """Takes what is to become a version; returns at once."""
+
+    def prepare(
+        self,
+        learner: StreamLearner,
+        *,
+        offsets: Mapping[Partition, int],
+        trigger: str,
+        since_records: int,
+        evaluation: EvaluationReport | None,
+    ) -> Callable[[StateTree, str], None] | None:
+        """Note what is to be said of a version of the learner as it is now; of its history what came after
+        `since_records` is new. None: nothing was learnt yet.
+
+        The answer is called with a copy of the learner's state (a snapshot's `state["learner"]`), once that is durable,
+        and the snapshot's SHA-256, by the thread that commits; it raises `OSError`. Nothing else of the registrar is
+        called meanwhile.
+        """
+
+    def holds(self, snapshot_sha256: str) -> bool:
+        """Whether a version of this snapshot waits already, or was made and is still to be told."""
+
+    def collect(self) -> Sequence[Mapping[str, Json]]:
+        """What was registered since last asked: one event's data each."""
+
+    def acknowledge(self) -> None:
+        """What was collected before is committed: it need not be told again."""
+
+    def pinned(self) -> Collection[str]:
+        """SHA-256 of each snapshot that must be kept, since a version in a role was made of it, or will be."""
+
+    def close(self, drain_seconds: float) -> int:
+        """Wait for what is waiting, at most so long; how many remain for a later run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Due:
+    """From when on the next snapshot and the next version are counted."""
+
+    snapshot_at: float = 0.0  # monotonic
+    records_at_commit: int = 0
+    records_at_version: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pending:
+    """A commit that is under way: all that it needs, copied at a batch boundary."""
+
+    state: StateTree
+    offsets: Mapping[Partition, int]
+    messages: tuple[OutboxMessage, ...]
+    facts: Mapping[str, Json]
+    submit: Callable[[StateTree, str], None] | None  # makes a version of it
+    copy_seconds: float
+    due: _Due  # as it was before: what is due again where this commit fails
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """What came of it: a report, or the disk's error."""
+
+    pending: Pending
+    report: CommitReport | None = None
+    error: OSError | None = None
+
+
+class Checkpointing:
+    """Keeps what has to be told and the offsets learnt up to; commits both with a copy of the state.
+
+    The training thread calls everything here. It hands a commit over and goes on; what came of it is taken in at a
+    later batch boundary. One is under way at a time.
+    """
+
+    def __init__(
+        self,
+        *,
+        learner: StreamLearner,
+        commit_log: CommitLog,
+        store: SnapshotStore,
+        facts: ProcessFacts,
+        stream_settings: StreamSettings,
+        snapshot_settings: SnapshotSettings,
+        registry_settings: RegistrySettings,
+        observer: Observer,
+        registrar: Registrar | None,
+        reports: Reports | None,
+        commits: Commits[Done | None] | None = None,
+    ) -> None:
+        """`reports`: of the branch that writes to the stream's topics. `commits`: a `CommitThread` by default."""
+        self.stop = threading.Event()  # who waits for brokers gives up; the process puts its own here
+        self.offsets: dict[Partition, int] = {}  # learnt up to, exclusive
+        self._learner = learner
+        self._facts = facts
+        self._commit_log = commit_log
+        self._stream_settings = stream_settings
+        self._snapshot_settings = snapshot_settings
+        self._registry_settings = registry_settings
+        self._observer = observer
+        self._registrar = registrar
+        self._reports = reports
+        self._speaks = facts.branch == MAIN_BRANCH
+        self.committer = SnapshotCommit(
+            store,
+            commit_log,
+            settings=snapshot_settings,
+            speaks=self._speaks,
+            wait=self._wait,
+            pinned_sha256=lambda: registrar.pinned() if registrar is not None else (),
+        )
+        self._commits: Commits[Done | None] = commits or CommitThread()
+        self._leaving = threading.Event()
+        self._settings_facts = settings_facts(learner.settings)
+        self._last_records: dict[Partition, tuple[int, str]] = {}
+        self._newest_records: dict[Partition, Record] = {}
+        self._outbox = Outbox(
+            max_messages=snapshot_settings.max_outbox_messages, max_bytes=snapshot_settings.max_outbox_bytes
+        )
+        self._told_before = ToldBefore()
+        self._told_since: Json = None
+        self._committed_offsets: dict[Partition, int] = {}
+        self._due = _Due(snapshot_at=time.monotonic())
+        self._told_at = time.monotonic()
+        self._disk_retry_at = 0.0
+
+    def begin_at(self, beginning: Beginning) -> None:
+        """Go on from where a start has led to."""
+        self.offsets = dict(beginning.offsets)
+        self._last_records = dict(beginning.last_records)
+        self._told_before, self._told_since = beginning.told_before, beginning.told_since
+        self._outbox.add(beginning.untold)
+        self._committed_offsets = dict(self.offsets)
+        records = self._learner.records_consumed
+        self._due = _Due(
+            snapshot_at=time.monotonic(),
+            records_at_commit=records,
+            records_at_version=cast(int, beginning.facts.get("records_at_version") or 0),
+        )
+        self._told_at = time.monotonic()
+        self._submit_again(beginning)
+
+    def note(self, batch: MicroBatch) -> None:
+        """The learner has stepped on this batch."""
+        self.offsets.update(batch.next_offsets)
+        self._newest_records.update(batch.last_records)
+
+    def tell(self, *messages: OutboxMessage) -> None:
+        if self._speaks:
+            self._outbox.add(message for message in messages if not self._told_before.holds(message))
+
+    def tell_event(self, kind: str, key: str, data: Mapping[str, Json]) -> None:
+        self.tell(
+            event_message(
+                stream=self._facts.stream,
+                branch=self._facts.branch,
+                kind=kind,
+                key=key,
+                data={"records_consumed": self._learner.records_consumed, **data},
+                time_seconds=time.time(),
+            )
+        )
+
+    def commit_if_due(self) -> None:
+        """At a batch boundary: take in what became of the commit before; begin the next one where it is due, else a
+        heartbeat where that is."""
+        self._finish(self._commits.collect())
+        if self._outbox.is_overfull:
+            self._make_room()
+        if self._commits.is_busy:
+            return
+        self._tell_versions()
+        now = time.monotonic()
+        if now >= self._disk_retry_at:
+            if self._version_is_due():
+                self._begin("periodic")
+            elif self._snapshot_is_due(now) and self._has_moved():
+                self._begin()
+            self._finish(self._commits.collect())
+        if now - self._told_at >= self._stream_settings.heartbeat_seconds and not self._commits.is_busy:
+            self._told_at = now
+            self._commits.begin(self._heartbeat)
+        self._finish(self._commits.collect())
+
+    def commit_what_was_learnt(self) -> None:
+        """Whatever ends the learner: a disk that cannot take a last snapshot is said, and hides no error."""
+        self._settle()
+        if self._has_moved():
+            self._begin()
+            self._settle()
+
+    def commit_now(self, *, trigger: str | None = None) -> None:
+        """Wait for it to be durable and told; `trigger`: of the version that it is to become. Without one nothing is
+        written where nothing has moved. There is no next try, so the disk's `OSError` leaves."""
+        self._settle()
+        if trigger is None and not self._has_moved():
+            return
+        self._begin(trigger)
+        done = self._commits.wait(self._tick)
+        self._finish(done)
+        if done is not None and done.error is not None:
+            raise done.error
+
+    def close_registrar(self, drain_seconds: float) -> int:
+        """Wait for versions that wait, at most so long, and tell of those that were made; how many remain."""
+        if self._registrar is None:
+            return 0
+        self._settle()
+        waiting = self._registrar.close(drain_seconds)
+        if waiting:
+            self._observer.warned(f"{waiting} versions wait for MLflow; they are registered by a later run")
+        self._tell_versions()
+        self.commit_now()
+        return waiting
+
+    def open(self) -> None:
+        """Brokers that are away are waited for."""
+        self._leaving.clear()
+
+    def close(self) -> None:
+        """A commit that waits for brokers gives up, one under way ends first. May be called twice."""
+        self._leaving.set()
+        self._commits.close()
+
+    @property
+    def owes_a_version(self) -> bool:
+        """Whether something was learnt since the newest version, and somebody registers versions."""
+        return self._registrar is not None and self._learner.records_consumed > self._due.records_at_version
+
+    def _make_room(self) -> None:
+        """What has to be told cannot be: learning waits, rather than fill the memory or lose a dead letter."""
+        while self._outbox.is_overfull and not self.stop.is_set():
+            self._settle()
+            self._begin()
+            self._settle()
+            if self._outbox.is_overfull:
+                self._observer.warned(f"learning waits: {len(self._outbox.messages)} messages cannot be told")
+                self._tick()
+                self.stop.wait(_DISK_RETRY_SECONDS)
+
+    def _tick(self) -> None:
+        self._observer.turned({})  # waiting is no reason to be killed
+
+    def _heartbeat(self) -> None:
+        try:
+            self._commit_log.heartbeat()
+        except BrokerUnavailable as error:
+            self._observer.warned(f"no heartbeat: {error}")
+
+    def _version_is_due(self) -> bool:
+        records = self._learner.records_consumed - self._due.records_at_version
+        return self._registrar is not None and records >= self._registry_settings.every_records
+
+    def _snapshot_is_due(self, now: float) -> bool:
+        settings = self._snapshot_settings
+        records = self._learner.records_consumed - self._due.records_at_commit
+        return (
+            self._outbox.is_full
+            or now - self._due.snapshot_at >= settings.every_seconds
+            or (settings.every_records is not None and records >= settings.every_records)
+        )
+
+    def _has_moved(self) -> bool:
+        return bool(self._outbox) or self.offsets != self._committed_offsets
+
+    def _settle(self) -> None:
+        """Wait for the commit that is under way, where there is one."""
+        self._finish(self._commits.wait(self._tick))
+
+    def _begin(self, trigger: str | None = None) -> None:
+        """Copy the state, and hand its commit over; `trigger`: of the version that it is to become."""
+        began = time.perf_counter()
+        before, records = self._due, self._learner.records_consumed
+        version: dict[str, Json] | None = None
+        if trigger is not None:
+            version = {"trigger": trigger, "since_records": before.records_at_version}
+        self._due = _Due(
+            snapshot_at=time.monotonic(),
+            records_at_commit=records,
+            records_at_version=before.records_at_version if version is None else records,
+        )
+        pending = Pending(
+            submit=None if trigger is None else self._prepare(trigger, before.records_at_version),
+            state=self._learner.state(),
+            offsets=dict(self.offsets),
+            messages=self._outbox.take(),
+            facts=self._manifest_facts(version),
+            copy_seconds=time.perf_counter() - began,
+            due=before,
+        )
+        self._commits.begin(lambda: self._commit(pending))
+
+    def _commit(self, pending: Pending) -> Done:
+        """In the commits' thread: a snapshot, durable first and told second, then the version made of it."""
+        try:
+            report = self.committer.commit(pending.state, pending.offsets, pending.messages, pending.facts)
+        except OSError as error:
+            return Done(pending=pending, error=error)
+        if pending.submit is not None:
+            self._submit(pending.submit, pending.state, report.entry.sha256)
+        return Done(pending=pending, report=replace(report, copy_seconds=pending.copy_seconds))
+
+    def _finish(self, done: Done | None) -> None:
+        """Take in what came of a commit. A disk that could not take it stops nothing: the outbox waits for the next
+        try."""
+        if done is None:
+            return
+        pending, report = done.pending, done.report
+        if report is None:
+            assert done.error is not None
+            self._observer.commit_failed(done.error)
+            self._outbox.put_back(pending.messages)
+            self._due = pending.due
+            self._disk_retry_at = time.monotonic() + _DISK_RETRY_SECONDS
+            return
+        if self._reports is not None:
+            self._reports.note(pending.messages)
+        self._committed_offsets = dict(pending.offsets)
+        self._told_at = time.monotonic()
+        if self._registrar is not None:
+            self._registrar.acknowledge()
+        if report.prune_problem is not None:
+            self._observer.warned(f"older snapshots could not be removed: {report.prune_problem}")
+        self._observer.committed(report)
+
+    # -- versions --------------------------------------------------------------------------------------------------
+
+    def _tell_versions(self) -> None:
+        """Not while a commit is under way: what is acknowledged after it must be what it has told."""
+        for data in self._registrar.collect() if self._registrar is not None else ():
+            self.tell_event("version_registered", f"{data.get('snapshot_sha256')}", data)
+
+    def _submit_again(self, beginning: Beginning) -> None:
+        """A kill may have come between a snapshot's commit and its submission; submitted twice it is one version."""
+        version = cast("dict[str, Any] | None", beginning.facts.get("version"))
+        if version is None or beginning.entry is None or self._registrar is None:
+            return
+        if self._registrar.holds(beginning.entry.sha256):
+            return
+        submit = self._prepare(version["trigger"], version["since_records"])
+        if submit is not None:
+            self._submit(submit, self._learner.state(), beginning.entry.sha256)
+
+    def _prepare(self, trigger: str, since_records: int) -> Callable[[StateTree, str], None] | None:
+        if self._registrar is None:
+            return None
+        return self._registrar.prepare(
+            self._learner,
+            offsets=dict(self.offsets),
+            trigger=trigger,
+            since_records=since_records,
+            evaluation=self._learner.evaluate_unrecorded(),
+        )
+
+    def _submit(self, submit: Callable[[StateTree, str], None], state: StateTree, snapshot_sha256: str) -> None:
+        """Handed to the registrar, which has its own process and its own time."""
+        try:
+            submit(cast(StateTree, state["learner"]), snapshot_sha256)
+        except OSError as error:
+            self._observer.warned(f"a version could not be handed to the registrar: {error}")
+
+    def _wait(self, why: str, seconds: float) -> bool:
+        """While the brokers are away. Called by whichever thread commits."""
+        self._observer.warned(why)
+        deadline = time.monotonic() + seconds
+        while not (self.stop.is_set() or self._leaving.is_set()):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return True
+            self._leaving.wait(min(left, _WAIT_TICK_SECONDS))
+        return False
+
+    def _manifest_facts(self, version: Mapping[str, Json] | None) -> dict[str, Json]:
+        for partition, record in self._newest_records.items():
+            self._last_records[partition] = (record.offset, record_checksum(record))
+        self._newest_records.clear()
+        return manifest_facts(
+            self._facts,
+            self._learner,
+            self._settings_facts,
+            last_records=self._last_records,
+            records_at_version=self._due.records_at_version,
+            version=version,
+            report_positions=None if self._reports is None else self._reports.positions,
+            told_since=self._told_since if self._told_before.reaches_past(self.offsets) else None,
+        )

@@ -1,0 +1,68 @@
+"""Who works on a state folder: learners beside each other, an erasure alone.
+
+A `flock` on `<state>/lock`, which the system lets go of when its process ends, however that ends; the file itself stays
+and says nothing. It holds between the processes of one machine, and on a network file system only where that one's
+server keeps such locks: there, stop the learners yourself. A learner that runs all the same is fenced by the brokers.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.user_error import UserError
+
+LOCK_FILE = "lock"
+# An erasure rewrites a few snapshots: seconds. A supervisor that starts a learner meanwhile need not see it fail.
+_WAIT_SECONDS = 10.0
+_SECONDS_BETWEEN_TRIES = 0.05
+
+
+@contextmanager
+def shared_lock(state: Path, *, wait_seconds: float = _WAIT_SECONDS) -> Iterator[None]:
+    """A learner works here. Waits for an erasure to end; `UserError` where that takes longer than `wait_seconds`."""
+    with _open(state) as descriptor:
+        deadline = time.monotonic() + wait_seconds
+        while not _locked(descriptor, fcntl.LOCK_SH, state):
+            if time.monotonic() >= deadline:
+                raise UserError(f"an erasure works on {state} since more than {wait_seconds:.0f} s: start again later")
+            time.sleep(_SECONDS_BETWEEN_TRIES)
+        yield
+
+
+@contextmanager
+def exclusive_lock(state: Path) -> Iterator[None]:
+    """Nobody else works here; `UserError` at once where somebody does."""
+    with _open(state) as descriptor:
+        if not _locked(descriptor, fcntl.LOCK_EX, state):
+            raise UserError(f"a learner runs on {state}: stop it, erase, start it again")
+        yield
+
+
+@contextmanager
+def _open(state: Path) -> Iterator[int]:
+    """Closing it lets go of the lock."""
+    try:
+        descriptor = os.open(state / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise UserError(f"cannot write to state folder {state}: {error.strerror}; give another --state") from None
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int, kind: int, state: Path) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise UserError(
+            f"the file system of {state} keeps no locks ({error.strerror}); give a --state on another one"
+        ) from None
+    return True
