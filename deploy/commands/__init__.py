@@ -4,7 +4,10 @@ from __future__ import annotations
 
 SHORT_HELP = {
     "broker": "Install, start, stop and watch the embedded Apache Kafka.",
+    "check": "What a learner needs, what is wrong with it, and the way out.",
+    "dead-letters": "Look at what could not be learnt from, and send it back.",
     "demo": "The main job end to end: produce, learn, compare, register.",
+    "erase": "Remove a subject's raw samples from a state.",
     "fingerprint": "One SHA-256 over the newest snapshot's state.",
     "learn": "Learn from a stream and keep what was learnt.",
     "produce": "Send a data set as a stream whose classes change.",

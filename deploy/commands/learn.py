@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,23 @@ Example:
 @click.option(
     "--max-records", type=click.IntRange(min=1), metavar="N", help="Stop after the update that reaches so many records."
 )
+@click.option(
+    "--accept-gap",
+    is_flag=True,
+    help="Go on where the log has lost what was to be learnt next (retention, a lost tail, a topic made anew).",
+)
+@click.option(
+    "--from-state",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Another --branch than main begins with a snapshot of this state; needs --from-snapshot.",
+)
+@click.option("--from-snapshot", metavar="N", help="Which one: SEQUENCE or GENERATION-SEQUENCE.")
+@click.option(
+    "--from-offsets",
+    metavar="P:O,...",
+    help="Another --branch than main begins with a new model at these offsets, at an RFC 3339 time, beginning or end.",
+)
 @click.option("--bootstrap-servers", metavar="HOST:PORT", help="A Kafka cluster; default: the embedded broker.")
 @click.option(
     "--tracking-uri",
@@ -58,6 +76,10 @@ def command(
     branch: str,
     until_idle_seconds: float | None,
     max_records: int | None,
+    accept_gap: bool,
+    from_state: Path | None,
+    from_snapshot: str | None,
+    from_offsets: str | None,
     bootstrap_servers: str | None,
     tracking_uri: str | None,
     metrics_port: int | None,
@@ -80,21 +102,45 @@ def command(
     with stop_on_signals() as stop:  # before torch is imported: a SIGTERM meanwhile must not be lost
         settings = load_settings(settings_file, overrides)
 
+        from consumers.commit_log import BrokerUnavailable
+        from consumers.record_source import SourceUnavailable
         from deploy.console import ConsoleObserver
         from deploy.learning import open_learner
         from deploy.logs import configure_logs
 
         console = ConsoleObserver()
         configure_logs(as_json=console.as_json)
-        with open_learner(
-            stream=stream,
-            state=state,
-            settings=settings,
-            branch=branch,
-            observers=[console],
-            registered=console.registered,
-            stop=stop,
-        ) as opened:
+        if (from_state, from_snapshot, from_offsets) != (None, None, None):
+            from deploy.rewinding import rewind
+
+            rewind(
+                stream=stream,
+                branch=branch,
+                state=state,
+                settings=settings,
+                from_state=from_state,
+                from_snapshot=from_snapshot,
+                from_offsets=from_offsets,
+            )
+        with ExitStack() as stack:
+            try:
+                opened = stack.enter_context(
+                    open_learner(
+                        stream=stream,
+                        state=state,
+                        settings=settings,
+                        branch=branch,
+                        observers=[console],
+                        registered=console.registered,
+                        stop=stop,
+                        accept_gap=accept_gap,
+                    )
+                )
+            except (BrokerUnavailable, SourceUnavailable):
+                if not stop.is_set():
+                    raise
+                console.stopped_at_start()  # it was told to end, and so it did; no brokers are to blame
+                return
             if opened.metrics_url:
                 console.metrics_shown(opened.metrics_url)
             try:

@@ -174,4 +174,4 @@ def test_nobody_at_the_address_is_one_line_and_code_2(tmp_path: Path) -> None:
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"palimpsest: no broker is reachable at {server}")
-    assert list(tmp_path.iterdir()) == []
+    assert [entry.name for entry in tmp_path.iterdir()] == ["lock"]
