@@ -14,6 +14,11 @@ from pipeline.settings import OptimizerSettings
 # The first number whose square float32 cannot hold. Steps below it never add up to a weight past float32's end.
 _TOO_LONG = 2.0**64
 
+# A replayed row's stored logits are compared by their squares, summed over columns and rows, and the gradients of that
+# squared again.
+_SQUARED_LOGITS = "the squared logits"
+_LARGEST_SQUARED_LOGITS = 2.0**60
+
 # {what: scalars on the device}
 Found = dict[str, Sequence[Tensor]]
 
@@ -29,9 +34,10 @@ class NotFinite(ArithmeticError):
 def check_loss(loss: Tensor, logits_BK: Tensor, *, at_once: bool) -> Found:
     """What `check_update` is to look at too: nothing where it was looked at here.
 
-    Logits are stored and later compared by their squares, and an infinite one need not show in the loss.
+    Logits are stored and later compared by their squares, and an infinite one need not show in the loss. A huge one
+    would make every later update infinite that replays it.
     """
-    found: Found = {"the loss": [loss.detach()], "the squared logits": [logits_BK.detach().square().sum()]}
+    found: Found = {"the loss": [loss.detach()], _SQUARED_LOGITS: [logits_BK.detach().square().sum()]}
     if not at_once:
         return found
     _check(found)
@@ -44,9 +50,9 @@ def check_update(
     taken: Mapping[str, Mapping[str, Tensor]],
     statistics: Sequence[Tensor],
     settings: OptimizerSettings,
-) -> None:
-    """Between backward pass and step: `NotFinite` where what was found before, the parameters' gradients, what
-    retention terms take ({term: squares}), the batch norms' statistics or the length of the step is not.
+) -> float:
+    """The gradient's norm, between backward pass and step. `NotFinite` where what was found before, the parameters'
+    gradients, what retention terms take ({term: squares}), the batch norms' statistics or the step's length is not.
 
     Everything is looked at together: this is the one place in an update where the CPU waits for a CUDA device.
     """
@@ -59,7 +65,7 @@ def check_update(
     if settings.weight_decay:
         found["the weights"] = torch._foreach_norm([parameter.detach() for parameter in parameters.values()])
     values = _check(found)
-    length = math.hypot(*values["the squared gradient"])
+    length = norm = math.hypot(*values["the squared gradient"])
     if length >= _TOO_LONG:
         raise NotFinite("the squared gradient")
     if settings.max_gradient_norm is not None:
@@ -67,6 +73,7 @@ def check_update(
     length += settings.weight_decay * math.hypot(*values.get("the weights", ()))
     if settings.learning_rate * length >= _TOO_LONG:
         raise NotFinite("the squared step")
+    return norm
 
 
 def _check(found: Found) -> dict[str, list[float]]:
@@ -79,4 +86,6 @@ def _check(found: Found) -> dict[str, list[float]]:
     for what, read in values.items():
         if not all(map(math.isfinite, read)):
             raise NotFinite(what)
+    if max(values.get(_SQUARED_LOGITS, (0.0,))) >= _LARGEST_SQUARED_LOGITS:
+        raise NotFinite(_SQUARED_LOGITS)
     return values

@@ -62,6 +62,7 @@ class _Passed:
     logits_BK: Tensor  # of the incoming rows, detached
     loss: Mapping[str, Tensor]
     row_gradients: RowGradients | None
+    gradient_norm: float  # of all parameters together
     replayed_rows: int
     known_before: int
     new_classes: tuple[str, ...]
@@ -165,8 +166,9 @@ class Learner:
         # 6.
         for term in self._terms.values():
             term.after_backward(passed.row_gradients if term.needs_row_gradients else None)
-        if self.settings.optimizer.max_gradient_norm is not None:
-            nn.utils.clip_grad_norm_(self._parameters.values(), self.settings.optimizer.max_gradient_norm)
+        longest = self.settings.optimizer.max_gradient_norm
+        if longest is not None and (passed.gradient_norm > longest or self._terms_change_gradients):
+            nn.utils.clip_grad_norm_(self._parameters.values(), longest)
         self._optimizer.step()
         for term in self._terms.values():
             term.after_update(rows)
@@ -290,7 +292,7 @@ class Learner:
 
         # 5.
         self._optimizer.zero_grad()
-        row_gradients = None
+        row_gradients, norm = None, 0.0
         if total.requires_grad:
             total.backward()  # type: ignore[no-untyped-call]
             row_gradients = self._capture.finish() if self._capture and rows else None
@@ -299,13 +301,14 @@ class Learner:
                 for name, term in terms.items()
                 if row_gradients is not None and term.needs_row_gradients
             }
-            finiteness.check_update(found, self._parameters, taken, self._statistics, self.settings.optimizer)
+            norm = finiteness.check_update(found, self._parameters, taken, self._statistics, self.settings.optimizer)
         return _Passed(
             x=x_incoming,
             y_B=y_B,
             logits_BK=logits,
             loss=loss,
             row_gradients=row_gradients,
+            gradient_norm=norm,
             replayed_rows=drawn_rows * draws,
             known_before=known_before,
             new_classes=new_classes,
@@ -409,6 +412,7 @@ class Learner:
             from pipeline.row_gradients import RowGradientCapture
 
             self._capture = RowGradientCapture(self.network)
+        self._terms_change_gradients = any(term.changes_gradients for term in self._terms.values())
 
     # -- state -----------------------------------------------------------------------------------------------------
 

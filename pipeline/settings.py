@@ -55,7 +55,12 @@ class OptimizerSettings(Section):
     learning_rate: float = fixed(0.03, gt=0, why="step size")
     momentum: float = fixed(0.0, ge=0, lt=1, why="classical momentum")
     weight_decay: float = fixed(0.0, ge=0, why="L2 penalty")
-    max_gradient_norm: float | None = fixed(None, gt=0, why="clip the gradient's norm to this; none: do not clip")
+    max_gradient_norm: float | None = fixed(
+        50.0,
+        gt=0,
+        why="clip the gradient's norm to this, far above what is usual, so that no single record of huge numbers ends "
+        "the learning; none: do not clip",
+    )
 
 
 class ReplaySettings(Section):

@@ -63,7 +63,7 @@ class RetentionTerm(ABC):
     1. `on_change` for what was noticed before the update (a new class, drift);
     2. `loss`, once, with this term's slices of the one forward pass;
     3. `takes`, where it needs row gradients;
-    4. `after_backward`, once, when every parameter has its gradient; it may change gradients in place;
+    4. `after_backward`, once, when every parameter has its gradient (`changes_gradients`);
     5. `after_update`, when the optimizer has stepped.
 
     The learner may stop after 1, 2 or 3, where something is not finite: it loads the state from before 1 if there was
@@ -73,6 +73,7 @@ class RetentionTerm(ABC):
 
     name: ClassVar[str]
     needs_row_gradients: bool = False  # True: `after_backward` gets RowGradients
+    changes_gradients: bool = False  # True: `after_backward` may change gradients in place
 
     class Config(Section):
         """Settings of the term; frozen, keyword-only."""
@@ -101,7 +102,7 @@ class RetentionTerm(ABC):
         return row_gradients.mean_of_squares()
 
     def after_backward(self, row_gradients: RowGradients | None) -> None:
-        """Look at (or change in place) the gradients of `self.parameters`."""
+        """Look at the gradients of `self.parameters`, or change them in place."""
 
     def after_update(self, rows: int) -> None:
         """The optimizer has stepped on `rows` incoming records."""

@@ -13,7 +13,7 @@ from consumers import dead_letters
 from deploy.exit_codes import DIVERGED, exit_code
 from pipeline.poison import WeightsDiverged
 from tests.consumers.digit_records import Written
-from tests.consumers.learner_world import Killed, KilledAfterSteps, Witness, World, learner_settings
+from tests.consumers.learner_world import Killed, KilledAfterSteps, Witness, World, learner_settings, run
 
 GOOD, POISON = 1.0, 3e38
 
@@ -71,3 +71,28 @@ def test_diverged_weights_leave_the_last_snapshot_and_drain_nothing_into_dead_le
         world.learn(snapshots={"every_records": 20})
     assert len(world.dead_letters()) <= 5
     assert world.newest().offsets == newest.offsets
+
+
+def accuracy(world: World, records: list[Written]) -> float:
+    world.write(records)
+    process = world.process()
+    process.start()
+    run(process)
+    assert process.learner.records_consumed == len(records)
+    assert process.learner.prequential.accuracy is not None
+    return process.learner.prequential.accuracy
+
+
+@pytest.fixture(scope="module")
+def usual_accuracy(tmp_path_factory: pytest.TempPathFactory) -> float:
+    return accuracy(World(tmp_path_factory.mktemp("usual"), learner_settings(hold_out={"share": 0.0})), stream([], 400))
+
+
+@pytest.mark.parametrize("magnitude", [1e3, 1e5, 1e8, 1e12, 1e18, 1e25, 3e38])
+def test_one_record_of_huge_numbers_ends_nothing(world: World, usual_accuracy: float, magnitude: float) -> None:
+    """What is small enough for a finite update moves the weights by a clipped step, and the next updates mend it."""
+    records = stream([], records=400)
+    huge = json.dumps({"payload": [magnitude, -magnitude] * 4}).encode()
+    records[150] = Written(value=huge, headers=records[150].headers)
+    assert accuracy(world, records) > usual_accuracy - 0.1
+    assert len(world.dead_letters()) <= 1
