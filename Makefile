@@ -10,13 +10,14 @@ TEST_ALL  := $(if $(filter 1,$(PALIMPSEST_TEST_ALL)),-all)
 comma     := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint bench clean
+.PHONY: help demo test test-slow soak lint bench clean
 
 help:
 	@echo "make demo                               the main job, end to end (about two minutes once installed)"
 	@echo "make demo DATASET=mnist DATA_ROOT=DIR   the same on MNIST (DIR/MNIST/raw/*-ubyte)"
 	@echo "make test                               lint, types, unit tests, tests against real Kafka and MLflow"
 	@echo "make test-slow                          kills, fuzzing"
+	@echo "make soak                               faults for an hour: 200 kills, terminations, disks, outages; a table"
 	@echo "make bench DATA_ROOT=DIR                the benchmark table"
 
 # The stamps are newer than what they were made from, so that a second call installs nothing and needs no network.
@@ -46,6 +47,10 @@ test: lint
 
 test-slow: $(VENV)/.installed-test$(TEST_ALL)
 	@$(BIN)/pytest -m slow
+
+KILLS ?= 200
+soak: $(VENV)/.installed-test$(TEST_ALL)
+	@$(BIN)/python -m tests.faults.soak --kills $(KILLS)
 
 bench: $(VENV)/.installed-test$(TEST_ALL)
 	@$(BIN)/python -m benchmarks.class_il --dataset mnist --data-root $(or $(DATA_ROOT),data) --buffer 200 --seeds 0 1 2 --via kafka \

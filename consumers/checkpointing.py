@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from consumers.commit_log import BrokerUnavailable, CommitLog
 from consumers.commit_thread import Commits, CommitThread
@@ -20,9 +20,9 @@ from consumers.record_source import record_checksum
 from consumers.snapshot_commit import CommitReport, SnapshotCommit
 from consumers.told_before import Reports, ToldBefore
 from consumers.topics import MAIN_BRANCH
+from consumers.versions import Versions
 from model_store.snapshot import OutboxMessage
 from model_store.snapshot_store import SnapshotStore
-from pipeline.evaluation.forgetting import EvaluationReport
 from pipeline.micro_batch import MicroBatch
 from pipeline.record import Partition, Record
 from pipeline.state import Json, StateTree
@@ -31,44 +31,12 @@ from pipeline.stream_learner import StreamLearner
 # A disk that could not take a snapshot is tried again after this, however urgent it is: each try costs a copy of the
 # state, and an outbox that stays full would ask for one after every update.
 _DISK_RETRY_SECONDS = 5.0
+# A commit that is under way for longer than this is worth a line, again and again.
+_SLOW_COMMIT_SECONDS = 60.0
 # Short enough for a stop to be heard within any supervisor's patience.
 _WAIT_TICK_SECONDS = 0.25
-
-
-class Registrar(Protocol):
-    """Takes what is to become a version; returns at once."""
-
-    def prepare(
-        self,
-        learner: StreamLearner,
-        *,
-        offsets: Mapping[Partition, int],
-        trigger: str,
-        since_records: int,
-        evaluation: EvaluationReport | None,
-    ) -> Callable[[StateTree, str], None] | None:
-        """Note what is to be said of a version of the learner as it is now; of its history what came after
-        `since_records` is new. None: nothing was learnt yet.
-
-        The answer is called with a copy of the learner's state (a snapshot's `state["learner"]`), once that is durable,
-        and the snapshot's SHA-256, by the thread that commits; it raises `OSError`. Nothing else of the registrar is
-        called meanwhile.
-        """
-
-    def holds(self, snapshot_sha256: str) -> bool:
-        """Whether a version of this snapshot waits already, or was made and is still to be told."""
-
-    def collect(self) -> Sequence[Mapping[str, Json]]:
-        """What was registered since last asked: one event's data each."""
-
-    def acknowledge(self) -> None:
-        """What was collected before is committed: it need not be told again."""
-
-    def pinned(self) -> Collection[str]:
-        """SHA-256 of each snapshot that must be kept, since a version in a role was made of it, or will be."""
-
-    def close(self, drain_seconds: float) -> int:
-        """Wait for what is waiting, at most so long; how many remain for a later run."""
+# So often is looked whether the last versions were made.
+_LOOK_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +49,7 @@ class _Due:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pending:
+class PendingCommit:
     """A commit that is under way: all that it needs, copied at a batch boundary."""
 
     state: StateTree
@@ -94,10 +62,10 @@ class Pending:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Done:
+class Outcome:
     """What came of it: a report, or the disk's error."""
 
-    pending: Pending
+    pending: PendingCommit
     report: CommitReport | None = None
     error: OSError | None = None
 
@@ -120,9 +88,9 @@ class Checkpointing:
         snapshot_settings: SnapshotSettings,
         registry_settings: RegistrySettings,
         observer: Observer,
-        registrar: Registrar | None,
+        versions: Versions | None,
         reports: Reports | None,
-        commits: Commits[Done | None] | None = None,
+        commits: Commits[Outcome | None] | None = None,
     ) -> None:
         """`reports`: of the branch that writes to the stream's topics. `commits`: a `CommitThread` by default."""
         self.stop = threading.Event()  # who waits for brokers gives up; the process puts its own here
@@ -134,7 +102,7 @@ class Checkpointing:
         self._snapshot_settings = snapshot_settings
         self._registry_settings = registry_settings
         self._observer = observer
-        self._registrar = registrar
+        self._versions = versions
         self._reports = reports
         self._speaks = facts.branch == MAIN_BRANCH
         self.committer = SnapshotCommit(
@@ -143,9 +111,9 @@ class Checkpointing:
             settings=snapshot_settings,
             speaks=self._speaks,
             wait=self._wait,
-            pinned_sha256=lambda: registrar.pinned() if registrar is not None else (),
+            pinned_sha256=lambda: versions.pinned() if versions is not None else (),
         )
-        self._commits: Commits[Done | None] = commits or CommitThread()
+        self._commits: Commits[Outcome | None] = commits or CommitThread()
         self._leaving = threading.Event()
         self._settings_facts = settings_facts(learner.settings)
         self._last_records: dict[Partition, tuple[int, str]] = {}
@@ -159,6 +127,7 @@ class Checkpointing:
         self._due = _Due(snapshot_at=time.monotonic())
         self._told_at = time.monotonic()
         self._disk_retry_at = 0.0
+        self._busy_told_at = time.monotonic()
 
     def begin_at(self, beginning: Beginning) -> None:
         """Go on from where a start has led to."""
@@ -203,10 +172,12 @@ class Checkpointing:
         self._finish(self._commits.collect())
         if self._outbox.is_overfull:
             self._make_room()
+        now = time.monotonic()
         if self._commits.is_busy:
+            # Also one that has ended a moment ago: its receipts must not be mixed with those of the next one.
+            self._warn_of_a_slow_commit(now)
             return
         self._tell_versions()
-        now = time.monotonic()
         if now >= self._disk_retry_at:
             if self._version_is_due():
                 self._begin("periodic")
@@ -219,35 +190,59 @@ class Checkpointing:
         self._finish(self._commits.collect())
 
     def commit_what_was_learnt(self) -> None:
-        """Whatever ends the learner: a disk that cannot take a last snapshot is said, and hides no error."""
-        self._settle()
-        if self._has_moved():
-            self._begin()
+        """On the way out because of an error, which must not be hidden by a disk or brokers that fail as well."""
+        try:
             self._settle()
+            if self._has_moved():
+                self._begin()
+                self._settle()
+        except BrokerUnavailable as error:
+            self._observer.warned(f"the last commit is told by the next start: {error}")
 
-    def commit_now(self, *, trigger: str | None = None) -> None:
-        """Wait for it to be durable and told; `trigger`: of the version that it is to become. Without one nothing is
-        written where nothing has moved. There is no next try, so the disk's `OSError` leaves."""
+    def commit_now(self, *, at_any_rate: bool = False) -> None:
+        """Wait for it to be durable and told; where nothing has moved nothing is written, unless `at_any_rate`.
+
+        There is no next try, so the disk's `OSError` leaves.
+        """
         self._settle()
-        if trigger is None and not self._has_moved():
-            return
-        self._begin(trigger)
-        done = self._commits.wait(self._tick)
-        self._finish(done)
-        if done is not None and done.error is not None:
-            raise done.error
+        if at_any_rate or self._has_moved():
+            self._commit_to_the_end(None)
 
-    def close_registrar(self, drain_seconds: float) -> int:
-        """Wait for versions that wait, at most so long, and tell of those that were made; how many remain."""
-        if self._registrar is None:
+    def commit_last(self, drain_seconds: float, drain_seconds_at_signal: float) -> int:
+        """The commit of a learner that ends, as a version where something was learnt since the newest one.
+
+        Versions that wait are waited for at most so long (and no longer than the other, once `stop` is set); those that
+        were made are told. How many remain for a later run. Raises as `commit_now`.
+        """
+        self._settle()
+        if self._versions is None:
+            self.commit_now()
             return 0
-        self._settle()
-        waiting = self._registrar.close(drain_seconds)
+        if self._learner.records_consumed > self._due.records_at_version:
+            self._commit_to_the_end("final")
+        else:
+            self.commit_now()
+        began = time.monotonic()
+        while self._versions.waiting():
+            left_seconds = began + (drain_seconds_at_signal if self.stop.is_set() else drain_seconds) - time.monotonic()
+            if left_seconds <= 0:
+                break
+            self._tick()
+            self._tell_versions()  # sees to it that somebody works on them
+            time.sleep(min(left_seconds, _LOOK_SECONDS))
+        waiting = self._versions.close(0.0)
         if waiting:
             self._observer.warned(f"{waiting} versions wait for MLflow; they are registered by a later run")
         self._tell_versions()
         self.commit_now()
         return waiting
+
+    def _commit_to_the_end(self, trigger: str | None) -> None:
+        self._begin(trigger)
+        outcome = self._commits.wait(self._tick)
+        self._finish(outcome)
+        if outcome is not None and outcome.error is not None:
+            raise outcome.error
 
     def open(self) -> None:
         """Brokers that are away are waited for."""
@@ -257,11 +252,6 @@ class Checkpointing:
         """A commit that waits for brokers gives up, one under way ends first. May be called twice."""
         self._leaving.set()
         self._commits.close()
-
-    @property
-    def owes_a_version(self) -> bool:
-        """Whether something was learnt since the newest version, and somebody registers versions."""
-        return self._registrar is not None and self._learner.records_consumed > self._due.records_at_version
 
     def _make_room(self) -> None:
         """What has to be told cannot be: learning waits, rather than fill the memory or lose a dead letter."""
@@ -277,6 +267,13 @@ class Checkpointing:
     def _tick(self) -> None:
         self._observer.turned({})  # waiting is no reason to be killed
 
+    def _warn_of_a_slow_commit(self, now: float) -> None:
+        """A disk that hangs raises nothing: learning goes on, and nothing of it is durable."""
+        if now - self._busy_told_at >= _SLOW_COMMIT_SECONDS:
+            self._busy_told_at = now
+            since = now - self._due.snapshot_at
+            self._observer.warned(f"a commit is under way for {since:.0f} s; what is learnt meanwhile is not yet kept")
+
     def _heartbeat(self) -> None:
         try:
             self._commit_log.heartbeat()
@@ -285,7 +282,7 @@ class Checkpointing:
 
     def _version_is_due(self) -> bool:
         records = self._learner.records_consumed - self._due.records_at_version
-        return self._registrar is not None and records >= self._registry_settings.every_records
+        return self._versions is not None and records >= self._registry_settings.every_records
 
     def _snapshot_is_due(self, now: float) -> bool:
         settings = self._snapshot_settings
@@ -305,18 +302,20 @@ class Checkpointing:
 
     def _begin(self, trigger: str | None = None) -> None:
         """Copy the state, and hand its commit over; `trigger`: of the version that it is to become."""
-        began = time.perf_counter()
         before, records = self._due, self._learner.records_consumed
         version: dict[str, Json] | None = None
         if trigger is not None:
             version = {"trigger": trigger, "since_records": before.records_at_version}
+        self._busy_told_at = time.monotonic()
         self._due = _Due(
             snapshot_at=time.monotonic(),
             records_at_commit=records,
             records_at_version=before.records_at_version if version is None else records,
         )
-        pending = Pending(
-            submit=None if trigger is None else self._prepare(trigger, before.records_at_version),
+        submit = None if trigger is None else self._prepare(trigger, before.records_at_version, self.offsets)
+        began = time.perf_counter()
+        pending = PendingCommit(
+            submit=submit,
             state=self._learner.state(),
             offsets=dict(self.offsets),
             messages=self._outbox.take(),
@@ -326,17 +325,17 @@ class Checkpointing:
         )
         self._commits.begin(lambda: self._commit(pending))
 
-    def _commit(self, pending: Pending) -> Done:
+    def _commit(self, pending: PendingCommit) -> Outcome:
         """In the commits' thread: a snapshot, durable first and told second, then the version made of it."""
         try:
             report = self.committer.commit(pending.state, pending.offsets, pending.messages, pending.facts)
         except OSError as error:
-            return Done(pending=pending, error=error)
+            return Outcome(pending=pending, error=error)
         if pending.submit is not None:
             self._submit(pending.submit, pending.state, report.entry.sha256)
-        return Done(pending=pending, report=replace(report, copy_seconds=pending.copy_seconds))
+        return Outcome(pending=pending, report=replace(report, copy_seconds=pending.copy_seconds))
 
-    def _finish(self, done: Done | None) -> None:
+    def _finish(self, done: Outcome | None) -> None:
         """Take in what came of a commit. A disk that could not take it stops nothing: the outbox waits for the next
         try."""
         if done is None:
@@ -353,8 +352,8 @@ class Checkpointing:
             self._reports.note(pending.messages)
         self._committed_offsets = dict(pending.offsets)
         self._told_at = time.monotonic()
-        if self._registrar is not None:
-            self._registrar.acknowledge()
+        if self._versions is not None:
+            self._versions.acknowledge()
         if report.prune_problem is not None:
             self._observer.warned(f"older snapshots could not be removed: {report.prune_problem}")
         self._observer.committed(report)
@@ -363,26 +362,28 @@ class Checkpointing:
 
     def _tell_versions(self) -> None:
         """Not while a commit is under way: what is acknowledged after it must be what it has told."""
-        for data in self._registrar.collect() if self._registrar is not None else ():
+        for data in self._versions.collect() if self._versions is not None else ():
             self.tell_event("version_registered", f"{data.get('snapshot_sha256')}", data)
 
     def _submit_again(self, beginning: Beginning) -> None:
         """A kill may have come between a snapshot's commit and its submission; submitted twice it is one version."""
         version = cast("dict[str, Any] | None", beginning.facts.get("version"))
-        if version is None or beginning.entry is None or self._registrar is None:
+        if version is None or beginning.entry is None or self._versions is None:
             return
-        if self._registrar.holds(beginning.entry.sha256):
+        if self._versions.holds(beginning.entry.sha256):
             return
-        submit = self._prepare(version["trigger"], version["since_records"])
+        submit = self._prepare(version["trigger"], version["since_records"], beginning.entry.offsets)
         if submit is not None:
             self._submit(submit, self._learner.state(), beginning.entry.sha256)
 
-    def _prepare(self, trigger: str, since_records: int) -> Callable[[StateTree, str], None] | None:
-        if self._registrar is None:
+    def _prepare(
+        self, trigger: str, since_records: int, offsets: Mapping[Partition, int]
+    ) -> Callable[[StateTree, str], None] | None:
+        if self._versions is None:
             return None
-        return self._registrar.prepare(
+        return self._versions.prepare(
             self._learner,
-            offsets=dict(self.offsets),
+            offsets=dict(offsets),
             trigger=trigger,
             since_records=since_records,
             evaluation=self._learner.evaluate_unrecorded(),
@@ -393,7 +394,7 @@ class Checkpointing:
         try:
             submit(cast(StateTree, state["learner"]), snapshot_sha256)
         except OSError as error:
-            self._observer.warned(f"a version could not be handed to the registrar: {error}")
+            self._observer.warned(f"a version could not be put into the queue: {error}")
 
     def _wait(self, why: str, seconds: float) -> bool:
         """While the brokers are away. Called by whichever thread commits."""

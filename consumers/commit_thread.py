@@ -23,7 +23,7 @@ class Commits(ABC, Generic[Outcome]):
     @property
     @abstractmethod
     def is_busy(self) -> bool:
-        """Whether work was begun that is neither collected nor finished."""
+        """Whether work was begun that is not yet collected, also where it has ended: nothing more may be begun."""
 
     @abstractmethod
     def begin(self, work: Callable[[], Outcome]) -> None:
@@ -51,7 +51,7 @@ class CommitThread(Commits[Outcome]):
 
     @property
     def is_busy(self) -> bool:
-        return self._future is not None and not self._future.done()
+        return self._future is not None
 
     def begin(self, work: Callable[[], Outcome]) -> None:
         assert self._future is None, "collect what came of the work before"
@@ -66,8 +66,7 @@ class CommitThread(Commits[Outcome]):
         return future.result()
 
     def wait(self, tick: Callable[[], object]) -> Outcome | None:
-        while self.is_busy:
-            assert self._future is not None
+        while self._future is not None and not self._future.done():
             try:
                 self._future.exception(timeout=_TICK_SECONDS)
             except NotYet:
@@ -88,7 +87,7 @@ class CommitAtOnce(Commits[Outcome]):
 
     @property
     def is_busy(self) -> bool:
-        return False
+        return self._work is not None
 
     def begin(self, work: Callable[[], Outcome]) -> None:
         assert self._work is None, "collect what came of the work before"

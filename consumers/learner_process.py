@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from consumers.checkpointing import Checkpointing, Done, Registrar
+from consumers.checkpointing import Checkpointing, Outcome
 from consumers.commit_log import CommitLog
 from consumers.commit_thread import Commits
 from consumers.dead_letters import dead_letter
@@ -25,8 +25,9 @@ from consumers.observers import Observer
 from consumers.process_settings import RegistrySettings, SnapshotSettings, StreamSettings
 from consumers.record_source import RecordSource
 from consumers.told_before import Reports
+from consumers.versions import Versions
 from model_store.fault_points import fault_point
-from model_store.snapshot_store import SnapshotStore
+from model_store.snapshot_store import SnapshotEntry, SnapshotStore
 from pipeline.codec.record_decoder import RecordDecoder
 from pipeline.record import Partition
 from pipeline.sample import Decoded
@@ -61,10 +62,10 @@ class LearnerProcess:
         snapshot_settings: SnapshotSettings,
         registry_settings: RegistrySettings,
         observer: Observer,
-        registrar: Registrar | None = None,
+        versions: Versions | None = None,
         reports: Reports | None = None,
         accept_gap: bool = False,
-        commits: Commits[Done | None] | None = None,
+        commits: Commits[Outcome | None] | None = None,
     ) -> None:
         """`reports`: of the branch that writes to the stream's topics. Without them a fall-back tells things twice.
         `accept_gap`: go on where the log has lost what comes next. `commits`: a `CommitThread` by default.
@@ -84,7 +85,7 @@ class LearnerProcess:
             snapshot_settings=snapshot_settings,
             registry_settings=registry_settings,
             observer=observer,
-            registrar=registrar,
+            versions=versions,
             reports=reports,
             commits=commits,
         )
@@ -113,21 +114,22 @@ class LearnerProcess:
         for passed_over in beginning.passed_over:
             self._observer.warned(f"snapshot {passed_over.path} was passed over: {passed_over.why}")
             self._checkpoints.tell_event("snapshot_passed_over", passed_over.path.name, {"why": passed_over.why})
-        if beginning.gaps:
-            self._accept(beginning.gaps)
+        if beginning.gaps and beginning.entry is not None:
+            self._accept(beginning.gaps, beginning.entry)
         resumed = beginning.entry is not None
         self._observer.started(self.learner, resumed)
         return resumed
 
-    def _accept(self, gaps: Sequence[Gap]) -> None:
-        """Record and tell of them before anything is learnt: no replay may have to ask again."""
+    def _accept(self, gaps: Sequence[Gap], entry: SnapshotEntry) -> None:
+        """Record and tell of them before anything is learnt, so that no later start asks again."""
         data: list[Json] = [gap.as_json for gap in gaps]
-        self.learner.decide({"kind": "accepted_gap", "gaps": data})
-        key = ",".join(f"{gap.partition}@{gap.expected_offset}-{gap.next_offset}" for gap in gaps)
+        self.learner.decide({"kind": "accepted_gap", "gaps": data, "records_consumed": self.learner.records_consumed})
+        # The same numbers may be another gap, of a log that was made anew twice: the snapshot's tell them apart.
+        key = ",".join([*(f"{gap.partition}@{gap.expected_offset}-{gap.next_offset}" for gap in gaps), entry.path.name])
         self._checkpoints.tell_event("accepted_gap", key, {"gaps": data, "why": [gap.why for gap in gaps]})
         for gap in gaps:
             self._observer.gap_accepted(gap)
-        self._checkpoints.commit_now()
+        self._checkpoints.commit_now(at_any_rate=True)
 
     # -- loop ------------------------------------------------------------------------------------------------------
 
@@ -249,13 +251,8 @@ class LearnerProcess:
         evaluation = self.learner.evaluate_unrecorded()
         if evaluation is not None:
             self._observer.evaluated(self.learner, evaluation)
-        self._checkpoints.commit_now(trigger="final" if self._checkpoints.owes_a_version else None)
         registry = self._registry_settings
-        waiting = self._checkpoints.close_registrar(
-            min(registry.drain_seconds, registry.drain_seconds_at_signal)
-            if stopped_by == "signal"
-            else registry.drain_seconds
-        )
+        waiting = self._checkpoints.commit_last(registry.drain_seconds, registry.drain_seconds_at_signal)
         return RunReport(
             records=records,
             seconds=time.monotonic() - began,

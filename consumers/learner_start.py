@@ -47,10 +47,10 @@ class LearnerStart:
     """Loads the state into a learner and claims the branch, in an order that a kill between any two steps leaves whole.
 
     1. Load the newest whole snapshot, by (generation, sequence), never by offsets. Ask whether it belongs to this
-       stream and these settings, whether the log goes on where it ended, and where there is none, whether one was
+       stream and fits these settings, whether the log goes on where it ended, and where there is none, whether one was
        committed: a mistyped --state must not fence another learner.
     2. Claim the branch: an older learner that is still alive is fenced, the generation grows by one.
-    3. Where that one had committed meanwhile, once more as 1. Go on from the snapshot.
+    3. Where that one had committed meanwhile, once more as 1.
     4. Where it was written but not told, tell its outbox now. Where it is older than the commit (newer ones were lost),
        read back what was told since: records are learnt a second time, with the decisions of the first, and told once.
     5. Seek to *its* offsets, past the gaps that are accepted.
@@ -90,6 +90,7 @@ class LearnerStart:
             self._check_state(entries[-1].facts)
         found = self._find(seen)
         gaps = self._gaps(found.snapshot, stop)
+        self._load(found)
         fault_point("start.found")
         # 2.
         known = [entry.generation for entry in entries] + [int(folder.path.name.split("-")[0]) for folder in broken]
@@ -102,6 +103,8 @@ class LearnerStart:
         ]:
             found = self._find(committed)
             gaps = self._gaps(found.snapshot, stop)
+            self._load(found)
+        fault_point("start.loaded")
         if found.snapshot is None or found.entry is None:
             beginning = Beginning(offsets=dict(self._source.beginning_offsets()), passed_over=found.passed_over)
         else:
@@ -167,6 +170,11 @@ class LearnerStart:
                 raise LogGap(gaps)
         return tuple(gaps)
 
+    def _load(self, found: Found) -> None:
+        """Raises `UserError` where the state does not fit the settings."""
+        if found.snapshot is not None:
+            self._learner.load_state(found.snapshot.state)
+
     def _go_on(
         self,
         snapshot: Snapshot,
@@ -176,12 +184,9 @@ class LearnerStart:
         committed: Committed | None,
         stop: threading.Event,
     ) -> Beginning:
-        # 3.
+        # 4.
         facts = snapshot.facts
         committed_sequence = None if committed is None else committed.sequence
-        self._learner.load_state(snapshot.state)
-        fault_point("start.loaded")
-        # 4.
         self._committer.sequence = max(snapshot.sequence, committed_sequence or 0)
         apart = bool(passed_over) or snapshot.sequence != committed_sequence
         # A learner that fell back and died before it came to where it had fallen from leaves its successor the rest.

@@ -68,7 +68,8 @@ def find_gaps(
             for partition, beginning in sorted(beginnings.items())
         ]
     gaps = []
-    for partition, offset in sorted(offsets.items()):
+    # Of a partition that came since nothing was learnt: it is needed from 0 on.
+    for partition, offset in sorted({**dict.fromkeys(beginnings, 0), **offsets}.items()):
         # 2.
         beginning, end = beginnings.get(partition, 0), ends.get(partition, 0)
         if offset > end:

@@ -31,7 +31,7 @@ class Outbox:
     def add(self, messages: Iterable[OutboxMessage]) -> None:
         for message in messages:
             self.messages.append(message)
-            self._bytes += len(message.key or b"") + len(message.value or b"")
+            self._bytes += message.size_bytes
 
     def take(self) -> tuple[OutboxMessage, ...]:
         """All of it, to be told now."""

@@ -54,5 +54,5 @@ class MetricsSettings(Section):
     )
     max_class_labels: int = changeable(50, ge=1, why="classes with a time series of their own: the worst ones")
     stale_after_seconds: float = changeable(
-        300.0, gt=0, why="/livez answers 503 when the loop has not turned for so long; one commit may wait 180 s"
+        300.0, gt=0, why="/livez answers 503 when the loop has not turned for so long; one update may take seconds"
     )

@@ -76,7 +76,9 @@ def rewind_to_snapshot(
             f"there is {_listed(origin.entries())}"
         ) from None
     newest = snapshot if newest is None else newest
-    store.write(rewound(snapshot, branch=branch, state_id=state_id, newest=newest, settings=settings))
+    first = rewound(snapshot, branch=branch, state_id=state_id, newest=newest, settings=settings)
+    StreamLearner(settings).load_state(first.state)  # refused now, or the folder would be of no use with any settings
+    store.write(first)
     return True
 
 

@@ -37,7 +37,10 @@ class ToldBefore:
     gaps: set[tuple[str, int, int, int]] = field(default_factory=set)  # accepted ones, as `Gap.as_json`
 
     def forget_dead_letters(self, gaps: Iterable[Gap]) -> None:
-        """Where a log lost its tail or was made anew, other records than those told of stand at these offsets now."""
+        """Where a log lost its tail or was made anew, other records than those told of stand at these offsets now.
+
+        What was told of the new ones, before a fall-back over the gap, is forgotten too: told twice rather than lost.
+        """
         for gap in gaps:
             if gap.next_offset <= gap.expected_offset:
                 self.dead_letters = {

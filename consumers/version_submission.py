@@ -37,7 +37,7 @@ class RegistrarHandle(Protocol):
 
 
 class VersionSubmission:
-    """The learner process's `Registrar`."""
+    """The learner process's `Versions`."""
 
     def __init__(
         self,
@@ -107,6 +107,10 @@ class VersionSubmission:
             self._process.start()
 
         return submit
+
+    def waiting(self) -> int:
+        """How many requests wait in the queue."""
+        return len(self._queue.pending_numbers())
 
     def pinned(self) -> Collection[str]:
         """Snapshots of versions that have a role in the registry, or wait to get one."""

@@ -148,7 +148,7 @@ def _opened(
         snapshot_settings=settings.snapshots,
         registry_settings=settings.registry,
         observer=observer,
-        registrar=submission,
+        versions=submission,
         reports=kafka_reports(settings.kafka, stream=stream, branch=branch) if speaks else None,
         accept_gap=accept_gap,
     )

@@ -19,6 +19,12 @@ class OutboxMessage:
     value: bytes | None
     headers: tuple[tuple[str, bytes | None], ...] = ()
 
+    @property
+    def size_bytes(self) -> int:
+        """Of key, value and headers."""
+        headers = sum(len(name.encode()) + len(value or b"") for name, value in self.headers)
+        return len(self.key or b"") + len(self.value or b"") + headers
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:

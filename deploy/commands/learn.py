@@ -141,6 +141,9 @@ def command(
                     raise
                 console.stopped_at_start()  # it was told to end, and so it did; no brokers are to blame
                 return
+            except OSError as error:  # an accepted gap has to be recorded before anything is learnt
+                console.failed(error, DISK_REFUSED)
+                context.exit(DISK_REFUSED)
             if opened.metrics_url:
                 console.metrics_shown(opened.metrics_url)
             try:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from consumers import dead_letters, topics
-from consumers.checkpointing import Registrar
 from consumers.commit_log import CommitLog
 from consumers.commit_thread import CommitAtOnce, Commits
 from consumers.learner_process import LearnerProcess, RunReport
@@ -21,6 +20,7 @@ from consumers.process_settings import RegistrySettings, SnapshotSettings, Strea
 from consumers.record_source import RecordSource
 from consumers.snapshot_commit import CommitReport
 from consumers.told_before import Reports
+from consumers.versions import Versions
 from model_store.manifest import NotWhole
 from model_store.snapshot import OutboxMessage, Snapshot
 from model_store.snapshot_store import SnapshotEntry, SnapshotStore
@@ -118,7 +118,7 @@ class World:
         commit_log: CommitLog | None = None,
         store: SnapshotStore | None = None,
         observer: Observer | None = None,
-        registrar: Registrar | None = None,
+        versions: Versions | None = None,
         snapshots: Mapping[str, Any] | None = None,
         streaming: Mapping[str, Any] | None = None,
         registry: Mapping[str, Any] | None = None,
@@ -147,7 +147,7 @@ class World:
             ),
             registry_settings=RegistrySettings.model_validate(dict(registry or {})),
             observer=observer or Observer(),
-            registrar=registrar,
+            versions=versions,
             reports=Reports(self.open_report, stream=stream, branch=branch) if branch == "main" else None,
             accept_gap=accept_gap,
             # Without a thread, so that a test knows when each commit is; the thread has tests of its own.

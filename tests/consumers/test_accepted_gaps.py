@@ -9,6 +9,7 @@ import pytest
 
 from consumers.log_gap import Gap, LogGap
 from consumers.memory_record_source import InMemoryLog
+from model_store.snapshot_store import SnapshotStore
 from pipeline.record import Partition
 from tests.consumers.digit_records import digit_stream
 from tests.consumers.learner_world import NEVER_SECONDS, Killed, KilledBeforeTelling, Witness, World, run
@@ -52,7 +53,8 @@ def test_it_goes_on_after_the_gap_and_says_so_for_good(world: World) -> None:
     assert json.loads(event.value or b"")["gaps"] == [expected]
     # It is durable before anything is learnt, so no later start asks again.
     assert world.newest().offsets == {world.partition: before + 7}
-    assert world.newest().state["decisions"] == [{"kind": "accepted_gap", "gaps": [expected]}]
+    decision = {"kind": "accepted_gap", "gaps": [expected], "records_consumed": before}
+    assert world.newest().state["decisions"] == [decision]
     again = world.process()
     again.start()
     report = run(again)
@@ -137,3 +139,27 @@ def test_several_partitions_are_borne_each_for_itself(tmp_path: Path) -> None:
         world.process().start()
     assert world.learn(accept_gap=True).records == 40 + 30
     assert world.newest().offsets == {Partition("digits.samples", 0): 100, Partition("digits.samples", 1): 100}
+
+
+def test_another_branch_records_its_leave_too(world: World) -> None:
+    """It tells nobody, but its next start must not ask again."""
+    store = SnapshotStore(world.folder / "trial")
+    world.learn(max_records=60, branch="trial", store=store)
+    entries = store.entries()
+    world.log.truncate_before(0, entries[-1].offsets[world.partition] + 7)
+    world.process(branch="trial", store=store, accept_gap=True).start()
+    assert len(store.entries()) == min(len(entries) + 1, 3)
+    world.process(branch="trial", store=store).start()
+
+
+def test_what_retention_took_of_a_partition_that_came_later_is_a_gap_too(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.write(RECORDS[:120])
+    world.learn()
+    world.log.add_partitions(1)
+    for record in RECORDS[120:150]:
+        world.log.append(record.value, key=record.key, headers=record.headers, partition=1)
+    world.log.truncate_before(1, 6)
+    with pytest.raises(LogGap, match=r"digits.samples-1 begins at offset 6, but this state needs it from 0"):
+        world.process().start()
+    assert world.learn(accept_gap=True).records == 24

@@ -30,6 +30,22 @@ def test_what_came_of_it_is_told_once(commits: Commits[int]) -> None:
     assert not commits.is_busy
 
 
+def test_what_has_ended_is_busy_until_it_is_collected(commits: Commits[int]) -> None:
+    """Between a look that found nothing and the next question it may end: nothing else may be begun then."""
+    ended = threading.Event()
+
+    def work() -> int:
+        ended.set()
+        return 3
+
+    commits.begin(work)
+    if isinstance(commits, CommitThread):
+        assert ended.wait(30)
+    assert commits.is_busy
+    assert commits.wait(nothing) == 3
+    assert not commits.is_busy
+
+
 def test_what_it_raises_is_raised_where_it_is_taken_in(commits: Commits[int]) -> None:
     def fail() -> int:
         raise OSError(28, "No space left on device")

@@ -894,6 +894,9 @@ class RememberingRegistrar:
     def pinned(self) -> Collection[str]:
         return ()
 
+    def waiting(self) -> int:
+        return 0
+
     def holds(self, snapshot_sha256: str) -> bool:
         return snapshot_sha256 in self.held
 
@@ -910,7 +913,7 @@ class RememberingRegistrar:
 
 def test_versions_are_submitted_by_records_and_at_the_end_and_told(world: World) -> None:
     registrar = RememberingRegistrar()
-    world.learn(registrar=registrar, registry={"every_records": 80})
+    world.learn(versions=registrar, registry={"every_records": 80})
     assert [what["trigger"] for what in registrar.submitted] == ["periodic", "periodic", "periodic", "final"]
     since = [what["since_records"] for what in registrar.submitted]
     assert since == [0, *(what["at"] for what in registrar.submitted[:-1])]
@@ -924,7 +927,7 @@ def test_versions_are_submitted_by_records_and_at_the_end_and_told(world: World)
 
 def test_a_version_is_judged_by_an_evaluation_of_its_own(world: World) -> None:
     registrar, witness = RememberingRegistrar(), Witness()
-    world.learn(registrar=registrar, observer=witness, registry={"every_records": 80})
+    world.learn(versions=registrar, observer=witness, registry={"every_records": 80})
     assert [what["evaluation"].at_records for what in registrar.submitted] == [
         what["at"] for what in registrar.submitted
     ]
@@ -937,10 +940,10 @@ def test_a_version_that_waits_already_is_not_submitted_by_the_next_start(world: 
             raise Killed
 
     with pytest.raises(Killed):
-        world.learn(registrar=DiesAfterSubmitting(), registry={"every_records": 100})
+        world.learn(versions=DiesAfterSubmitting(), registry={"every_records": 100})
     registrar = RememberingRegistrar()
     registrar.held.add(world.newest_entry().sha256)
-    start(world.process(registrar=registrar))
+    start(world.process(versions=registrar))
     assert registrar.submitted == []
 
 
@@ -955,7 +958,7 @@ def test_a_version_is_due_again_where_its_snapshot_could_not_be_written(
             disk.is_full = report.records_consumed < 150
 
     registrar = RememberingRegistrar()
-    world.learn(store=disk, registrar=registrar, registry={"every_records": 100}, observer=FreesIt())
+    world.learn(store=disk, versions=registrar, registry={"every_records": 100}, observer=FreesIt())
     assert registrar.submitted[0]["since_records"] == 0
     assert 150 <= registrar.submitted[0]["at"] < 180
 
@@ -966,9 +969,9 @@ def test_a_version_whose_submission_was_killed_is_submitted_by_the_next_start(wo
             raise Killed
 
     with pytest.raises(Killed):
-        world.learn(registrar=DiesSubmitting(), registry={"every_records": 100})
+        world.learn(versions=DiesSubmitting(), registry={"every_records": 100})
     registrar = RememberingRegistrar()
-    process = start(world.process(registrar=registrar))
+    process = start(world.process(versions=registrar))
     assert registrar.submitted[0]["snapshot_sha256"] == world.newest_entry().sha256
     assert registrar.submitted[0]["trigger"] == "periodic"
     assert process.learner.records_consumed == registrar.submitted[0]["at"]

@@ -252,6 +252,10 @@ def test_other_settings_of_the_optimizer_may_be_tried_and_other_hold_outs_may_no
     another = learner_settings(hold_out={"share": 0.3})
     with pytest.raises(UserError, match=r"setting learner.hold_out.share is 0.3, but this state was made with 0.15"):
         rewind_to_snapshot(store, world.store, which, stream=STREAM, branch="past", settings=another)
+    for misfit in (learner_settings(retention={"er": {}}), learner_settings(replay={"capacity": 7, "draw_size": 2})):
+        with pytest.raises(UserError, match="use the"):
+            rewind_to_snapshot(store, world.store, which, stream=STREAM, branch="past", settings=misfit)
+        assert store.entries() == []
     slower = learner_settings(optimizer={"learning_rate": 0.001}, retention={"der_pp": {"alpha": 0.9}, "ewc_pp": {}})
     assert rewind_to_snapshot(store, world.store, which, stream=STREAM, branch="past", settings=slower)
     newest = learn_on(world, store, settings=slower)
