@@ -185,7 +185,7 @@ class Checkpointing:
                 self._begin()
             self._finish(self._commits.collect())
         if now - self._told_at >= self._stream_settings.heartbeat_seconds and not self._commits.is_busy:
-            self._told_at = now
+            self._told_at = self._busy_told_at = now
             self._commits.begin(self._heartbeat)
         self._finish(self._commits.collect())
 
@@ -272,7 +272,7 @@ class Checkpointing:
         if now - self._busy_told_at >= _SLOW_COMMIT_SECONDS:
             self._busy_told_at = now
             since = now - self._due.snapshot_at
-            self._observer.warned(f"a commit is under way for {since:.0f} s; what is learnt meanwhile is not yet kept")
+            self._observer.warned(f"the newest snapshot was begun {since:.0f} s ago, and no commit gets through since")
 
     def _heartbeat(self) -> None:
         try:

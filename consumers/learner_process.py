@@ -32,7 +32,7 @@ from pipeline.codec.record_decoder import RecordDecoder
 from pipeline.record import Partition
 from pipeline.sample import Decoded
 from pipeline.state import Json
-from pipeline.stream_learner import StepReport, StreamLearner
+from pipeline.stream_learner import StepReport, StreamLearner, idle_flush
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,11 +237,11 @@ class LearnerProcess:
         The commit of it waits for its time: on a trickle every record is followed by a lull, and no record is worth a
         snapshot of its own.
         """
-        report = self.learner.flush()
-        if report is not None:
-            self._checkpoints.tell_event(
-                "idle_flush", str(report.records_consumed), {"offsets": _offsets_json(report.batch.next_offsets)}
-            )
+        while (report := self.learner.flush()) is not None:
+            if idle_flush(report.batch.next_offsets) in self.learner.decisions:  # not where a batch became shorter
+                self._checkpoints.tell_event(
+                    "idle_flush", str(report.records_consumed), {"offsets": _offsets_json(report.batch.next_offsets)}
+                )
             self._take_in(report)
         learnt = self._checkpoints.offsets
         learnt.update({p: max(offset, learnt.get(p, 0)) for p, offset in positions.items()})

@@ -112,11 +112,15 @@ class SnapshotCommit:
 
     def tell(self, snapshot: Snapshot) -> None:
         """Step 2 alone: also at the start, for a snapshot that a killed process wrote but did not tell."""
+        is_last = False
         for attempt in itertools.count():
             try:
                 self._commit_log.commit(snapshot.offsets, snapshot.sequence, snapshot.outbox)
                 return
             except BrokerUnavailable as error:
-                # Whether the brokers have it is not known; the very same call finds out and tells nothing twice.
-                if not self._wait(f"the commit waits for the brokers: {error}", min(0.5 * 2 ** min(attempt, 5), 15.0)):
+                # Whether the brokers have it is not known; the very same call finds out and tells nothing twice. Who is
+                # told to end tries once more at once: the brokers may be back since a moment ago.
+                if is_last:
                     raise
+                pause_seconds = min(0.5 * 2 ** min(attempt, 5), 15.0)
+                is_last = not self._wait(f"the commit waits for the brokers: {error}", pause_seconds)

@@ -74,12 +74,14 @@ def replay_tasks(
     rows: list[list[float]] = []
     done: dict[Partition, int] = {}
     for decoded in _read(source, settings, progress, "learning"):
-        if learner.add(decoded):
+        learner.add(decoded)
+        while learner.assembler.is_complete:
             learner.step(learner.assembler.take())
         done[decoded.record.log_partition] = decoded.record.offset
         while len(rows) < len(names) and _has_passed(tasks[names[len(rows)]], done):
             rows.append([_accuracy(learner, task) for task in tasks.values()])
-    learner.flush()
+    while learner.flush() is not None:
+        pass
     if learner.learner is None:
         raise UserError(f"every record is held out; lower learner.hold_out.share (now {settings.hold_out.share})")
     rows[-1] = [_accuracy(learner, task) for task in tasks.values()]  # the last partial batch belongs to the last task

@@ -6,7 +6,6 @@ costs the learner nothing but the writing of a small folder.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
@@ -14,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, cast
 
-from model_store.registration_queue import REQUEST_FILE, Receipt, RegistrationQueue
+from model_store.registration_queue import Receipt, RegistrationQueue
 from model_store.registry import MetricPoint, RegistrationRequest
 from pipeline.classifier import Classifier
 from pipeline.evaluation.forgetting import EvaluationReport
@@ -119,17 +118,9 @@ class VersionSubmission:
     def holds(self, snapshot_sha256: str) -> bool:
         """Whether a request of this snapshot waits, or its receipt does."""
         # Requests before receipts: one that is finished in between is found as a receipt.
-        waiting = any(self._waits_for(number) == snapshot_sha256 for number in self._queue.pending_numbers())
+        waiting = self._queue.waits_for(snapshot_sha256)
         self._polled += self._queue.poll_receipts()
         return waiting or any(receipt.snapshot_sha256 == snapshot_sha256 for receipt in self._polled)
-
-    def _waits_for(self, number: int) -> str | None:
-        """The SHA-256 of the snapshot that a request is about; None for one that cannot be read, or is gone by now."""
-        try:
-            request = json.loads((self._queue.folder / "pending" / f"{number:010d}" / REQUEST_FILE).read_bytes())
-            return str(request["snapshot_sha256"])
-        except (OSError, ValueError, KeyError, TypeError):  # the registrar sets it aside, with a receipt that says why
-            return None
 
     def _see_to(self, pending: Sequence[int]) -> None:
         """See that the registrar works on what waits, and say once if nothing becomes of it."""

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from model_store.durable_files import replace_file
 
@@ -32,10 +33,20 @@ def write_aliases(file: Path, streams: Mapping[str, Mapping[str, str]]) -> None:
 
 
 def read_aliases(file: Path) -> dict[str, dict[str, str]]:
-    """Inverse of `write_aliases`. {} where the file is missing or something else: the next registration writes it."""
+    """Inverse of `write_aliases`. {} where there is no such file.
+
+    `OSError` where it cannot be read, and where it says something else: what no alias points to may be deleted, so that
+    not to know is another answer than none.
+    """
     try:
         with file.open("rb") as opened:
             content = opened.read(_MAX_BYTES + 1)
-        return _Aliases.model_validate(json.loads(content)).streams
-    except (OSError, ValueError, RecursionError, ValidationError):
+    except FileNotFoundError:
         return {}
+    try:
+        if len(content) > _MAX_BYTES:
+            raise ValueError(f"larger than {_MAX_BYTES} bytes")
+        return _Aliases.model_validate(json.loads(content)).streams
+    except (ValueError, RecursionError) as error:  # a ValidationError is a ValueError
+        why = str(error).partition("\n")[0]
+        raise OSError(errno.EIO, f"it does not say what the aliases point to ({why})", str(file)) from error

@@ -28,6 +28,19 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def temporary_sibling(path: Path) -> Path:
+    """A name that nobody has, in the same folder: for what is to become `path`, or was it."""
+    return path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}-{path.name}")
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, where they are missing. Their names are durable when this returns."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        sync(folder.parent)
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Write and fsync; the name is durable once its folder was synced too."""
     with path.open("wb") as file:
@@ -86,7 +99,7 @@ def _parts(pieces: Iterable[bytes | memoryview]) -> Iterator[memoryview]:
 
 def replace_file(path: Path, content: bytes) -> None:
     """The file has either its old content or all of the new one, whenever the machine stops."""
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}-{path.name}")
+    temporary = temporary_sibling(path)
     try:
         write_file(temporary, content)
         temporary.replace(path)
@@ -103,8 +116,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     2. Sync the sibling, rename it, sync the parent: a kill before the rename leaves nothing under `path`.
     A folder already under that name was never announced (its write failed after the rename) and is replaced.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}-{path.name}")
+    make_folder(path.parent)
+    temporary = temporary_sibling(path)
     temporary.mkdir()
     try:
         # 1.
@@ -129,6 +142,21 @@ def remove_folder(path: Path) -> None:
     if path.is_symlink():
         path.unlink()
         return
-    doomed = path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}-{path.name}")
+    doomed = temporary_sibling(path)
     path.rename(doomed)
     shutil.rmtree(doomed)
+
+
+def remove_temporary(folder: Path, name: str = "") -> list[Path]:
+    """Remove what killed writers and removers left of the file or folder `name`, or of any; returns what was removed.
+
+    Only where nobody writes such a one now: what is being written goes too.
+    """
+    leftovers = sorted(folder.glob(f"{TEMPORARY_PREFIX}*{name}"))
+    for path in leftovers:
+        with contextlib.suppress(FileNotFoundError):  # its remover is at work just now
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+    return leftovers

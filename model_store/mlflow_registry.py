@@ -17,6 +17,7 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
+from model_store.durable_files import TEMPORARY_PREFIX
 from model_store.mlflow_environment import prepare_mlflow
 
 prepare_mlflow()
@@ -233,7 +234,8 @@ class MlflowRegistry(Registry):
             self._client.log_batch(run_id, metrics=metrics[start : start + _METRICS_PER_BATCH])
 
     def _log_artifact(self, request: RegistrationRequest, run_id: str, path: str) -> None:
-        with tempfile.TemporaryDirectory(prefix="palimpsest-version-") as scratch:
+        # Beside the servable: what a kill leaves there goes with the request.
+        with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=request.servable.parent) as scratch:
             folder = Path(scratch) / "model"
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*input example was not provided")  # the signature is

@@ -121,19 +121,36 @@ class Registrar:
         return RegistrarReport(registered=registered, waiting=len(self._queue.pending_numbers()), problem=problem)
 
     def _note_aliases(self, registered: RegisteredVersion | None = None) -> None:
-        """Write down what the aliases of the known streams, and of the version just registered, point to.
+        """Write down what the aliases of the queue's stream, of other known ones, and of the version just registered,
+        point to.
 
         Where the registry does not answer, what was known before stays until the next time; that it is away is told
-        when something has to be registered.
+        when something has to be registered. Where what was known before cannot be read either, it stays as it is (the
+        learner deletes nothing meanwhile): half of the truth in its place would say that the other half may go.
+
+        1. What was known before. 2. The version's own. 3. What the registry says, of the queue's own stream always.
         """
         self._aliases_due = time.monotonic() + _ALIASES_SECONDS
-        known = {stream: dict(aliases) for stream, aliases in self._queue.aliases().items()}
+        # 1.
+        readable, known = True, dict[str, dict[str, str]]()
+        try:
+            known.update(self._queue.aliases())
+        except OSError as error:
+            self._tell(f"the aliases are asked for anew: {error}")
+            readable = False
+        # 2.
         if registered is not None and registered.snapshot_sha256 is not None:
             own = dict.fromkeys(registered.aliases, registered.snapshot_sha256)
             known[registered.stream] = {**known.get(registered.stream, {}), **own}
-        with contextlib.suppress(RegistryUnavailable, RegistryRefused):
-            known = {stream: self._aliases_of(stream) for stream in known}
-        self._queue.note_aliases(known)
+        # 3.
+        streams = {*known, *filter(None, [self._queue.stream()])}
+        try:
+            known = {stream: self._aliases_of(stream) for stream in sorted(streams)}
+        except (RegistryUnavailable, RegistryRefused):
+            if not readable:
+                return
+        if readable or known:
+            self._queue.note_aliases(known)
 
     def _aliases_of(self, stream: str) -> dict[str, str]:
         """{alias: SHA-256 of its version's snapshot}."""

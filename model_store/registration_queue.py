@@ -5,6 +5,7 @@
              done/<number>.json              receipts: what became of a request, until somebody has taken note
              broken/<number>/                requests that no retry can help, kept for a person to look at
              aliases.json                    the snapshots that the registry's aliases point to
+             stream                          the name of the stream whose versions these are
              lock                            held by the one registrar that works on the queue
 
 The learner submits and reads receipts; the registrar's process takes and finishes. Both may be killed at any time.
@@ -13,6 +14,7 @@ The learner submits and reads receipts; the registrar's process takes and finish
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -24,7 +26,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from model_store.alias_file import read_aliases, write_aliases
-from model_store.durable_files import new_folder, remove_folder, replace_file, write_file
+from model_store.durable_files import (
+    make_folder,
+    new_folder,
+    remove_folder,
+    remove_temporary,
+    replace_file,
+    write_file,
+)
 from model_store.offsets import offsets_json
 from model_store.registry import MetricPoint, RegisteredVersion, RegistrationRequest, ServableBroken
 from pipeline.record import Partition
@@ -32,6 +41,7 @@ from pipeline.record import Partition
 REQUEST_FILE = "request.json"
 SERVABLE_FOLDER = "servable"
 ALIASES_FILE = "aliases.json"
+STREAM_FILE = "stream"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,24 +82,32 @@ class RegistrationQueue:
         self.folder = folder
         self.max_pending = max_pending
         self._told: set[int] = set()  # receipts handed out by this object
-        self._sums: dict[tuple[Path, int], str | None] = {}  # (file, when it was written) -> its snapshot's SHA-256
+        self._sums: dict[tuple[Path, int], str] = {}  # (file, when it was written) -> its snapshot's SHA-256
+        self._swept = False
 
     # -- the learner's side ----------------------------------------------------------------------------------------
 
     def submit(self, request: RegistrationRequest, save_servable: Callable[[Path], object]) -> Submitted:
         """Make a request durable; `OSError` where that fails, and then nothing of it is left.
 
-        1. A temporary sibling: the servable (`save_servable` is `Classifier.save`), then the request.
-        2. Rename: before it there is no request, after it a whole one.
-        3. Where too many wait, the second oldest goes.
+        1. What submissions before this process left half written goes; the stream's name is noted.
+        2. A temporary sibling: the servable (`save_servable` is `Classifier.save`), then the request.
+        3. Rename: before it there is no request, after it a whole one.
+        4. Where too many wait, the second oldest goes.
         """
+        # 1.
+        if not self._swept:
+            remove_temporary(self._pending)
+            remove_temporary(self.folder, STREAM_FILE)
+            self._swept = True
+        self._note_stream(request.stream)
         number = self._next_number()
         with new_folder(self._pending / _name(number)) as temporary:
-            # 1.
+            # 2.
             save_servable(temporary / SERVABLE_FOLDER)
             write_file(temporary / REQUEST_FILE, _encode(request))
-            # 2. is `new_folder`'s end.
-        # 3.
+            # 3. is `new_folder`'s end.
+        # 4.
         waiting = self.pending_numbers()
         if len(waiting) <= self.max_pending:
             return Submitted(number=number)
@@ -97,11 +115,14 @@ class RegistrationQueue:
         return Submitted(number=number, dropped=waiting[1])
 
     def poll_receipts(self) -> list[Receipt]:
-        """Receipts that this object has not handed out yet, oldest first. They stay until they are acknowledged."""
+        """Receipts that this object has not handed out yet, oldest first. They stay until they are acknowledged.
+
+        One that has decayed is set aside, and handed out as one that says so.
+        """
         receipts: list[Receipt] = []
         for number in _numbers(self._done, ".json"):
             if number not in self._told:
-                receipts.append(Receipt(**json.loads((self._done / f"{_name(number)}.json").read_bytes())))
+                receipts.append(self._receipt(number))
                 self._told.add(number)
         return receipts
 
@@ -116,20 +137,19 @@ class RegistrationQueue:
     def pinned_sha256(self) -> frozenset[str]:
         """Snapshots that must stay: of the versions that have an alias, of what waits, and of unread receipts.
 
-        Each file is read once; after that a call costs two listings. What cannot be read pins nothing.
+        `OSError` where a file of them cannot be read, or has decayed: nobody may be sure then what can go. Each is read
+        once; after that a call costs two listings.
 
         1. Requests. 2. Receipts: a request that has gone since 1 has left its receipt before. 3. Aliases: they are
         written before the receipt is.
         """
         requests = [self._pending / _name(number) / REQUEST_FILE for number in self.pending_numbers()]  # 1.
         receipts = [self._done / f"{_name(number)}.json" for number in _numbers(self._done, ".json")]  # 2.
-        known: dict[tuple[Path, int], str | None] = {}
+        known: dict[tuple[Path, int], str] = {}
         for file in (*requests, *receipts):
-            try:
+            with contextlib.suppress(FileNotFoundError):  # finished or acknowledged meanwhile
                 key = (file, file.stat().st_mtime_ns)
-            except OSError:  # finished or acknowledged meanwhile
-                continue
-            known[key] = self._sums[key] if key in self._sums else _snapshot_sha256(file)
+                known[key] = self._sums[key] if key in self._sums else _snapshot_sha256(file)
         self._sums = known
         aliases = self.aliases().values()  # 3.
         return frozenset(
@@ -137,27 +157,53 @@ class RegistrationQueue:
             + [sha256 for snapshots in aliases for sha256 in snapshots.values()]
         )
 
+    def waits_for(self, snapshot_sha256: str) -> bool:
+        """Whether a request of this snapshot is pending. One that cannot be read is none: it comes to be set aside."""
+        for number in self.pending_numbers():
+            with contextlib.suppress(OSError):
+                if _snapshot_sha256(self._pending / _name(number) / REQUEST_FILE) == snapshot_sha256:
+                    return True
+        return False
+
     def aliases(self) -> dict[str, dict[str, str]]:
-        """{stream: {alias: SHA-256 of its version's snapshot}}, as the registrar last saw them."""
+        """{stream: {alias: SHA-256 of its version's snapshot}}, as the registrar last saw them.
+
+        `OSError` where the file cannot be read or has decayed: `note_aliases` writes it anew.
+        """
         return read_aliases(self.folder / ALIASES_FILE)
+
+    def stream(self) -> str | None:
+        """Whose versions these are; None before the first submission. `OSError` where it cannot be read."""
+        try:
+            return (self.folder / STREAM_FILE).read_bytes().decode(errors="replace") or None
+        except FileNotFoundError:
+            return None
 
     # -- the registrar's side --------------------------------------------------------------------------------------
 
     def note_aliases(self, streams: Mapping[str, Mapping[str, str]]) -> None:
-        """Make them known to the learner, durably."""
-        if streams != self.aliases():
-            write_aliases(self.folder / ALIASES_FILE, streams)
+        """Make them known to the learner, durably, also in the place of what cannot be read."""
+        with contextlib.suppress(OSError):
+            if streams == self.aliases():
+                return
+        make_folder(self.folder)
+        write_aliases(self.folder / ALIASES_FILE, streams)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[bool]:
-        """Whether this process is now the one that takes. The kernel lets go of it when the process dies."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Whether this process is now the one that takes. The kernel lets go of it when the process dies.
+
+        What takers before it left half written goes.
+        """
+        make_folder(self.folder)
         with (self.folder / "lock").open("ab") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 yield False
                 return
+            remove_temporary(self._done)
+            remove_temporary(self.folder, ALIASES_FILE)
             yield True
 
     def oldest(self) -> Pending | None:
@@ -190,10 +236,7 @@ class RegistrationQueue:
 
     def set_aside(self, number: int, snapshot_sha256: str, problem: str) -> None:
         """No retry can help this request: keep it for a person, let the next one come, and leave a receipt."""
-        broken = self.folder / "broken"
-        broken.mkdir(exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            (self._pending / _name(number)).rename(broken / f"{_name(number)}-{os.getpid()}")
+        self._keep_for_a_person(self._pending / _name(number))
         self._write_receipt(
             Receipt(number=number, snapshot_sha256=snapshot_sha256, version=None, tags={}, problem=problem)
         )
@@ -213,8 +256,31 @@ class RegistrationQueue:
         used = [*self.pending_numbers(), *_numbers(self._done, ".json"), *self._told]
         return max(used, default=0) + 1
 
+    def _note_stream(self, stream: str) -> None:
+        if stream != self.stream():
+            make_folder(self.folder)
+            replace_file(self.folder / STREAM_FILE, stream.encode())
+
+    def _receipt(self, number: int) -> Receipt:
+        file = self._done / f"{_name(number)}.json"
+        content = file.read_bytes()
+        try:
+            return Receipt(**json.loads(content))
+        except (ValueError, TypeError, RecursionError):
+            kept = self._keep_for_a_person(file)
+            problem = f"what became of it is not known, its receipt has decayed: {kept}"
+            return Receipt(number=number, snapshot_sha256="", version=None, tags={}, problem=problem)
+
+    def _keep_for_a_person(self, path: Path) -> Path:
+        broken = self.folder / "broken"
+        make_folder(broken)
+        kept = broken / f"{path.name}-{os.getpid()}"
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(kept)
+        return kept
+
     def _write_receipt(self, receipt: Receipt) -> None:
-        self._done.mkdir(parents=True, exist_ok=True)
+        make_folder(self._done)
         fields = {name: getattr(receipt, name) for name in Receipt.__slots__}
         replace_file(self._done / f"{_name(receipt.number)}.json", json.dumps(fields).encode())
 
@@ -296,14 +362,17 @@ def _decode(folder: Path) -> RegistrationRequest:
     )
 
 
-def _snapshot_sha256(file: Path) -> str | None:
-    """Of a request or a receipt. None where it cannot be read, or has none."""
+def _snapshot_sha256(file: Path) -> str:
+    """Of a request or a receipt; "" in the receipt of a request that did not say. `OSError` where it is neither."""
+    content = file.read_bytes()
     try:
-        document = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        document = None
     sha256 = document.get("snapshot_sha256") if isinstance(document, dict) else None
-    return sha256 if isinstance(sha256, str) else None
+    if not isinstance(sha256, str):
+        raise OSError(errno.EIO, "it does not say which snapshot it is about", str(file))
+    return sha256
 
 
 def _name(number: int) -> str:
@@ -311,7 +380,9 @@ def _name(number: int) -> str:
 
 
 def _numbers(folder: Path, suffix: str) -> list[int]:
-    if not folder.is_dir():
+    try:
+        found = [path.name for path in folder.iterdir()]
+    except FileNotFoundError:
         return []
-    names = (path.name.removesuffix(suffix) for path in folder.iterdir() if path.name.endswith(suffix))
+    names = (name.removesuffix(suffix) for name in found if name.endswith(suffix))
     return sorted(int(name) for name in names if name.isdecimal())

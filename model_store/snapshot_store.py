@@ -7,17 +7,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import threading
-import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from model_store.durable_files import TEMPORARY_PREFIX, new_folder, remove_folder, sync
+from model_store.durable_files import new_folder, remove_folder, remove_temporary, sync, temporary_sibling
 from model_store.fault_points import fault_point
 from model_store.manifest import Manifest, NotWhole
 from model_store.snapshot import Snapshot
@@ -29,6 +29,10 @@ from pipeline.user_error import UserError
 _FOLDER_NAME = re.compile(r"^(\d{6,})-(\d{10,})$", re.ASCII)
 # A whole snapshot that waits to take the place of the one it is named after.
 _NEW_PREFIX = ".new-"
+# Age alone leaves so many: after a lull, or when the clock jumps, one decayed byte must not cost the state.
+_LEFT_BY_AGE = 2
+# After so many snapshots in a row, the next two are written whole: what is linked for ever would decay in all of them.
+_WHOLE_EVERY = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +111,9 @@ class SnapshotStore:
     Blocks of rows that did not change are hard-linked from the snapshot two before, so that the newest and the second
     newest have no file in common: a byte that decays breaks at most one of them. Only what this object has written
     itself, or has just loaded, is linked: what decayed in an older process's time must not go on from snapshot to
-    snapshot. The first write after a start therefore writes everything.
+    snapshot. The first write after a start therefore writes everything, and so do two of every 64 after it.
+
+    Reading changes nothing in the folder, which may be another process's, or not to be written at all.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -118,6 +124,7 @@ class SnapshotStore:
         self._lock = threading.Lock()
         # The newest two that this object knows to be whole, older first; the next write links from the older one.
         self._whole: tuple[SnapshotEntry, ...] = ()
+        self._row = 0  # how many snapshots alternate so far, that one and the whole one before it counted
         self._last_good: tuple[int, int] | None = None  # loaded or written last: `prune` keeps it
 
     def write(self, snapshot: Snapshot) -> SnapshotEntry:
@@ -139,6 +146,7 @@ class SnapshotStore:
                 # Only a row of ascending numbers alternates; after anything else two whole ones begin a new row.
                 follows = not self._whole or entry.number > self._whole[-1].number
                 self._whole = (*self._whole[-1:], entry) if follows else ()
+                self._row = (self._row + 1) % _WHOLE_EVERY if follows else 0
                 self._last_good = entry.number
         return entry
 
@@ -146,7 +154,7 @@ class SnapshotStore:
         """Put another content in the place of a kept snapshot, under the same numbers. Nothing is linked.
 
         Killed anywhere, either the old or the new one is there whole: a folder cannot replace another in one step, so
-        whoever looks at the store next finishes what was begun between 2 and 3.
+        between 2 and 3 readers take the new one for what it is to become, and whoever prunes or rewrites next does 3.
 
         1. Fill a temporary sibling and rename it to `.new-<name>`: whole and durable, but not yet the snapshot.
         2. Rename the old one away.
@@ -154,11 +162,11 @@ class SnapshotStore:
         4. Remove the old one.
         """
         assert entry.number == (snapshot.generation, snapshot.sequence), f"{entry.path} keeps its numbers"
-        path, new = entry.path, entry.path.with_name(_NEW_PREFIX + entry.path.name)
-        old = path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}-{path.name}")
+        path, new, old = entry.path, _new(entry.path), temporary_sibling(entry.path)
+        self._finish_rewrites()
         with self._at_work():
             with self._lock:
-                self._whole = ()  # the blocks of the old content must not come back by a link
+                self._whole, self._row = (), 0  # the blocks of the old content must not come back by a link
             # 1.
             with new_folder(new) as temporary:
                 filled = fill(temporary, snapshot, None)
@@ -185,10 +193,10 @@ class SnapshotStore:
     def load(self, entry: SnapshotEntry) -> Snapshot:
         """Read a snapshot, checking every size and sum. `NotWhole` where one is wrong."""
         with self._lock:
-            self._whole = ()
-        snapshot = read_snapshot(entry.path, entry.manifest)
+            self._whole, self._row = (), 0
+        snapshot = read_snapshot(_place(entry.path), entry.manifest)
         with self._lock:
-            self._whole = (entry,)
+            self._whole, self._row = (entry,), 1
             self._last_good = entry.number
         return snapshot
 
@@ -206,12 +214,9 @@ class SnapshotStore:
                     continue
                 return Found(snapshot=self.load(entry), entry=entry, passed_over=tuple(passed_over))
             except NotWhole as problem:
-                passed_over.append(PassedOver(path, problem.why))
+                if _is_there(path):
+                    passed_over.append(PassedOver(path, problem.why))
         return Found(snapshot=None, entry=None, passed_over=tuple(passed_over))
-
-    def fingerprint(self, entry: SnapshotEntry) -> str:
-        """SHA-256 over state and offsets, nothing of wall clock, generation or sequence in it."""
-        return self.load(entry).fingerprint()
 
     def prune(
         self,
@@ -224,19 +229,21 @@ class SnapshotStore:
     ) -> list[Path]:
         """Remove what is neither among the newest nor pinned, or is too old; returns what was removed.
 
-        Pinned are snapshots by `SnapshotEntry.number` or any of their `.names`. Whatever its age, the newest one stays,
-        and the one that this object loaded or wrote last: with a good manifest the newest may still be broken.
+        Pinned are snapshots by `SnapshotEntry.number` or any of their `.names`. Whatever their age, the two newest
+        stay, and the one that this object loaded or wrote last: with a good manifest the newest may still be broken.
         Broken folders count for nothing, and stay as evidence while they are newer than the oldest snapshot kept.
         Temporary folders that a kill left behind go too.
         """
         if keep_newest < 1:
             raise ValueError(f"at least the newest snapshot must be kept, not {keep_newest}")
+        self._finish_rewrites()
         entries, broken = self._read_manifests()
         self._remove_temporary()
         kept = entries[-keep_newest:]
         if max_age_seconds is not None:
             oldest_moment = (now or datetime.now(UTC)) - timedelta(seconds=max_age_seconds)
-            kept = [entry for entry in kept if entry is entries[-1] or entry.manifest.written >= oldest_moment]
+            young = [entry for entry in kept[:-_LEFT_BY_AGE] if entry.manifest.written >= oldest_moment]
+            kept = young + kept[-_LEFT_BY_AGE:]
         newest = {entry.number for entry in kept}
         stays = {*newest, *pinned, *(entry.number for entry in entries if entry.names & set(pinned_sha256))}
         if self._last_good is not None:
@@ -246,17 +253,17 @@ class SnapshotStore:
             numbers = ((_number(problem.path), problem.path) for problem in broken)
             removed += [path for number, path in numbers if number < min(newest) and number not in stays]
         for path in removed:
-            remove_folder(path)
+            self._remove(path)
         return removed
 
     def remove(self, path: Path) -> None:
         """Remove one snapshot, whole or not: `SnapshotEntry.path` or `PassedOver.path`."""
         assert path.parent == self.folder, f"{path} is no snapshot of {self.folder}"
         with self._lock:
-            self._whole = ()
+            self._whole, self._row = (), 0
             if self._last_good == _number(path):
                 self._last_good = None
-        remove_folder(path)
+        self._remove(path)
 
     def remove_leftovers(self) -> list[Path]:
         """Remove all that is no snapshot with a good manifest: broken folders, and temporary ones of killed writers.
@@ -264,10 +271,11 @@ class SnapshotStore:
         They may hold what has to be forgotten. Not while another thread writes.
         """
         assert self._writing == 0, "what is being written is no leftover"
+        self._finish_rewrites()
         broken = [problem.path for problem in self.broken()]
         removed = self._remove_temporary()
         for path in broken:
-            remove_folder(path)
+            self._remove(path)
         return [*removed, *broken]
 
     # -- who writes, and from what it may link ---------------------------------------------------------------------
@@ -286,8 +294,8 @@ class SnapshotStore:
 
     def _link_source(self, number: tuple[int, int]) -> LinkSource | None:
         with self._lock:
-            whole = self._whole
-        if len(whole) < 2 or number <= whole[-1].number:
+            whole, row = self._whole, self._row
+        if len(whole) < 2 or row < 2 or number <= whole[-1].number:
             return None
         alternate = whole[0]
         return LinkSource(path=alternate.path, blocks={block.name: block for block in alternate.manifest.blocks})
@@ -298,34 +306,46 @@ class SnapshotStore:
         return self.folder / f"{generation:06d}-{sequence:010d}"
 
     def _folders(self) -> list[Path]:
-        """Everything with a snapshot's name, oldest first."""
+        """Everything with a snapshot's name, oldest first; also the names that unfinished rewrites are to give."""
         if not self.folder.is_dir():
             return []
-        self._finish_rewrites()
-        named = [path for path in self.folder.iterdir() if _FOLDER_NAME.match(path.name) and path.is_dir()]
-        return sorted(named, key=_number)
+        named = {path for path in self.folder.iterdir() if _FOLDER_NAME.match(path.name) and path.is_dir()}
+        return sorted(named | set(self._unfinished()), key=_number)
 
-    def _finish_rewrites(self) -> None:
-        """Step 3 of `rewrite`, also where a kill came before it. Where the old one is still there, it stays."""
+    def _unfinished(self) -> list[Path]:
+        """Names of snapshots whose rewriting was killed between steps 2 and 3: the new ones are whole."""
+        unfinished: list[Path] = []
         for new in self.folder.glob(f"{_NEW_PREFIX}*"):
             path = new.with_name(new.name.removeprefix(_NEW_PREFIX))
-            if not _FOLDER_NAME.match(path.name) or path.exists():
+            if not _FOLDER_NAME.match(path.name) or os.path.lexists(path):  # where the old one is still there, it stays
                 continue
-            try:
+            with suppress(NotWhole):  # a leftover
                 read_manifest(new, _number(path))
-                new.rename(path)
-            except (NotWhole, FileNotFoundError):  # a leftover; or another process that looked was faster
-                continue
+                unfinished.append(path)
+        return unfinished
+
+    def _finish_rewrites(self) -> None:
+        """Step 3 of `rewrite`, also where a kill came before it."""
+        for path in self._unfinished():
+            _new(path).rename(path)
             sync(self.folder)
+
+    def _remove(self, path: Path) -> None:
+        """What a rewriting left beside a snapshot goes first: it would take the place of what was removed."""
+        if _new(path).is_dir():
+            shutil.rmtree(_new(path))
+        if os.path.lexists(path):
+            remove_folder(path)
 
     def _remove_temporary(self) -> list[Path]:
         """What killed writers left: not while somebody writes."""
         with self._lock:
             if self._writing or not self.folder.is_dir():
                 return []
-            leftovers = [path for prefix in (TEMPORARY_PREFIX, _NEW_PREFIX) for path in self.folder.glob(f"{prefix}*")]
-            for path in leftovers:
+            leftovers = remove_temporary(self.folder)
+            for path in list(self.folder.glob(f"{_NEW_PREFIX}*")):
                 shutil.rmtree(path)
+                leftovers.append(path)
         return leftovers
 
     def _read_manifests(self) -> tuple[list[SnapshotEntry], list[PassedOver]]:
@@ -335,7 +355,8 @@ class SnapshotStore:
             try:
                 entries.append(_read_entry(path))
             except NotWhole as problem:
-                broken.append(PassedOver(path, problem.why))
+                if _is_there(path):
+                    broken.append(PassedOver(path, problem.why))
         return entries, broken
 
 
@@ -345,8 +366,23 @@ def _number(path: Path) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def _new(path: Path) -> Path:
+    """Where `rewrite` puts what is to take the place of `path`."""
+    return path.with_name(_NEW_PREFIX + path.name)
+
+
+def _place(path: Path) -> Path:
+    """Where the snapshot of this name lies now."""
+    return path if os.path.lexists(path) or not _new(path).is_dir() else _new(path)
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a snapshot that could not be read is there at all: its learner may have pruned it meanwhile."""
+    return os.path.lexists(_place(path))
+
+
 def _read_entry(path: Path) -> SnapshotEntry:
-    return SnapshotEntry(path=path, manifest=read_manifest(path, _number(path)))
+    return SnapshotEntry(path=path, manifest=read_manifest(_place(path), _number(path)))
 
 
 def _entry(path: Path, filled: Filled) -> SnapshotEntry:

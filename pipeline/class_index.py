@@ -36,10 +36,6 @@ class ClassIndex:
         """{label: column}: a live view that cannot be written to."""
         return MappingProxyType(self._columns)
 
-    def can_add(self, label: str) -> bool:
-        """Whether the label has a column or would still get one."""
-        return label in self._columns or len(self._columns) < self.max_classes
-
     def add_new(self, labels: Sequence[str]) -> tuple[str, ...]:
         """Give a column to each label that has none, in the order of the labels; returns those.
 

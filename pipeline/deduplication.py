@@ -38,10 +38,6 @@ class RecentIds:
         """Remember the pair; the oldest one goes where the window is full."""
         self._remember(_hash(source, id))
 
-    def seen(self, source: str, id: str) -> bool:
-        """`contains` and `add` in one: True if the pair was there already."""
-        return not self._remember(_hash(source, id))
-
     def state(self) -> StateTree:
         """{"hashes": int64 (N,)}, oldest first."""
         return {"hashes": torch.from_numpy(np.fromiter(self._in_order, dtype=np.int64, count=len(self._in_order)))}
@@ -52,16 +48,13 @@ class RecentIds:
         for value in cast(list[int], cast(Tensor, state["hashes"]).tolist()):
             self._remember(value)
 
-    def _remember(self, value: int) -> bool:
-        """True if it was new."""
-        if value in self._known:
-            return False
-        if self._window:
-            if len(self._in_order) == self._window:
-                self._known.remove(self._in_order.popleft())
-            self._in_order.append(value)
-            self._known.add(value)
-        return True
+    def _remember(self, value: int) -> None:
+        if value in self._known or not self._window:
+            return
+        if len(self._in_order) == self._window:
+            self._known.remove(self._in_order.popleft())
+        self._in_order.append(value)
+        self._known.add(value)
 
 
 def _hash(source: str, id: str) -> int:

@@ -16,7 +16,7 @@ _TOO_LONG = 2.0**64
 
 # A replayed row's stored logits are compared by their squares, summed over columns and rows, and the gradients of that
 # squared again.
-_SQUARED_LOGITS = "the squared logits"
+_SQUARED_LOGITS = "the sum of the squared logits"
 _LARGEST_SQUARED_LOGITS = 2.0**60
 
 # {what: scalars on the device}
@@ -24,11 +24,13 @@ Found = dict[str, Sequence[Tensor]]
 
 
 class NotFinite(ArithmeticError):
-    """An update would not be finite; nothing of it was taken in. `what` names the part ("the loss")."""
+    """An update would not be finite, or would make later ones so; nothing of it was taken in.
 
-    def __init__(self, what: str) -> None:
-        super().__init__(f"{what} is not finite")
-        self.what = what
+    The text says which part, and what is wrong with it: "the loss is not finite".
+    """
+
+    def __init__(self, what: str, problem: str = "is not finite") -> None:
+        super().__init__(f"{what} {problem}")
 
 
 def check_loss(loss: Tensor, logits_BK: Tensor, *, at_once: bool) -> Found:
@@ -87,5 +89,5 @@ def _check(found: Found) -> dict[str, list[float]]:
         if not all(map(math.isfinite, read)):
             raise NotFinite(what)
     if max(values.get(_SQUARED_LOGITS, (0.0,))) >= _LARGEST_SQUARED_LOGITS:
-        raise NotFinite(_SQUARED_LOGITS)
+        raise NotFinite(_SQUARED_LOGITS, "is too large")
     return values

@@ -200,13 +200,13 @@ class Learner:
         )
 
     def fault(self, x: npt.NDArray[np.generic], labels: Sequence[str], *, drift: bool = False) -> str | None:
-        """What would not be finite in the next update if it had these rows ("the loss"); None: all is finite. Without
-        a row it is the replay and the penalties that are judged. Changes nothing."""
+        """What would be wrong with the next update if it had these rows ("the loss is not finite"); None: nothing.
+        Without a row it is the replay and the penalties that are judged. Changes nothing."""
         undo = self._undo_point(labels, drift)
         try:
             self._forward_and_backward(x, labels, drift)
         except NotFinite as error:
-            return error.what
+            return str(error)
         finally:
             undo()
         return None

@@ -6,6 +6,7 @@ Legend: B = rows, D = width of the features, K = logit columns
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +23,9 @@ from pipeline.settings import NetworkSettings
 from pipeline.settings_section import Section
 from pipeline.state import Json
 from pipeline.user_error import UserError
+
+# One thread may make a network for a version while another one lets a head grow.
+_GLOBAL_GENERATOR = threading.Lock()
 
 _MOST_PARAMETERS = 2**31
 _MOST_INPUT_VALUES = 2**28
@@ -173,7 +177,8 @@ def _build(
     if not 1 <= columns <= _MOST_PARAMETERS:
         raise UserError(f"a network cannot have {columns} logit columns: use 1 to {_MOST_PARAMETERS}")
     # 2.
-    _check_size(backbone, config, spec, columns, weights)
+    with keyed_initialisation(seed, "body"):  # some constructors draw even then
+        _check_size(backbone, config, spec, columns, weights)
     # 3.
     with _saying_what_does_not_fit(backbone, spec), keyed_initialisation(seed, "body"):
         body = backbone(config, spec)
@@ -260,8 +265,11 @@ def _new_head(width: int, columns: int, seed: int) -> nn.Linear:
 
 @contextmanager
 def keyed_initialisation(seed: int, purpose: str, number: int = 0) -> Iterator[None]:
-    """Library constructors draw from torch's global CPU generator: inside, it is keyed; after, it is as before."""
-    with torch.random.fork_rng(devices=[]):
+    """Library constructors draw from torch's global CPU generator: inside, it is keyed; after, it is as before.
+
+    One thread at a time: torch has one such generator for the whole process, and whoever draws from it does so in here.
+    """
+    with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
         # not torch.manual_seed, which would also reseed the GPUs' generators
         torch.default_generator.manual_seed(keyed_randomness.torch_seed(seed, purpose, number))
         yield

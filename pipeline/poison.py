@@ -13,36 +13,52 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from pipeline.record import Record
 from pipeline.settings import OptimizerSettings
 from pipeline.state import StateTree
 
 _WINDOW_RECORDS = 100
 _MOST_CULPRITS = 5  # among the newest `_WINDOW_RECORDS`
+_PLACES_NAMED = 6  # of culprits, in an error of one line
 
 
 class WeightsDiverged(RuntimeError):
-    """Nothing more can be learnt with these weights. One line: what happened, and the way out."""
+    """Nothing more can be learnt with these weights. One line: what happened, and the ways out."""
 
 
-def weights_diverged(what_happened: str, settings: OptimizerSettings) -> WeightsDiverged:
-    """The error with the way out, which is in the settings or at the producer."""
-    clipped = "none" if settings.max_gradient_norm is None else settings.max_gradient_norm
-    return WeightsDiverged(
-        f"{what_happened}: lower learner.optimizer.learning_rate (now {settings.learning_rate:g}), set or lower "
-        f"learner.optimizer.max_gradient_norm (now {clipped}), or look at the values that the producer sends"
+def weights_diverged(
+    what_happened: str, settings: OptimizerSettings, culprits: Sequence[Record] = ()
+) -> WeightsDiverged:
+    """The error with the ways out. `culprits` are the newest ones, in log order; none where records are not to blame.
+
+    The optimizer's settings are fixed for a state: only another branch can be given others.
+    """
+    happened, ways_out = what_happened, []
+    if culprits:
+        newest = culprits[-_PLACES_NAMED:]
+        happened += f", the newest at {', '.join(f'{each.log_partition}@{each.offset}' for each in newest)}"
+        ways_out = [
+            "look at what the producer sends there",
+            "go on past them with kafka-delete-records.sh and --accept-gap",
+        ]
+    clipped = "none" if settings.max_gradient_norm is None else f"{settings.max_gradient_norm:g}"
+    ways_out.append(
+        "begin another --branch before it (--from-state, --from-snapshot) with a lower "
+        f"learner.optimizer.learning_rate (now {settings.learning_rate:g}) or max_gradient_norm (now {clipped})"
     )
+    return WeightsDiverged(f"{happened}: {', or '.join(ways_out)}")
 
 
 def find_culprits(rows: Sequence[int], what: str, fault: Callable[[Sequence[int]], str | None]) -> dict[int, str]:
-    """{row: one line that says why}, at least one, of rows whose update is not finite (`what` of it is not).
+    """{row: one line that says why}, at least one, of rows whose update is not finite; `what` says what is wrong.
 
-    `fault` says what of an update on some of the rows is not finite, None where all of it is. Both halves are judged,
-    each apart, down to single rows. Where each half can be learnt and only both together cannot, rows are taken out
-    one after the other as long as the rest still cannot: those that remain need each other, and all are culprits.
+    `fault` says it of an update on some of the rows, None where nothing is. Both halves are judged, each apart, down to
+    single rows. Where each half can be learnt and only both together cannot, rows are taken out one after the other as
+    long as the rest still cannot: those that remain need each other, and all are culprits.
 
     Rows may stand that only together with others cannot be learnt: ask again for what is left.
     """
-    alone = f"{what} of an update with it is not finite"
+    alone = f"{what} in an update with it"
     if len(rows) == 1:
         return {rows[0]: alone}
     middle = len(rows) // 2
@@ -59,7 +75,7 @@ def find_culprits(rows: Sequence[int], what: str, fault: Callable[[Sequence[int]
         if without and fault(without) is not None:
             needed = without
     others = len(needed) - 1
-    together = f"{what} of an update with it and {others} more is not finite, with fewer it is"
+    together = f"{what} in an update with it and {others} more, and nothing is wrong with fewer"
     return dict.fromkeys(needed, together if others else alone)
 
 

@@ -37,6 +37,12 @@ class Record:
     def log_partition(self) -> Partition:
         return Partition(self.topic, self.partition)
 
+    @property
+    def size_bytes(self) -> int:
+        """Of key, value and headers, names too. Anybody may write headers that outweigh the rest."""
+        headers = sum(len(name.encode()) + len(value or b"") for name, value in self.headers)
+        return len(self.key or b"") + len(self.value or b"") + headers
+
     def header(self, name: str) -> bytes | None:
         """The last header of that name (the last one wins, as in Kafka's `Headers.lastHeader`), or None."""
         for key, value in reversed(self.headers):

@@ -1,6 +1,6 @@
 """Snapshot + records -> later snapshot: everything of a snapshot's state but what is Kafka's.
 
-    learner.add(record) ... until it says that the batch is complete, then report = learner.step(assembler.take())
+    learner.add(record) ... until it says that a batch is complete, then report = learner.step(assembler.take())
 
 On one partition the state after each step is a function of settings and log alone: steps count records, never seconds.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -46,7 +46,7 @@ _DECISIONS_KEPT = 10_000
 class StepReport:
     """What one step did."""
 
-    batch: MicroBatch  # as it was learnt: records that no update can bear are among its dead
+    batch: MicroBatch  # as it was learnt: what no update can bear is among its dead, and it may have become shorter
     update: UpdateReport | None  # None: nothing in the span was trainable
     evaluation: EvaluationReport | None  # where this step was followed by one
     drift: bool  # the detector fired after this step; the next update hears of it
@@ -73,6 +73,7 @@ class StreamLearner:
         self.decisions: list[dict[str, Json]] = []  # recorded decisions, each with its offsets
         self._spec: InputSpec | None = None
         self._assembled: list[Decoded] = []  # the records of the batch being assembled
+        self._waiting: deque[Decoded] = deque()  # those after it: there are some only while that batch is complete
         self._culprits = CulpritWindow()
         self._foretold: list[dict[str, Json]] = []  # decisions of a first pass over this stretch of the log
         self._unread: list[tuple[list[str], Tensor, int]] = []  # labels, correct_B on the device, known_before
@@ -104,15 +105,26 @@ class StreamLearner:
     # -- learning --------------------------------------------------------------------------------------------------
 
     def add(self, decoded: Decoded) -> bool:
-        """Put one record into the batch being assembled; True when the batch is complete."""
-        self._assembled.append(decoded)
-        self.assembler.add(decoded, self._spec, self.class_columns)
+        """Take one record for the batch being assembled; True when a batch is complete, and the next call is `step`.
+
+        After a step a batch may be complete at once (`assembler.is_complete`). It may be stepped on then or when the
+        next record is here, which waits for the batch after it.
+        """
+        self._waiting.append(decoded)
+        self._assemble()
         return self.assembler.is_complete
 
+    def _assemble(self) -> None:
+        while self._waiting and not self.assembler.is_complete:
+            decoded = self._waiting.popleft()
+            self._assembled.append(decoded)
+            self.assembler.add(decoded, self._spec, self.class_columns)
+
     def discard_pending(self) -> None:
-        """Drop the batch being assembled: nothing of it has touched the state."""
+        """Drop the batch being assembled and what came after it: nothing of it has touched the state."""
         self.assembler.discard()
         self._assembled = []
+        self._waiting.clear()
 
     def obey(self, decisions: Sequence[Mapping[str, Json]]) -> None:
         """Do again what was decided on a first pass over what comes next. The state's own are obeyed anyway."""
@@ -120,10 +132,14 @@ class StreamLearner:
         self.assembler.obey([_ends(decision) for decision in self._foretold])
 
     def flush(self) -> StepReport | None:
-        """The stream is idle: step on what there is, and record this decision with its offsets. None: nothing there."""
+        """The stream is idle: step on what there is, and record this decision with its offsets. None: nothing there.
+
+        Call it until it says None: a step on a batch that became shorter leaves the rest.
+        """
         if not self.assembler.pending_records:
             return None
-        self.decide(idle_flush(self.assembler.pending_offsets))
+        if not self.assembler.is_complete:
+            self.decide(idle_flush(self.assembler.pending_offsets))
         return self.step(self.assembler.take())
 
     def decide(self, decision: dict[str, Json]) -> None:
@@ -139,13 +155,13 @@ class StreamLearner:
         2. What the batch holds becomes part of the state: ids, hold-outs, counts.
         3. The prequential bits are read every so many updates; the drift detector hears of them.
         4. The hold-outs are evaluated where so many records have passed, or where a class's first burst has ended.
+        5. What the batch was cut short by begins the next one, which may be complete at once.
 
         `WeightsDiverged` where nothing more can be learnt; the state is then undefined.
         """
         # 1.
         before = self.records_consumed
         batch, update = self._learn(batch)
-        self._assembled = []
         labels = batch.labels
         # 2.
         learnt = time.perf_counter()
@@ -176,6 +192,10 @@ class StreamLearner:
         if self.forgetting.burst_ended() or before // period != self.records_consumed // period:
             evaluation = self._evaluate()
             seconds["evaluate"] = time.perf_counter() - read
+        # 5.
+        self._waiting.extendleft(reversed(self._assembled[batch.records :]))
+        self._assembled = []
+        self._assemble()
         return StepReport(
             batch=batch,
             update=update,
@@ -191,11 +211,13 @@ class StreamLearner:
         1. The update. The first one makes the learner, which nobody keeps if nothing can be learnt.
         2. Where it is not finite, nothing of it has happened. Is it with the replay alone, then the weights diverged.
         3. Else the culprits are found, on the weights from before this batch, and the batch is put together as if they
-           had been dead letters from the beginning: no class, shape, id or repeat follows from them. Again from 1.
+           had been dead letters from the beginning: no class, shape, id or repeat follows from them. What was refused
+           for such a reason may be trainable now: the batch ends as soon as it is complete. One that lacks rows now is
+           not filled up. Again from 1.
         4. All that came to be trained on, culprits too, goes into the window; are they too many, the weights diverged.
         """
         update: UpdateReport | None = None
-        found_any = False
+        culprits: dict[int, BadRecord] = {}  # id of the sample -> why
         while batch.trainable and update is None:
             # 1.
             spec = self._spec or batch.spec
@@ -210,51 +232,52 @@ class StreamLearner:
                 what = learner.fault(x[:0], [], drift=drift)
                 if what is not None:
                     raise weights_diverged(
-                        f"{what} of the replay alone is not finite", self.settings.optimizer
+                        f"{what} in an update with the replay alone", self.settings.optimizer
                     ) from error
                 # 3.
-                culprits = find_culprits(
+                found = find_culprits(
                     range(len(x)),
-                    error.what,
+                    str(error),
                     lambda rows: learner.fault(x[list(rows)], [labels[row] for row in rows], drift=drift),  # noqa: B023
                 )
+                for row, why in found.items():
+                    culprits[id(batch.trainable[row])] = BadRecord(DeadLetterReason.NOT_LEARNABLE, why)
                 batch = self._without(batch, culprits)
-                found_any = True
             else:
                 self.learner = learner
         # 4.
-        trained_on = [False] * len(batch.trainable) if not found_any else self._trained_on_in_log_order(batch)
-        what = self._culprits.take_in(trained_on)
+        what = self._culprits.take_in(self._trained_on_in_log_order(batch, culprits))
         if what is not None:
-            raise weights_diverged(what, self.settings.optimizer)
+            dead = [record for record, problem in batch.dead if problem.reason is DeadLetterReason.NOT_LEARNABLE]
+            raise weights_diverged(what, self.settings.optimizer, dead)
         return batch, update
 
-    def _without(self, batch: MicroBatch, culprits: Mapping[int, str]) -> MicroBatch:
-        """The batch's records assembled anew, the culprits {place among the trainable: why} as dead letters."""
-        assert len(self._assembled) == batch.records, f"{len(self._assembled)} of the batch's {batch.records} records"
-        why = {id(batch.trainable[row]): detail for row, detail in culprits.items()}
+    def _without(self, batch: MicroBatch, culprits: Mapping[int, BadRecord]) -> MicroBatch:
+        """The batch's records assembled anew, the culprits {id of the sample: why} as dead letters, up to where it is
+        complete.
+
+        `_assembled` stays as it is: what is cut off is judged anew in the batch that it will be in, as it is where the
+        process was ended between the two and has read it again.
+        """
+        assert batch.records <= len(self._assembled), f"{len(self._assembled)} of the batch's {batch.records} records"
         assembler = BatchAssembler(self.settings, self.recent_ids, self.hold_out, self.erasures)
-        for place, decoded in enumerate(self._assembled):
-            if id(decoded.sample) in why:
-                problem = BadRecord(DeadLetterReason.NOT_LEARNABLE, why[id(decoded.sample)])
-                decoded = self._assembled[place] = Decoded(decoded.record, None, problem)
-            assembler.add(decoded, self._spec, self.class_columns)
+        for decoded in self._assembled:
+            if assembler.is_complete:
+                break
+            problem = culprits.get(id(decoded.sample))
+            judged = decoded if problem is None else Decoded(decoded.record, None, problem)
+            assembler.add(judged, self._spec, self.class_columns)
         without = assembler.take()
-        without.ended_by = batch.ended_by
+        without.ended_by = batch.ended_by  # also where it is cut short: what was judged ended there
         return without
 
-    def _trained_on_in_log_order(self, batch: MicroBatch) -> list[bool]:
+    def _trained_on_in_log_order(self, batch: MicroBatch, culprits: Mapping[int, BadRecord]) -> list[bool]:
         """Of each record that was to be trained on, whether it was a culprit."""
+        if not culprits:
+            return [False] * len(batch.trainable)
         learnt = {id(sample) for sample in batch.trainable}
-        culprits = [
-            decoded.problem is not None and decoded.problem.reason is DeadLetterReason.NOT_LEARNABLE
-            for decoded in self._assembled
-        ]
-        return [
-            culprit
-            for decoded, culprit in zip(self._assembled, culprits, strict=True)
-            if culprit or id(decoded.sample) in learnt
-        ]
+        samples = [id(decoded.sample) for decoded in self._assembled[: batch.records]]
+        return [sample in culprits for sample in samples if sample in culprits or sample in learnt]
 
     def _read_prequential(self) -> bool:
         drift = False

@@ -304,6 +304,7 @@ def test_what_a_replaced_learner_wrote_is_no_starting_point(world: World, undist
     assert stray.generation < told.generation
     process = start(world.process())
     assert process.learner.records_consumed < 100, "the one before is gone on from"
+    assert stray.path not in [entry.path for entry in world.store.entries()]
     run(process)
     same_as_undisturbed(world, undisturbed)
 

@@ -170,6 +170,36 @@ def replaced_learners(soak: Soak, faults: int) -> Trial:
     return trial
 
 
+def broker_outages(soak: Soak, faults: int) -> Trial:
+    """The broker is killed while a learner is at work, or asked to end, and comes back on the same port; every third
+    time the learner is killed meanwhile."""
+    trial, draws = soak.trial(3 * faults), soak.draws()
+
+    def once() -> None:
+        run = trial.start(until_idle_seconds=None, step_seconds=0.005)
+        begun_at = run.wait_for_event("started")["records_consumed"]
+        run.ends_within(draws.uniform(0.0, 0.6))
+        away_seconds = draws.choice((0.0, 2.0, 15.0, 60.0))
+        if draws.random() < 0.7:
+            soak.broker.kill()
+        else:
+            soak.broker.stop()
+        run.ends_within(away_seconds)
+        if trial.met.total() % 3 == 2:
+            run.kill()
+        soak.broker.start()
+        if run.code is None:
+            assert trial.log is not None
+            before, last = max(run.records_consumed(), begun_at), trial.log.records
+            run.wait_until(lambda: before == last or run.records_consumed() > before, "learning again")
+            run.send(signal.SIGTERM)
+            assert run.wait() == 0, run.text
+        trial.met["broker away"] += 1
+
+    soak.repeat(trial, faults, once)
+    return trial
+
+
 def full_disks(soak: Soak, faults: int) -> Trial:
     trial, draws = soak.trial(faults, network=WIDE_MLP), soak.draws()
 
@@ -211,9 +241,10 @@ def run(soak: Soak, kills: int) -> list[Row]:
         ("kill -9, random moment, 8 partitions", 0.1, lambda n: kills_at_random_moments(soak, n, partitions=8), False),
         ("kill -9 at each step, MLP", 0.2, lambda n: kills_at_each_step(soak, n), True),
         ("kill -9 at each step, ResNet-18", 0.1, lambda n: kills_at_each_step(soak, n, network=RESNET18), True),
-        ("kill -9 in a loop of commit and start", 0.05, lambda n: crash_loops(soak, n), True),
-        ("SIGTERM, random moment", 0.1, lambda n: terminations(soak, n), True),
+        ("kill -9 in a loop of commit and start", 0.04, lambda n: crash_loops(soak, n), True),
+        ("SIGTERM, random moment", 0.08, lambda n: terminations(soak, n), True),
         ("replaced while it hung", 0.05, lambda n: replaced_learners(soak, n), True),
+        ("broker away, up to 60 s", 0.03, lambda n: broker_outages(soak, n), True),
         ("full disk", 0.05, lambda n: full_disks(soak, n), True),
         ("newest snapshot damaged", 0.05, lambda n: damaged_snapshots(soak, n), True),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -17,7 +18,7 @@ import pytest
 from model_store.registrar import Registrar, RegistrarReport
 from model_store.registrar_process import RegistrarProcess
 from model_store.registration_queue import Receipt, RegistrationQueue
-from model_store.registry import InMemoryRegistry, RegistrationRequest, RegistryUnavailable
+from model_store.registry import InMemoryRegistry, RegisteredVersion, RegistrationRequest, RegistryUnavailable
 from model_store.tracking_uri import sqlite_file
 from pipeline.user_error import UserError
 from tests.model_store.test_mlflow_registry import closed_port
@@ -331,27 +332,167 @@ def test_killed_before_the_receipt_the_aliases_are_noted(
         b" " * (2 << 20),
     ],
 )
-def test_aliases_that_cannot_be_read_pin_nothing_and_are_written_anew(
+def test_aliases_that_have_decayed_are_an_error_and_are_written_anew(
     queue: RegistrationQueue, submit: Callable[[int], int], content: bytes
 ) -> None:
+    """Not to know what the champion is must not delete its snapshot."""
     submit(1)
     (queue.folder / "aliases.json").write_bytes(content)
-    assert pinned(queue) == {sha256_of(1)}
-    drained(queue, InMemoryRegistry())
+    for _ in range(2):
+        with pytest.raises(OSError, match="does not say what the aliases point to"):
+            queue.pinned_sha256()
+    registry = InMemoryRegistry()
+    drained(queue, registry)
+    assert queue.aliases() == {"pets": {"challenger": sha256_of(1)}}
+    # No registration is needed for it, and half of the truth does not take its place.
+    (queue.folder / "aliases.json").write_bytes(content)
+    registry.available = False
+    looked_at(queue, registry)
+    with pytest.raises(OSError, match="does not say what the aliases point to"):
+        queue.pinned_sha256()
+    registry.available = True
+    looked_at(queue, registry)
     assert queue.aliases() == {"pets": {"challenger": sha256_of(1)}}
 
 
-def test_requests_and_receipts_that_cannot_be_read_pin_nothing(
+def test_decayed_aliases_stay_where_only_those_of_the_new_version_are_known(
+    queue: RegistrationQueue, submit: Callable[[int], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In their place, the challenger alone would say that the champion may go."""
+
+    def away(*_: object) -> None:
+        raise RegistryUnavailable("away")
+
+    registry, told = InMemoryRegistry(), list[str]()
+    submit(1)
+    (queue.folder / "aliases.json").write_bytes(b"{")
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "alias", away)
+        assert drained(queue, registry, told).registered == 1
+    assert "aliases.json" in told[0]
+    with pytest.raises(OSError, match="does not say what the aliases point to"):
+        queue.pinned_sha256()
+    looked_at(queue, registry)
+    assert queue.aliases() == {"pets": {"challenger": sha256_of(1)}}
+
+
+def looked_at(queue: RegistrationQueue, registry: InMemoryRegistry) -> None:
+    """A registrar that finds nothing to register looks at the aliases once."""
+    asked, closing = threading.Event(), threading.Event()
+
+    def seen(*arguments: object) -> RegisteredVersion | None:
+        asked.set()
+        return InMemoryRegistry.alias(registry, *arguments)  # type: ignore[arg-type]
+
+    registry.alias = seen  # type: ignore[assignment, method-assign]
+    thread = threading.Thread(target=Registrar(queue, registry, tell=lambda _: None).run, args=(closing, 60.0))
+    thread.start()
+    try:
+        wait_until(asked.is_set, seconds=30.0)
+    finally:
+        closing.set()
+        thread.join()
+        del registry.alias
+
+
+def test_a_registrar_asks_for_its_stream_though_nothing_was_noted(
+    queue: RegistrationQueue, submit: Callable[[int], int]
+) -> None:
+    registry = InMemoryRegistry()
+    submit(1)
+    drained(queue, registry)
+    registry.set_alias("pets", "champion", 1)
+    (queue.folder / "aliases.json").unlink()
+    looked_at(queue, registry)
+    assert queue.aliases() == {"pets": {"challenger": sha256_of(1), "champion": sha256_of(1)}}
+
+
+def test_requests_and_receipts_that_have_decayed_are_an_error_until_they_are_set_aside(
     queue: RegistrationQueue, submit: Callable[[int], int]
 ) -> None:
     for number in (1, 2, 3):
         submit(number)
     pending = queue.folder / "pending"
     (pending / "0000000001" / "request.json").unlink()
+    assert pinned(queue) == {sha256_of(2), sha256_of(3)}, "what is not there pins nothing"
     (pending / "0000000002" / "request.json").write_bytes(b"[")
-    (queue.folder / "done").mkdir()
-    (queue.folder / "done" / "0000000009.json").write_bytes(b"[]")
-    assert pinned(queue) == {sha256_of(3)}
+    with pytest.raises(OSError, match=r"0000000002/request\.json"):
+        RegistrationQueue(queue.folder).pinned_sha256()
+    drained(queue, InMemoryRegistry())
+    assert pinned(queue) == {sha256_of(3)}, "what was set aside said of no snapshot"
+    receipt = queue.folder / "done" / "0000000003.json"
+    receipt.write_bytes(b"[]")
+    with pytest.raises(OSError, match=r"0000000003\.json"):
+        queue.pinned_sha256()
+    receipts = queue.poll_receipts()
+    assert [(entry.number, entry.version) for entry in receipts] == [(1, None), (2, None), (3, None)]
+    assert "its receipt has decayed" in str(receipts[2].problem)
+    assert next((queue.folder / "broken").glob("0000000003.json-*")).read_bytes() == b"[]"
+    queue.acknowledge(receipts)
+    assert pinned(queue) == {sha256_of(3)}, "the challenger"
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.EACCES])
+@pytest.mark.parametrize("file", ["request.json", "0000000001.json", "aliases.json"])
+def test_what_cannot_be_read_just_now_is_an_error_and_is_read_again(
+    queue: RegistrationQueue,
+    submit: Callable[[int], int],
+    monkeypatch: pytest.MonkeyPatch,
+    file: str,
+    number: int,
+) -> None:
+    registry = InMemoryRegistry()
+    submit(1)
+    drained(queue, registry)
+    submit(2)
+    opened = Path.open
+
+    def refused(path: Path, *arguments: Any, **more: Any) -> Any:
+        if path.name == file:
+            raise OSError(number, os.strerror(number), str(path))
+        return opened(path, *arguments, **more)
+
+    def read_bytes(path: Path) -> bytes:
+        with refused(path, "rb") as file:
+            return bytes(file.read())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", refused)
+        patch.setattr(Path, "read_bytes", read_bytes)
+        for _ in range(2):
+            with pytest.raises(OSError, match=os.strerror(number)):
+                queue.pinned_sha256()
+    assert pinned(queue) == {sha256_of(1), sha256_of(2)}
+
+
+def test_what_kills_left_half_written_goes(queue: RegistrationQueue, submit: Callable[[int], int]) -> None:
+    submit(1)
+    for place in ("pending/.tmp-a-0000000002/servable", "pending/.tmp-b-0000000001", "done"):
+        (queue.folder / place).mkdir(parents=True)
+    for file in ("done/.tmp-c-0000000001.json", ".tmp-d-aliases.json", ".tmp-e-stream"):
+        (queue.folder / file).write_bytes(b"half")
+    restarted = RegistrationQueue(queue.folder)
+    with restarted.lock() as locked:
+        assert locked
+        left = {path.relative_to(queue.folder).as_posix() for path in queue.folder.rglob(".tmp-*")}
+        assert left == {"pending/.tmp-a-0000000002", "pending/.tmp-b-0000000001", ".tmp-e-stream"}, "the learner's own"
+        (queue.folder / "done" / ".tmp-f-0000000001.json").write_bytes(b"being written")
+        with RegistrationQueue(queue.folder).lock() as other:
+            assert not other
+        restarted.submit(request(queue.folder, 2), tiny_classifier().save)
+        left = {path.relative_to(queue.folder).as_posix() for path in queue.folder.rglob(".tmp-*")}
+        assert left == {"done/.tmp-f-0000000001.json"}
+        (queue.folder / "pending" / ".tmp-g").mkdir()
+        restarted.submit(request(queue.folder, 3), tiny_classifier().save)
+        assert (queue.folder / "pending" / ".tmp-g").is_dir(), "by the first submission alone"
+    assert queue.pending_numbers() == [1, 2, 3]
+
+
+def test_what_waits_is_known_by_its_snapshot(queue: RegistrationQueue, submit: Callable[[int], int]) -> None:
+    submit(1)
+    submit(2)
+    (queue.folder / "pending" / "0000000002" / "request.json").write_bytes(b"[")
+    assert [queue.waits_for(sha256_of(number)) for number in (1, 2, 3)] == [True, False, False]
 
 
 def test_a_number_used_again_is_read_again(queue: RegistrationQueue, submit: Callable[[int], int]) -> None:

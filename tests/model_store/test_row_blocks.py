@@ -136,7 +136,7 @@ def test_links_make_no_difference_to_what_it_is(store: SnapshotStore, tmp_path: 
     assert (whole.linked_bytes, len(shared(linked, store.entries()[0]))) == (0, 5)
     assert linked.sha256 == whole.sha256
     assert linked.manifest.blocks == whole.manifest.blocks
-    assert store.fingerprint(linked) == snapshot(3, tree).fingerprint()
+    assert store.load(linked).fingerprint() == snapshot(3, tree).fingerprint()
     x_of(tree)[0] += 1
     assert store.write(snapshot(3, tree, generation=2)).sha256 != whole.sha256, "a block is part of the sum"
 
@@ -172,6 +172,22 @@ def test_what_decayed_does_not_go_on_after_a_restart(store: SnapshotStore) -> No
     assert len(shared(later[1], entries[2])) == 5, "two before, and just verified"
     for entry in later:
         restarted.load(entry)
+
+
+def test_every_so_often_all_is_written_so_that_no_block_is_linked_for_ever(
+    store: SnapshotStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model_store.snapshot_store._WHOLE_EVERY", 6)
+    tree = state()
+    entries = [store.write(snapshot(number, tree)) for number in range(1, 15)]
+    whole = [entry.sequence for entry in entries if not entry.linked_bytes]
+    assert whole == [1, 2, 7, 8, 13, 14], "two in a row: what alternates has two lines of links"
+    first = entries[0].path / "block-learner.reservoir.x-0000.safetensors"
+    content = bytearray(first.read_bytes())
+    content[-1] ^= 1
+    first.write_bytes(content)
+    for entry in entries[6:]:
+        assert SnapshotStore(store.folder).load(entry).fingerprint()
 
 
 def test_a_number_that_goes_back_begins_anew(store: SnapshotStore) -> None:

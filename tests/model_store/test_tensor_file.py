@@ -69,8 +69,8 @@ def test_no_tensors_at_all(tmp_path: Path) -> None:
     assert load_file(tmp_path / "x") == {}
 
 
-def test_the_bytes_are_the_library_s_own() -> None:
-    """Sums of states do not depend on who wrote them."""
+def test_the_bytes_are_the_library_s_own_where_the_elements_sizes_differ() -> None:
+    """Of types of one size the library has an order of its own; here it is by name."""
     tensors = {"b": torch.ones(3), "a": torch.zeros(2, dtype=torch.uint8), "c": torch.zeros(1, dtype=torch.int64)}
     assert b"".join(tensor_file(tensors)) == save(tensors)
 

@@ -26,6 +26,7 @@ from pipeline.stream_learner import StepReport, StreamLearner
 VECTOR = InputSpec(kind="vector", shape=(4,))
 IMAGE = InputSpec(kind="image", shape=(1, 8, 8))
 POISON = 1e38  # a proper float32
+WRONG = "the loss is not finite"
 SPAN = 10  # records of a batch, here
 
 
@@ -212,7 +213,11 @@ def test_infinite_logits_that_the_loss_does_not_show_are_not_stored() -> None:
     learner.update(np.ones((2, 4), np.float32), ["a", "b"])
     with torch.no_grad():
         learner.network.head.bias[1] = -3e38  # a loss of "a" is 0, its logit of "b" no number for a squared error
-    with pytest.raises(NotFinite, match="logits"):
+    with pytest.raises(NotFinite, match=r"^the sum of the squared logits is not finite$"):
+        learner.update(np.ones((1, 4), np.float32), ["a"])
+    with torch.no_grad():
+        learner.network.head.bias[1] = -1e10
+    with pytest.raises(NotFinite, match=r"^the sum of the squared logits is too large$"):
         learner.update(np.ones((1, 4), np.float32), ["a"])
 
 
@@ -232,7 +237,7 @@ def test_a_step_past_the_end_of_float32(optimizer: dict[str, float], finite: boo
         learner.update(x, list("abab"))
         assert learner.updates == 1
     else:
-        assert learner.fault(x, list("abab")) == "the squared step"
+        assert learner.fault(x, list("abab")) == "the squared step is not finite"
         with pytest.raises(NotFinite):
             learner.update(x, list("abab"))
     assert all_finite(learner.state())
@@ -243,22 +248,23 @@ def test_a_step_past_the_end_of_float32(optimizer: dict[str, float], finite: boo
 
 def fault_of(*sets: set[int]) -> Any:
     """Not finite is what holds one of these sets."""
-    return lambda rows: "the loss" if any(each <= set(rows) for each in sets) else None
+    return lambda rows: WRONG if any(each <= set(rows) for each in sets) else None
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 10, 33])
 def test_single_culprits_are_found_and_nobody_else(count: int) -> None:
     for culprits in ({0}, {count - 1}, {count // 2, count // 3}, set(range(count))):
-        found = find_culprits(range(count), "the loss", fault_of(*({row} for row in culprits)))
+        found = find_culprits(range(count), WRONG, fault_of(*({row} for row in culprits)))
         assert set(found) == culprits
-        assert set(found.values()) == {"the loss of an update with it is not finite"}
+        assert set(found.values()) == {"the loss is not finite in an update with it"}
 
 
 def test_rows_that_only_together_cannot_be_learnt() -> None:
-    found = find_culprits(range(10), "the loss", fault_of({2, 7}))
-    assert found == dict.fromkeys((2, 7), "the loss of an update with it and 1 more is not finite, with fewer it is")
-    assert set(find_culprits(range(10), "the loss", fault_of({1, 4, 9}, {1, 5, 9}))) in ({1, 4, 9}, {1, 5, 9})
-    assert set(find_culprits(range(10), "the loss", fault_of({8}, {2, 7}))) == {8}, "the pair comes to light later"
+    found = find_culprits(range(10), WRONG, fault_of({2, 7}))
+    why = "the loss is not finite in an update with it and 1 more, and nothing is wrong with fewer"
+    assert found == dict.fromkeys((2, 7), why)
+    assert set(find_culprits(range(10), WRONG, fault_of({1, 4, 9}, {1, 5, 9}))) in ({1, 4, 9}, {1, 5, 9})
+    assert set(find_culprits(range(10), WRONG, fault_of({8}, {2, 7}))) == {8}, "the pair comes to light later"
 
 
 @pytest.mark.parametrize("image", [False, True], ids=["mlp", "resnet18"])
@@ -276,7 +282,7 @@ def test_the_rest_is_learnt_as_if_the_culprits_had_never_been_there(image: bool,
     for report in reports:
         assert sum(len(part) for part in (report.batch.trainable, report.batch.dead)) == report.batch.records == SPAN
         for _, problem in report.batch.dead:
-            assert problem.detail.endswith("of an update with it is not finite")
+            assert problem.detail.endswith(" is not finite in an update with it")
             assert "\n" not in problem.detail
 
 
@@ -405,8 +411,21 @@ def test_too_many_culprits_among_the_newest_records(
     else:
         with pytest.raises(WeightsDiverged, match=said) as raised:
             run()
+        newest = max(culprit for culprit in culprits if culprit < 120)
+        assert f"t-0@{newest}: look at what the producer sends there, or" in str(raised.value)
+        assert "kafka-delete-records.sh and --accept-gap, or begin another --branch" in str(raised.value)
+        assert "(--from-state, --from-snapshot) with a lower" in str(raised.value)
+        assert "learning_rate (now 0.05) or max_gradient_norm (now 50)" in str(raised.value)
         assert "\n" not in str(raised.value)
-        assert "learning_rate (now 0.05)" in str(raised.value)
+
+
+def test_the_newest_culprits_are_named_by_their_places() -> None:
+    learner = StreamLearner(settings())
+    newest = ", ".join(f"t-0@{offset}" for offset in range(3, 9))
+    with pytest.raises(
+        WeightsDiverged, match=rf"^6 of the newest 7 records cannot be learnt, the newest at {newest}: "
+    ):
+        learn(learner, stream(SPAN, set(range(1, 9))))
 
 
 def test_the_window_looks_at_every_record_of_a_large_batch() -> None:
@@ -429,7 +448,7 @@ def test_replay_that_is_not_finite_is_nobody_s_fault() -> None:
     learn(learner, stream(50))
     assert learner.learner is not None
     learner.learner.reservoir._logits_NK.fill_(1e30)
-    with pytest.raises(WeightsDiverged, match="the loss of the replay alone is not finite") as raised:
+    with pytest.raises(WeightsDiverged, match="the loss is not finite in an update with the replay alone: b") as raised:
         learn(learner, stream(60)[50:])
     assert "\n" not in str(raised.value)
 
@@ -441,7 +460,7 @@ def test_a_penalty_that_is_not_finite_is_nobody_s_fault() -> None:
     assert learner.learner is not None
     with torch.no_grad():
         learner.learner.network.head.weight.fill_(1e30)
-    with pytest.raises(WeightsDiverged, match="of the replay alone"):
+    with pytest.raises(WeightsDiverged, match="in an update with the replay alone"):
         learn(learner, stream(80)[70:])
 
 
