@@ -1,12 +1,12 @@
-"""How long learning stands still for a snapshot: the gaps between updates, with snapshots and without, side by side.
+"""How long learning stands still for a snapshot: the turns of the loop, with snapshots and without, side by side.
 
     python -m benchmarks.snapshot_stall --dataset mnist --data-root DIR --records 12000 --every 500 --json FILE
 
 The stream lies on a real broker (the embedded one); the same records are learnt on branches of their own, in turns,
-once without a snapshot and once with one every so many records. A gap is the time from the end of one update to the end
-of the next. Of each snapshot the longest gap counts, from the copying of the state until its commit is through. Less
-the copying, and less the update that the gap holds anyway, it is the snapshot's stall. Evaluations and drift detection
-are off: they have gaps of their own.
+once without a snapshot and once with one every so many records. A turn of the loop is one update and what follows it,
+the copying of the state included; waiting for records is not. Of each snapshot the longest turn counts, from the
+copying until its commit is through. Less the copying, and less the update that the turn holds anyway, it is the
+snapshot's stall. Evaluations and drift detection are off: they have turns of their own.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from consumers.kafka_settings import KafkaSettings
+from consumers.learner_process import LearnerProcess
 from consumers.observers import Observer
 from consumers.process_settings import MetricsSettings, RegistrySettings, SnapshotSettings
 from consumers.snapshot_commit import CommitReport
@@ -32,8 +32,10 @@ from deploy.embedded_kafka import EmbeddedKafka
 from deploy.learning import open_learner
 from deploy.logs import configure_logs
 from deploy.settings import Settings
+from pipeline.micro_batch import MicroBatch
 from pipeline.settings import LearnerSettings
-from pipeline.stream_learner import StepReport, StreamLearner
+from pipeline.state import StateTree
+from pipeline.stream_learner import StepReport
 from producers.dataset_source import DatasetOptions
 from producers.datasets import open_dataset
 from producers.sample_producer import produce
@@ -51,7 +53,7 @@ class Stall:
     snapshots: int
     snapshot_megabytes: float
     update_p50: float  # without snapshots
-    gap_p99: float  # without snapshots: what this machine does by itself
+    turn_p99: float  # without snapshots: what this machine does by itself
     copy_p50: float
     write_p50: float  # beside the learning: until it is durable
     commit_p50: float  # beside the learning: the transaction
@@ -61,37 +63,42 @@ class Stall:
     samples_per_second_without: float
 
 
-class GapWatch(Observer):
-    """When each update ended, and between which of them each commit was under way."""
+class TurnWatch(Observer):
+    """How long each turn of the loop took, and between which of them each commit was under way."""
 
     def __init__(self) -> None:
-        self.ends: list[float] = []
-        self.commits: list[tuple[int, int, CommitReport]] = []  # updates before its copy, updates until it was through
+        self.turns: list[float] = []  # milliseconds
+        self.commits: list[tuple[int, int, CommitReport]] = []  # turns before its copy, turns until it was through
         self._begun: list[int] = []
+        self._step_began: float | None = None
 
-    def watch(self, learner: StreamLearner) -> None:
-        """Note when the state is copied."""
-        original = learner.state
+    def watch(self, process: LearnerProcess) -> None:
+        """A turn is from the beginning of a step to the end of what the batch boundary brings."""
+        learner, checkpoints = process.learner, process._checkpoints
+        state, step, boundary = learner.state, learner.step, checkpoints.commit_if_due
 
-        def state() -> object:
-            self._begun.append(len(self.ends))
-            return original()
+        def copying() -> StateTree:
+            self._begun.append(len(self.turns))
+            return state()
 
-        learner.state = state  # type: ignore[method-assign,assignment]
+        def stepping(batch: MicroBatch) -> StepReport:
+            self._step_began = time.perf_counter()
+            return step(batch)
 
-    def stepped(self, learner: StreamLearner, report: StepReport) -> None:
-        self.ends.append(time.perf_counter())
+        def at_the_boundary() -> None:
+            boundary()
+            if self._step_began is not None:
+                self.turns.append(1000 * (time.perf_counter() - self._step_began))
+                self._step_began = None
+
+        learner.state, learner.step = copying, stepping  # type: ignore[method-assign]
+        checkpoints.commit_if_due = at_the_boundary  # type: ignore[method-assign]
 
     def committed(self, report: CommitReport) -> None:
-        self.commits.append((self._begun.pop(0), len(self.ends), report))
-
-    @property
-    def gaps(self) -> npt.NDArray[np.float64]:
-        """Milliseconds; gap i ends with update i + 1."""
-        return 1000 * np.diff(np.array(self.ends))
+        self.commits.append((self._begun.pop(0), len(self.turns), report))
 
 
-def run(args: argparse.Namespace, kafka: KafkaSettings, stream: str, every: int | None) -> tuple[GapWatch, float]:
+def run(args: argparse.Namespace, kafka: KafkaSettings, stream: str, every: int | None) -> tuple[TurnWatch, float]:
     """One pass over the stream on a branch of its own; also the samples a second."""
     settings = Settings(
         learner=LearnerSettings.model_validate(
@@ -108,7 +115,7 @@ def run(args: argparse.Namespace, kafka: KafkaSettings, stream: str, every: int 
         registry=RegistrySettings(enabled=False),
         metrics=MetricsSettings(enabled=False),
     )
-    watch = GapWatch()
+    watch = TurnWatch()
     with (
         tempfile.TemporaryDirectory(dir=args.folder) as folder,
         open_learner(
@@ -119,7 +126,7 @@ def run(args: argparse.Namespace, kafka: KafkaSettings, stream: str, every: int 
             observers=[watch],
         ) as opened,
     ):
-        watch.watch(opened.process.learner)
+        watch.watch(opened.process)
         report = opened.process.run(stop=threading.Event(), until_idle_seconds=0.5)
     return watch, report.records / report.busy_seconds
 
@@ -128,15 +135,14 @@ def measure(args: argparse.Namespace, kafka: KafkaSettings, stream: str) -> Stal
     """One turn: without, then with."""
     calm, calm_rate = run(args, kafka, stream, None)
     busy, busy_rate = run(args, kafka, stream, args.every)
-    calm_gaps, gaps = calm.gaps[_WARM_UP_UPDATES:], busy.gaps
-    update = float(np.median(calm_gaps))
+    calm_turns, turns = np.array(calm.turns[_WARM_UP_UPDATES:]), np.array(busy.turns)
+    update = float(np.median(calm_turns))
     stalls, reports = [], []
     for begun, through, report in busy.commits:
-        # The copy comes after update `begun`, so it lies in the gap that ends with the next one.
-        during = gaps[begun - 1 : through]
-        if begun <= _WARM_UP_UPDATES or through >= len(busy.ends):
+        if begun <= _WARM_UP_UPDATES or through >= len(turns):
             continue  # the last one is waited for
-        during = during - np.concatenate([[1000 * report.copy_seconds], np.zeros(len(during) - 1)])
+        during = turns[begun : through + 1].copy()
+        during[0] -= 1000 * report.copy_seconds  # the copy is made in the turn that was under way
         stalls.append(float(during.max()) - update)
         reports.append(report)
     assert stalls, "no snapshot was made while records came; give more --records or a smaller --every"
@@ -144,7 +150,7 @@ def measure(args: argparse.Namespace, kafka: KafkaSettings, stream: str) -> Stal
         snapshots=len(stalls),
         snapshot_megabytes=float(np.median([report.entry.bytes for report in reports])) / 1e6,
         update_p50=update,
-        gap_p99=float(np.percentile(calm_gaps, 99)),
+        turn_p99=float(np.percentile(calm_turns, 99)),
         copy_p50=1000 * float(np.median([report.copy_seconds for report in reports])),
         write_p50=1000 * float(np.median([report.write_seconds for report in reports])),
         commit_p50=1000 * float(np.median([report.commit_seconds for report in reports])),

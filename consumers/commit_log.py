@@ -44,6 +44,16 @@ class Committed:
         """What stands beside each offset, for us and for whoever looks at the group with Kafka's own tools."""
         return f"palimpsest/1 generation={self.generation} sequence={self.sequence}"
 
+    def supersedes(self, generation: int, sequence: int) -> bool:
+        """Whether the writer of this snapshot had been replaced when it wrote it, and its successor went on without it.
+
+        Then it stands above the committed sequence, under a generation below the committed one. (One whose writer was
+        killed before it told has the committed generation. Where the successor was killed too, right after its claim,
+        going on from the one before costs some learning and loses nothing.) Not where no sequence is committed: the
+        brokers forgot the group, and the successor's claim has none to go on from.
+        """
+        return generation < self.generation and 0 < self.sequence < sequence
+
 
 def parse_metadata(metadata: str | None) -> tuple[int, int] | None:
     """(generation, sequence), or None where another tool has written the offsets."""

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from consumers import dead_letters
 from consumers.dead_letters import ADDED_HEADERS
 from consumers.kafka_nullable import with_nulls
-from consumers.record_source import RecordSource
 from pipeline.record import Partition, Record
-
-_POLL_RECORDS = 500
-_POLL_SECONDS = 0.25
 
 Headers = Sequence[tuple[str, bytes | None]]
 
@@ -92,23 +88,6 @@ def parse_dead_letter(record: Record) -> DeadLetter | None:
 def original_headers(headers: Headers) -> tuple[tuple[str, bytes | None], ...]:
     """A dead letter's headers without those that were added to it."""
     return tuple((name, value) for name, value in with_nulls(headers) if name not in ADDED_HEADERS)
-
-
-def read_records(
-    source: RecordSource, begin: Mapping[Partition, int], end: Mapping[Partition, int]
-) -> Iterator[Record]:
-    """Every record from `begin` to `end` (exclusive), in the log's order within each partition.
-
-    Raises `SourceUnavailable` and `LogTruncated`.
-    """
-    source.seek(begin)
-    while any(position < end[partition] for partition, position in source.positions().items()):
-        records = source.poll(_POLL_RECORDS, _POLL_SECONDS)
-        for record in records:
-            if record.offset < end[record.log_partition]:
-                yield record
-        if not records:
-            source.end_offsets()  # brokers that are away poll as an empty log does; this raises where they are
 
 
 def identified(record: Record) -> tuple[tuple[str, bytes | None], ...]:

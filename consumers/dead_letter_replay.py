@@ -7,7 +7,9 @@
 3. Every some hundred records: one transaction of the records and the new positions. A stop comes between two of them.
 4. At the end, an event says how far it came, for the time when the brokers have forgotten the positions.
 
-Whatever is killed or raised leaves whole transactions: the next replay goes on where the last one ended.
+Whatever is killed or raised leaves whole transactions: the next replay goes on where the last one ended. After a kill,
+start it before the brokers forget its group (`offsets.retention.minutes`, a week): 4 has not told of it then. What it
+sends again after that the learner drops as repeats, as far back as it remembers ids.
 """
 
 from __future__ import annotations
@@ -19,11 +21,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from consumers import topics
-from consumers.dead_letter_reader import DeadLetter, identified, parse_dead_letter, read_records
+from consumers import kafka_connection, topics
+from consumers.commit_log import BrokerUnavailable
+from consumers.dead_letter_reader import DeadLetter, identified, parse_dead_letter
 from consumers.kafka_record_source import KafkaRecordSource
 from consumers.kafka_settings import KafkaSettings
-from consumers.record_source import RecordSource
+from consumers.record_source import RecordSource, SourceUnavailable, read_records
 from consumers.replay_position import ReplayPosition
 from consumers.replay_transactions import ReplayTransactions, replay_group, topic_partitions
 from pipeline.record import Partition, Record
@@ -92,26 +95,27 @@ def replay_dead_letters(
 ) -> ReplayReport:
     """Replay what has one of these reasons (none: every dead letter) and was not replayed before, at most `limit`.
 
-    `dry_run`: count only; fences nobody and sends nothing. `progress` hears of offsets passed, `warned` of each record
-    whose value is gone. Raises `UserError`, `ReplayFenced`, `BrokerUnavailable`, `SourceUnavailable`, `LogTruncated`.
+    `dry_run`: count only; fences nobody and sends nothing. `stop` also ends the waits for brokers; where nothing was
+    found out yet the report has no positions. `progress` hears of offsets passed, `warned` of each record whose value
+    is gone. Raises `UserError`, `ReplayFenced`, `BrokerUnavailable`, `SourceUnavailable`, `LogTruncated`.
     """
-    topic = dead_letters_topic(settings, stream)
-    samples = topics.check_samples_topic(settings, stream)
     with ExitStack() as stack:
         # 1.
-        transactions = stack.enter_context(open_transactions(settings, stream, topic))
-        if not dry_run:
-            topics.ensure_report_topics(settings, stream)
-            transactions.begin(stop)
-        source = stack.enter_context(KafkaRecordSource(settings, topic.partitions))
-        begin, end = source.beginning_offsets(), source.end_offsets()
-        before = _checked(transactions.positions(), end, stream)
-        positions = {partition: before.get(partition, ReplayPosition(begin[partition])) for partition in end}
+        try:
+            with kafka_connection.hearing(stop):
+                begun = _begin(stack, settings, stream, dry_run=dry_run, stop=stop)
+        except (BrokerUnavailable, SourceUnavailable):
+            if stop is None or not stop.is_set():
+                raise
+            return ReplayReport(stopped_by="signal")  # it was told to end, and so it did; no brokers are to blame
+        transactions, begin, end, partitions = begun.transactions, begun.begin, begun.end, begun.samples
+        positions = {partition: begun.before.get(partition, ReplayPosition(begin[partition])) for partition in end}
         first = {partition: max(begin[partition], at.begin(reasons)) for partition, at in positions.items()}
         total, done = sum(end.values()) - sum(first.values()), 0
         report = ReplayReport(positions=positions)
-        original = _Originals(stack, settings, samples.partitions)
+        original = _Originals(stack, settings, partitions)
         batch: list[Record] = []
+        batch_bytes = 0
         passed = dict(first)
 
         def send() -> None:
@@ -124,28 +128,39 @@ def replay_dead_letters(
             progress("replay", done, total)
 
         # 2.
-        for record in read_records(source, first, end):
-            if stop is not None and stop.is_set():
-                report.stopped_by = "signal"
-                break
-            if limit is not None and report.sent.total() >= limit:
-                report.stopped_by = "limit"
-                break
-            found = _restored(record, reasons, positions[record.log_partition], samples.partitions, original)
-            if isinstance(found, Skipped):
-                report.skipped[found] += 1
-                if found is Skipped.GONE:
-                    warned(f"dead letter {record.offset}: its value was left out, and lies no longer where it stood")
-            elif found is not None:
-                reason, restored = found
-                report.sent[reason] += 1
-                batch.append(restored)
-            done += record.offset + 1 - passed[record.log_partition]
-            passed[record.log_partition] = record.offset + 1
-            if len(batch) >= batch_records or sum(len(sent.value or b"") for sent in batch) >= _BATCH_BYTES:
-                send()
-        else:
-            passed, done = dict(end), total  # past markers at the end, too
+        try:
+            with kafka_connection.hearing(stop):
+                for record in read_records(begun.source, first, end, stop):
+                    if stop is not None and stop.is_set():
+                        report.stopped_by = "signal"
+                        break
+                    if limit is not None and report.sent.total() >= limit:
+                        report.stopped_by = "limit"
+                        break
+                    found = _restored(record, reasons, positions[record.log_partition], partitions, original)
+                    if isinstance(found, Skipped):
+                        report.skipped[found] += 1
+                        if found is Skipped.GONE:
+                            warned(
+                                f"dead letter {record.offset}: its value was left out, and lies no longer where it "
+                                "stood"
+                            )
+                    elif found is not None:
+                        reason, restored = found
+                        report.sent[reason] += 1
+                        batch.append(restored)
+                        batch_bytes += restored.size_bytes
+                    done += record.offset + 1 - passed[record.log_partition]
+                    passed[record.log_partition] = record.offset + 1
+                    if len(batch) >= batch_records or batch_bytes >= _BATCH_BYTES:
+                        send()
+                        batch_bytes = 0
+                else:
+                    passed, done = dict(end), total  # past markers at the end, too
+        except SourceUnavailable:
+            if stop is None or not stop.is_set():
+                raise
+            report.stopped_by = "signal"
         send()
         # 4.
         if not dry_run:
@@ -155,6 +170,40 @@ def replay_dead_letters(
                 skipped={str(why): count for why, count in report.skipped.items()},
             )
         return report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Begun:
+    """What step 1 finds out."""
+
+    transactions: ReplayTransactions
+    source: RecordSource  # of the dead letters, as are the offsets
+    begin: Mapping[Partition, int]
+    end: Mapping[Partition, int]
+    before: Mapping[Partition, ReplayPosition]
+    samples: Sequence[Partition]
+
+
+def _begin(
+    stack: ExitStack, settings: KafkaSettings, stream: str, *, dry_run: bool, stop: threading.Event | None
+) -> _Begun:
+    """Step 1; what has to be closed goes onto the stack."""
+    topic = dead_letters_topic(settings, stream)
+    samples = topics.check_samples_topic(settings, stream)
+    transactions = stack.enter_context(open_transactions(settings, stream, topic))
+    if not dry_run:
+        topics.ensure_report_topics(settings, stream)
+        transactions.begin(stop)
+    source = stack.enter_context(KafkaRecordSource(settings, topic.partitions))
+    begin, end = source.beginning_offsets(), source.end_offsets()
+    return _Begun(
+        transactions=transactions,
+        source=source,
+        begin=begin,
+        end=end,
+        before=_checked(transactions.positions(stop), end, stream),
+        samples=samples.partitions,
+    )
 
 
 def _checked(

@@ -261,5 +261,4 @@ class DecodeAhead:
 
 def _size_bytes(decoded: Decoded) -> int:
     record, sample = decoded.record, decoded.sample
-    size_bytes = len(record.value or b"") + len(record.key or b"")
-    return size_bytes if sample is None else size_bytes + sample.x.nbytes
+    return record.size_bytes if sample is None else record.size_bytes + sample.x.nbytes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -52,12 +52,15 @@ class SubjectErasure:
        come before anything is claimed or changed.
     2. Claim the branch as a learner does. One that works on this folder all the same, from another machine, can commit
        nothing any more that would bring the old state back.
-    3. Where the log ends now: the subject's records before that are skipped by whoever replays them, later ones are
+    3. Where the newest was written but not told, tell its outbox now, as a learner's start does, but no dead letters of
+       the subject. The claim stands above its generation and below its sequence, so that a learner after a kill would
+       pass it over, rewritten as it is, and start from an older one that is not.
+    4. Where the log ends now: the subject's records before that are skipped by whoever replays them, later ones are
        ordinary. (Records of a producer's transaction that is open just now come later.)
-    4. Rewrite every kept snapshot, the newest first: whichever of them a learner starts from, it has no more of the
-       subject. Dead letters of the subject leave their outboxes.
-    5. Remove what is no whole snapshot, and what was left half written or half removed: it may hold raw samples.
-    6. One more snapshot of the newest, under the new generation, with an event in its outbox; then its commit. So the
+    5. Rewrite every kept snapshot, the newest first. From then on the one that a learner starts from has no more of the
+       subject, also where this is killed. Dead letters of the subject leave the outboxes.
+    6. Remove what is no whole snapshot, and what was left half written or half removed: it may hold raw samples.
+    7. One more snapshot of the newest, under the new generation, with an event in its outbox; then its commit. So the
        event is told when all is done, and once.
 
     The bytes of removed files lie on the disk until the file system writes over them.
@@ -87,19 +90,26 @@ class SubjectErasure:
         """
         # 1.
         seen = self._commit_log.committed()
-        entry, snapshot = self._newest(seen)
-        self._check(snapshot, unknown_too=unknown_too)
-        key = _key(snapshot, subject)
+        found = self._newest(seen)
+        self._check(found.snapshot, unknown_too=unknown_too)
+        key = _key(found.snapshot, subject)
         # 2.
         folders = [entry.path for entry in self._store.entries()] + [folder.path for folder in self._store.broken()]
         committed = self._commit_log.start(known_generation=max(int(path.name.split("-")[0]) for path in folders))
         if committed != seen:  # a learner elsewhere was quicker
-            entry, snapshot = self._newest(committed)
-            self._check(snapshot, unknown_too=unknown_too)
+            found = self._newest(committed)
+            self._check(found.snapshot, unknown_too=unknown_too)
         fault_point("erase.claimed")
         # 3.
-        until = self._source.end_offsets()
+        entry, snapshot = found.entry, found.snapshot
+        told_since, untold = self._untold(found, committed, subject)
+        if committed is None or snapshot.sequence > committed.sequence:
+            self._commit_log.commit(self._offsets(snapshot), snapshot.sequence, untold)
+            untold = []
+        fault_point("erase.caught_up")
         # 4.
+        until = self._source.end_offsets()
+        # 5.
         report = _Counts()
         newest = report.without(entry, snapshot, subject, key, until, unknown_too=unknown_too)
         newest_rows, newest_samples = report.reservoir_rows, report.held_out_samples
@@ -117,13 +127,13 @@ class SubjectErasure:
             # Rows of unknown subjects are in it only where the newest has none left, or all are to go.
             self._store.rewrite(older, report.without(older, loaded, subject, key, until, unknown_too=True))
             fault_point("erase.rewritten")
-        # 5.
+        # 6.
         for path in broken:
             self._store.remove(path)
         broken += [folder.path for folder in self._store.broken()]
         self._store.remove_leftovers()
         fault_point("erase.removed")
-        # 6.
+        # 7.
         done = ErasureReport(
             subject=subject_hex(key),
             until=until,
@@ -136,27 +146,22 @@ class SubjectErasure:
             newest_held_out_samples=newest_samples,
             sequence=max(newest.sequence, committed.sequence if committed else 0) + 1,
         )
-        self._commit(newest, committed, done)
+        self._commit(newest, told_since, untold, done)
         return done
 
-    def _newest(self, committed: Committed | None) -> tuple[SnapshotEntry, Snapshot]:
+    def _newest(self, committed: Committed | None) -> _Newest:
         """The whole snapshot that a learner would go on from. `UserError` where there is none."""
-        for entry in reversed(self._store.entries()):
+        for entry in self._store.entries():
             check_belongs(entry.facts, stream=self._facts.stream, branch=self._facts.branch, folder=self._store.folder)
-            if (
-                committed is not None
-                and entry.generation < committed.generation
-                and entry.sequence > committed.sequence
-            ):
-                continue  # its learner had been replaced when it wrote this
-            try:
-                return entry, self._store.load(entry)
-            except NotWhole:
-                continue
-        raise UserError(
-            f"{self._store.folder} holds no whole snapshot to erase from; give the --state of a learner, and delete "
-            "this folder where a broken snapshot in it may hold raw samples"
+        found = self._store.newest_whole(
+            lambda entry: committed is None or not committed.supersedes(entry.generation, entry.sequence)
         )
+        if found.entry is None or found.snapshot is None:
+            raise UserError(
+                f"{self._store.folder} holds no whole snapshot to erase from; give the --state of a learner, and "
+                "delete this folder where a broken snapshot in it may hold raw samples"
+            )
+        return _Newest(found.entry, found.snapshot, is_fall_back=bool(found.passed_over))
 
     def _check(self, snapshot: Snapshot, *, unknown_too: bool) -> None:
         facts = snapshot.facts
@@ -174,24 +179,37 @@ class SubjectErasure:
                 "--unknown-too to remove these rows too"
             )
 
-    def _commit(self, newest: Snapshot, committed: Committed | None, report: ErasureReport) -> None:
-        """Step 6. What the newest snapshot had not told yet goes with it, as at a learner's start."""
-        apart = committed is None or newest.sequence != committed.sequence
-        since = newest.facts.get("told_since") or (newest.facts.get("report_positions") if apart else None)
-        outbox: list[OutboxMessage] = []
-        if self._reports is not None:
-            if apart:
-                told = self._reports.read_back(since, threading.Event())
-                outbox += [message for message in newest.outbox if not told.holds(message)]
-            outbox.append(self._event(report, cast(int, newest.facts["records_consumed"])))
+    def _untold(
+        self, found: _Newest, committed: Committed | None, subject: str
+    ) -> tuple[Json, Sequence[OutboxMessage]]:
+        """From where a later start has to read back what was told, and what the snapshot has not told; both as at a
+        learner's start. No dead letters of the subject."""
+        facts = found.snapshot.facts
+        apart = found.is_fall_back or committed is None or found.snapshot.sequence != committed.sequence
+        since = facts.get("told_since") or (facts.get("report_positions") if apart else None)
+        if not apart or self._reports is None:
+            return since, []
+        told = self._reports.read_back(since, threading.Event())
+        return since, [message for message in _without(found.snapshot.outbox, subject) if not told.holds(message)]
+
+    def _offsets(self, snapshot: Snapshot) -> dict[Partition, int]:
+        """The snapshot's; the beginning of partitions that came since, none of those that went."""
         beginnings = self._source.beginning_offsets()
-        known = {partition: offset for partition, offset in newest.offsets.items() if partition in beginnings}
+        return {partition: snapshot.offsets.get(partition, beginning) for partition, beginning in beginnings.items()}
+
+    def _commit(
+        self, newest: Snapshot, told_since: Json, untold: Sequence[OutboxMessage], report: ErasureReport
+    ) -> None:
+        """Step 7."""
+        outbox = list(untold)
+        if self._reports is not None:
+            outbox.append(self._event(report, cast(int, newest.facts["records_consumed"])))
         snapshot = replace(
             newest,
             generation=self._commit_log.generation,
             sequence=report.sequence,
-            offsets={**beginnings, **known},
-            facts={**newest.facts, "told_since": since},
+            offsets=self._offsets(newest),
+            facts={**newest.facts, "told_since": told_since},
             outbox=tuple(outbox),
         )
         self._store.write(snapshot)
@@ -221,6 +239,15 @@ class SubjectErasure:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Newest:
+    """What a learner would go on from."""
+
+    entry: SnapshotEntry
+    snapshot: Snapshot
+    is_fall_back: bool  # newer ones are not whole
+
+
 class _Counts:
     """What was removed so far."""
 
@@ -245,7 +272,7 @@ class _Counts:
         `former_sha256` are the names under which versions know it.
         """
         state, removed = erased(snapshot.state, key, until, unknown_too=unknown_too)
-        outbox = tuple(message for message in snapshot.outbox if named_subject(message.headers) != subject)
+        outbox = _without(snapshot.outbox, subject)
         self.snapshots += 1
         self.reservoir_rows += removed.reservoir_rows
         self.held_out_samples += removed.held_out_samples
@@ -253,6 +280,10 @@ class _Counts:
         former = cast("list[Json]", snapshot.facts.get("former_sha256") or [])
         facts = {**snapshot.facts, "version": None, "former_sha256": [*former, entry.sha256]}
         return replace(snapshot, state=state, outbox=outbox, facts=facts)
+
+
+def _without(outbox: Sequence[OutboxMessage], subject: str) -> tuple[OutboxMessage, ...]:
+    return tuple(message for message in outbox if named_subject(message.headers) != subject)
 
 
 def _key(snapshot: Snapshot, subject: str) -> int:

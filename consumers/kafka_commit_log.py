@@ -24,17 +24,16 @@ from consumers.commit_log import (
     transactional_id,
 )
 from consumers.kafka_client_logs import held_back
-from consumers.kafka_nullable import NullableSerializer, sendable_headers, sendable_value
+from consumers.kafka_nullable import sendable_headers, sendable_value
 from consumers.kafka_settings import KafkaSettings
 from consumers.kafka_transactions import (
     ATTEMPT_SECONDS,
-    MAX_REQUEST_BYTES,
     REFUSED,
-    RETRY_BACKOFF_MS,
     TRANSACTION_TIMEOUT_SECONDS,
     attempt_seconds,
     close_at_once,
     is_fenced,
+    transactional_producer,
     within,
 )
 from model_store.fault_points import fault_point
@@ -214,7 +213,7 @@ class KafkaCommitLog(CommitLog):
             fault_point("transaction.committed")
 
         try:
-            size_bytes = sum(len(message.value or b"") for message in outbox)
+            size_bytes = sum(message.size_bytes for message in outbox)
             within(attempt_seconds(size_bytes), steps, self._stop)
         except kafka_errors.KafkaError as error:
             self._in_doubt = True
@@ -238,7 +237,9 @@ class KafkaCommitLog(CommitLog):
         if isinstance(error, kafka_errors.GroupAuthorizationFailedError):
             return refusal("group", self._group, "Read")
         told = sorted({message.topic for message in outbox})
-        learnt = sorted({partition.topic for partition in self._partitions})
+        learnt = sorted(self._topics)
+        if isinstance(error, kafka_errors.TopicAuthorizationFailedError) and not told:
+            return refusal("topic", learnt[0], "Read")
         return (
             f"the brokers do not allow this user what {self._group} has to do ({error}): Read on {', '.join(learnt)}"
             f"{' and Write on ' + ', '.join(told) if told else ''}; have the ACLs added that `palimpsest check` lists"
@@ -279,15 +280,7 @@ class KafkaCommitLog(CommitLog):
         self.close()
         starting = self._last is None
         try:
-            producer = kafka_connection.producer(
-                self._settings,
-                transactional_id=self._group,
-                transaction_timeout_ms=int(TRANSACTION_TIMEOUT_SECONDS * 1000),
-                retry_backoff_ms=RETRY_BACKOFF_MS,
-                max_request_size=MAX_REQUEST_BYTES,
-                compression_type="zstd",
-                value_serializer=NullableSerializer(),
-            )
+            producer = transactional_producer(self._settings, self._group)
         except UserError as error:
             if starting:
                 raise
@@ -370,7 +363,7 @@ class KafkaCommitLog(CommitLog):
                             raise BrokerUnavailable(f"the brokers do not answer ({error})") from error
                         time.sleep(_PAUSE_BETWEEN_ATTEMPTS_SECONDS / 5)
         except kafka_errors.AuthorizationError as error:
-            raise UserError(f"this user may not read group {self._group} ({error}); ask for the ACL") from error
+            raise UserError(self._refusal(error)) from error
         except UserError as error:
             if self._last is None:
                 raise

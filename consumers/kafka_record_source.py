@@ -12,6 +12,7 @@ from kafka import errors as kafka_errors
 from kafka.admin import KafkaAdminClient
 
 from consumers import kafka_connection, kafka_python_mending
+from consumers.acls import refusal
 from consumers.kafka_settings import KafkaSettings
 from consumers.record_source import LogTruncated, RecordSource, RecordUnreadable, SourceUnavailable
 from pipeline.record import Partition, Record
@@ -72,7 +73,7 @@ class KafkaRecordSource(RecordSource):
         if self._truncated is not None:
             raise self._truncated
         try:
-            with _errors():
+            with _errors(self._topic):
                 polled = self._consumer.poll(timeout_ms=int(timeout_seconds * 1000), max_records=max_records)
         except LogTruncated as error:
             self._truncated = error
@@ -105,7 +106,7 @@ class KafkaRecordSource(RecordSource):
         return {ours: self._position(theirs) for theirs, ours in self._ours.items()}
 
     def _position(self, partition: TopicPartition) -> int:
-        with _errors():
+        with _errors(self._topic):
             position = self._consumer.position(partition, timeout_ms=_OFFSETS_TIMEOUT_MS)
         assert isinstance(position, int), f"{partition} was sought, so it has a position"
         return position
@@ -119,13 +120,13 @@ class KafkaRecordSource(RecordSource):
         return "one of " + ", ".join(f"{ours} offset {offset}" for ours, offset in self.positions().items())
 
     def beginning_offsets(self) -> dict[Partition, int]:
-        with _errors():
+        with _errors(self._topic):
             offsets = self._consumer.beginning_offsets(list(self._ours), timeout_ms=_OFFSETS_TIMEOUT_MS)
         self._note_epochs()
         return {ours: offsets[theirs] for theirs, ours in self._ours.items()}
 
     def end_offsets(self) -> dict[Partition, int]:
-        with _errors():
+        with _errors(self._topic):
             offsets = self._consumer.end_offsets(list(self._ours), timeout_ms=_OFFSETS_TIMEOUT_MS)
         self._note_epochs()
         return {ours: offsets[theirs] for theirs, ours in self._ours.items()}
@@ -170,7 +171,7 @@ class KafkaRecordSource(RecordSource):
         ]
         if not new:
             return ()
-        with _errors():
+        with _errors(self._topic):
             beginnings = self._consumer.beginning_offsets(new, timeout_ms=_OFFSETS_TIMEOUT_MS)
         ours = sorted([*self._ours.values(), *(Partition(theirs.topic, theirs.partition) for theirs in new)])
         self._theirs = {partition: TopicPartition(partition.topic, partition.number) for partition in ours}
@@ -186,7 +187,7 @@ class KafkaRecordSource(RecordSource):
         By a client of its own: the consumer refreshes its view in its own time, and shows neither id nor failure.
         """
         try:
-            with _errors():
+            with _errors(self._topic):
                 if self._admin is None:
                     self._admin = kafka_connection.admin(
                         self._settings, bootstrap_timeout_ms=_OFFSETS_TIMEOUT_MS, request_timeout_ms=_OFFSETS_TIMEOUT_MS
@@ -205,7 +206,7 @@ class KafkaRecordSource(RecordSource):
                 "to be told what can be done"
             )
         self._missing_since = None
-        with _errors():
+        with _errors(self._topic):
             if error_type is not kafka_errors.NoError and error_type is not kafka_errors.LeaderNotAvailableError:
                 raise error_type()
         self._topic_id = self._topic_id or str(described["topic_id"])
@@ -243,7 +244,7 @@ def _what(error: kafka_errors.KafkaError) -> str:
 
 
 @contextmanager
-def _errors() -> Iterator[None]:
+def _errors(topic: str) -> Iterator[None]:
     """The client's errors in the words of the contract."""
     try:
         yield
@@ -262,6 +263,6 @@ def _errors() -> Iterator[None]:
             "`pip install python-snappy` for snappy, or write them with lz4, zstd or gzip"
         ) from error
     except kafka_errors.AuthorizationError as error:
-        raise UserError(f"this user may not read the topic ({error}); ask for the ACL") from error
+        raise UserError(refusal("topic", topic, "Read")) from error
     except kafka_errors.RetriableError as error:
         raise SourceUnavailable(f"the brokers do not answer ({error})") from error

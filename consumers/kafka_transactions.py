@@ -9,7 +9,10 @@ from collections.abc import Callable
 from kafka import KafkaProducer
 from kafka import errors as kafka_errors
 
+from consumers import kafka_connection
 from consumers.commit_log import BrokerUnavailable
+from consumers.kafka_nullable import NullableSerializer
+from consumers.kafka_settings import KafkaSettings
 
 # The brokers abort a transaction that a killed program left open after this; until then it holds back whoever reads
 # committed records of the topics in it.
@@ -20,7 +23,7 @@ ATTEMPT_SECONDS = 10.0
 SLOWEST_BYTES_PER_SECOND = 2_000_000
 # The sender sleeps this long on every transactional retry, and each transaction that follows another at once meets one
 # (the brokers are still writing the markers of the one before). The default of 100 ms allows 6 commits a second.
-RETRY_BACKOFF_MS = 5
+_RETRY_BACKOFF_MS = 5
 # While something waits for the brokers, it looks for a stop this often.
 STOP_LOOK_SECONDS = 0.2
 # The brokers' socket.request.max.bytes is 100 MiB by default.
@@ -34,6 +37,19 @@ REFUSED = (
     kafka_errors.InvalidTopicError,
 )
 _FENCED = (kafka_errors.ProducerFencedError, kafka_errors.InvalidProducerEpochError)
+
+
+def transactional_producer(settings: KafkaSettings, transactional_id: str) -> KafkaProducer:
+    """One that has not begun: `init_transactions` is the next call. Raises as `kafka_connection.producer`."""
+    return kafka_connection.producer(
+        settings,
+        transactional_id=transactional_id,
+        transaction_timeout_ms=int(TRANSACTION_TIMEOUT_SECONDS * 1000),
+        retry_backoff_ms=_RETRY_BACKOFF_MS,
+        max_request_size=MAX_REQUEST_BYTES,
+        compression_type="zstd",
+        value_serializer=NullableSerializer(),
+    )
 
 
 def is_fenced(error: BaseException) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -104,6 +105,7 @@ class LearnerStart:
             found = self._find(committed)
             gaps = self._gaps(found.snapshot, stop)
             self._load(found)
+        self._remove_superseded(committed)
         fault_point("start.loaded")
         if found.snapshot is None or found.entry is None:
             beginning = Beginning(offsets=dict(self._source.beginning_offsets()), passed_over=found.passed_over)
@@ -117,16 +119,11 @@ class LearnerStart:
     def _find(self, committed: Committed | None) -> Found:
         """The newest whole snapshot, where a learner may go on from it, or begin where there is none. Changes nothing.
 
-        Passed over is what a learner wrote after it had been replaced: it stands above the committed sequence, under a
-        generation below the committed one. Its successor has gone on without it. (A snapshot whose writer was killed
-        before it told has the committed generation; where its successor was killed too, right after the claim, going
-        on from the one before costs some learning and loses nothing.)
+        Passed over is what a learner wrote after it had been replaced (`Committed.supersedes`).
         Raises `UserError` where a learner may not go on.
         """
         found = self._store.newest_whole(
-            lambda entry: (
-                committed is None or entry.sequence <= committed.sequence or entry.generation >= committed.generation
-            )
+            lambda entry: committed is None or not committed.supersedes(entry.generation, entry.sequence)
         )
         if found.snapshot is not None:
             self._check_state(found.snapshot.facts)
@@ -169,6 +166,13 @@ class LearnerStart:
             if not all(tuple(gap.as_json) in told.gaps for gap in gaps):
                 raise LogGap(gaps)
         return tuple(gaps)
+
+    def _remove_superseded(self, committed: Committed | None) -> None:
+        """Or each round of a crash loop would leave one, which stands among the newest and is never gone on from."""
+        for entry in self._store.entries():
+            if committed is not None and committed.supersedes(entry.generation, entry.sequence):
+                with contextlib.suppress(OSError):  # on a disk that takes no change it harms nobody
+                    self._store.remove(entry.path)
 
     def _load(self, found: Found) -> None:
         """Raises `UserError` where the state does not fit the settings."""

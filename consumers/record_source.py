@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Self
 
 from pipeline.record import Partition, Record
+
+_POLL_RECORDS = 500
+_POLL_SECONDS = 0.25
 
 
 class LogTruncated(RuntimeError):
@@ -27,6 +31,10 @@ class RecordUnreadable(LogTruncated):
 
 class SourceUnavailable(RuntimeError):
     """The brokers do not answer. Nothing is lost; the same call may be made again."""
+
+
+class ReadingStopped(SourceUnavailable):
+    """A stop was asked for before the end was read."""
 
 
 class RecordSource(ABC):
@@ -90,6 +98,28 @@ class RecordSource(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def read_records(
+    source: RecordSource,
+    begin: Mapping[Partition, int],
+    end: Mapping[Partition, int],
+    stop: threading.Event | None = None,
+) -> Iterator[Record]:
+    """Every record from `begin` to `end` (exclusive), in the log's order within each partition.
+
+    Raises `ReadingStopped` once `stop` is set, `SourceUnavailable` and `LogTruncated`.
+    """
+    source.seek(begin)
+    while any(position < end[partition] for partition, position in source.positions().items()):
+        if stop is not None and stop.is_set():
+            raise ReadingStopped("stopped while reading back what lies there; the next start does it again")
+        records = source.poll(_POLL_RECORDS, _POLL_SECONDS)
+        for record in records:
+            if record.offset < end[record.log_partition]:
+                yield record
+        if not records:
+            source.end_offsets()  # brokers that are away poll as an empty log does; this raises where they are
 
 
 def record_checksum(record: Record) -> str:

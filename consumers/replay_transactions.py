@@ -15,22 +15,22 @@ from kafka import ConsumerGroupMetadata, KafkaProducer, OffsetAndMetadata, Topic
 from kafka import errors as kafka_errors
 
 from consumers import kafka_connection, topics
+from consumers.acls import refusal
 from consumers.commit_log import BrokerUnavailable, LearnerFenced
-from consumers.dead_letter_reader import read_records
 from consumers.events import event_data, event_message
 from consumers.kafka_nullable import NullableSerializer, sendable_headers, sendable_value
 from consumers.kafka_record_source import KafkaRecordSource
 from consumers.kafka_settings import KafkaSettings
 from consumers.kafka_transactions import (
-    MAX_REQUEST_BYTES,
     REFUSED,
-    RETRY_BACKOFF_MS,
     TRANSACTION_TIMEOUT_SECONDS,
     attempt_seconds,
     close_at_once,
     is_fenced,
+    transactional_producer,
     within,
 )
+from consumers.record_source import read_records
 from consumers.replay_position import ReplayPosition, parse_position
 from model_store.fault_points import fault_point
 from model_store.snapshot import OutboxMessage
@@ -76,36 +76,36 @@ class ReplayTransactions:
 
         Raises `UserError`, `BrokerUnavailable` and `ReplayFenced`.
         """
-        self._producer = kafka_connection.producer(
-            self._settings,
-            transactional_id=self._group,
-            transaction_timeout_ms=int(TRANSACTION_TIMEOUT_SECONDS * 1000),
-            retry_backoff_ms=RETRY_BACKOFF_MS,
-            max_request_size=MAX_REQUEST_BYTES,
-            compression_type="zstd",
-            value_serializer=NullableSerializer(),
-        )
+        self._producer = transactional_producer(self._settings, self._group)
         with self._errors():
             # The client's own limit is a minute, in which it hears no stop.
             within(TRANSACTION_TIMEOUT_SECONDS, self._producer.init_transactions, stop)
 
-    def positions(self) -> dict[Partition, ReplayPosition]:
+    def positions(self, stop: threading.Event | None = None) -> dict[Partition, ReplayPosition]:
         """How far each partition was replayed; one that never was is not in it. A look: nobody is fenced.
 
         1. The group's offsets. Their reader waits for a transaction that is just being committed.
         2. The brokers forget those of a group that was idle for a week (`offsets.retention.minutes`). Every replay that
            ends by itself therefore tells an event as well, and where the group knows nothing, the newest one says it.
+           What one that was killed had sent since that event is not known after such a week, and is sent again.
+
+        Raises `UserError`, `BrokerUnavailable` and `SourceUnavailable`; `stop` ends the waits with one of these.
         """
         # 1.
         found: dict[Partition, ReplayPosition] = {}
-        with self._errors(), self._group_reader() as reader:
-            for partition in self._partitions:
-                theirs = TopicPartition(partition.topic, partition.number)
-                entry: Any = reader.committed(theirs, metadata=True, timeout_ms=int(_ASK_SECONDS * 1000))
-                if entry is not None and entry.offset >= 0:
-                    found[partition] = parse_position(entry.offset, entry.metadata)
+
+        def ask() -> None:
+            with self._group_reader() as reader:
+                for partition in self._partitions:
+                    theirs = TopicPartition(partition.topic, partition.number)
+                    entry: Any = reader.committed(theirs, metadata=True, timeout_ms=int(_ASK_SECONDS * 1000))
+                    if entry is not None and entry.offset >= 0:
+                        found[partition] = parse_position(entry.offset, entry.metadata)
+
+        with self._errors():
+            within(None, ask, stop)
         # 2.
-        return found or self._told_positions()
+        return found or self._told_positions(stop)
 
     def send(self, records: Sequence[Record], positions: Positions) -> None:
         """One transaction.
@@ -153,7 +153,7 @@ class ReplayTransactions:
             fault_point("replay.committed")
 
         with self._errors():
-            within(attempt_seconds(sum(len(record.value or b"") for record in records)), steps)
+            within(attempt_seconds(sum(record.size_bytes for record in records)), steps)
 
     def tell(self, positions: Positions, *, sent: Mapping[str, int], skipped: Mapping[str, int]) -> None:
         """The event of a replay that has come to its end. Raises `BrokerUnavailable`; everything was sent then, too.
@@ -162,7 +162,7 @@ class ReplayTransactions:
         decisions that a learner reads back when it starts after a fall-back.
         """
         message = self._event(positions, sent, skipped)
-        with self._errors():
+        with self._errors(), _writing_to(message.topic):
             producer = kafka_connection.producer(self._settings, value_serializer=NullableSerializer())
             try:
                 producer.send(
@@ -201,14 +201,14 @@ class ReplayTransactions:
             time_seconds=time.time(),
         )
 
-    def _told_positions(self) -> dict[Partition, ReplayPosition]:
+    def _told_positions(self, stop: threading.Event | None) -> dict[Partition, ReplayPosition]:
         """Those of the newest event about this very topic; one that was made anew since was never replayed."""
         _, events = topic_partitions(self._settings, topics.events(self._stream))
         found: dict[Partition, ReplayPosition] = {}
         if not events:
             return found
         with KafkaRecordSource(self._settings, events) as source:
-            for record in read_records(source, source.beginning_offsets(), source.end_offsets()):
+            for record in read_records(source, source.beginning_offsets(), source.end_offsets(), stop):
                 data = event_data(record, kind=_EVENT, branch=_BRANCH)
                 told = None if data is None or data.get("topic_id") != self._topic_id else data.get("positions")
                 if _are_positions(told):
@@ -229,13 +229,22 @@ class ReplayTransactions:
     @contextmanager
     def _refusals(self, record: Record) -> Iterator[None]:
         try:
-            yield
+            with _writing_to(record.topic):
+                yield
         except REFUSED as error:
             raise UserError(
                 f"the brokers refuse a record for {record.topic} ({type(error).__name__}; ce_id "
-                f"{_shown_id(record)}, {len(record.value or b''):,} bytes): raise max.message.bytes of the topic, or "
+                f"{_shown_id(record)}, {record.size_bytes:,} bytes): raise max.message.bytes of the topic, or "
                 "replay other reasons with --reason"
             ) from error
+
+    def _refusal(self, error: kafka_errors.AuthorizationError) -> str:
+        """Which ACL is missing, but for those of the topics that are written to."""
+        if isinstance(error, kafka_errors.TransactionalIdAuthorizationFailedError):
+            return refusal("transactional-id", self._group, "Write")
+        if isinstance(error, kafka_errors.TopicAuthorizationFailedError):
+            return refusal("topic", topics.dead_letters(self._stream), "Read")
+        return refusal("group", self._group, "Read")
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -245,16 +254,21 @@ class ReplayTransactions:
         except TimeoutError as error:
             raise BrokerUnavailable(f"the brokers do not answer ({error}); {_AGAIN}") from error
         except kafka_errors.AuthorizationError as error:
-            raise UserError(
-                f"this user may not do what {self._group} has to ({error}); ask for the ACLs on the transactional id, "
-                "the group and the topics"
-            ) from error
+            raise UserError(self._refusal(error)) from error
         except kafka_errors.KafkaError as error:
             # The brokers abort a transaction that was open too long, and its producer finds itself fenced as by a
             # newer one.
             if is_fenced(error) and time.monotonic() - began < 0.8 * TRANSACTION_TIMEOUT_SECONDS:
                 raise ReplayFenced(f"a newer replay has taken over {self._group}; this one ends") from error
             raise BrokerUnavailable(f"the brokers did not take a transaction ({error}); {_AGAIN}") from error
+
+
+@contextmanager
+def _writing_to(topic: str) -> Iterator[None]:
+    try:
+        yield
+    except kafka_errors.TopicAuthorizationFailedError as error:
+        raise UserError(refusal("topic", topic, "Write")) from error
 
 
 def topic_partitions(settings: KafkaSettings, topic: str) -> tuple[str, tuple[Partition, ...]]:
@@ -265,7 +279,7 @@ def topic_partitions(settings: KafkaSettings, topic: str) -> tuple[str, tuple[Pa
     if error is kafka_errors.UnknownTopicOrPartitionError:
         return "", ()
     if issubclass(error, kafka_errors.AuthorizationError):
-        raise UserError(f"topic {topic} may not be described by this user ({error.__name__}); ask for the ACL")
+        raise UserError(refusal("topic", topic, "Describe"))
     if error is not kafka_errors.NoError and not issubclass(error, kafka_errors.LeaderNotAvailableError):
         raise error
     numbers = sorted(entry["partition_index"] for entry in described["partitions"])

@@ -16,6 +16,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from consumers import topics
+from consumers.branch_name import check_branch_name
+from consumers.commit_log import Committed, transactional_id
 from consumers.manifest_facts import ProcessFacts, manifest_facts, settings_facts
 from consumers.state_checks import check_settings
 from model_store.manifest import NotWhole
@@ -46,13 +48,21 @@ _MAY_DIFFER = ("optimizer.", "augmentation.", "retention", "replay.", "batch_siz
 
 
 def rewind_to_snapshot(
-    store: SnapshotStore, origin: SnapshotStore, which: str, *, stream: str, branch: str, settings: LearnerSettings
+    store: SnapshotStore,
+    origin: SnapshotStore,
+    which: str,
+    *,
+    stream: str,
+    branch: str,
+    settings: LearnerSettings,
+    committed: Callable[[], Committed | None],
 ) -> bool:
     """Let the branch begin where a snapshot of another state stands; False: it has begun there before, and goes on.
 
     `which`: SEQUENCE or GENERATION-SEQUENCE, as `palimpsest snapshots` shows them. `origin` is only read. `settings`:
     of the branch; those of the optimizer, the batches and the retention terms may be others than the state's.
-    Raises `UserError`, and `OSError` where the snapshot cannot be written.
+    `committed()`: what the branch's group has committed; asked where there is something to begin.
+    Raises `UserError`, `BrokerUnavailable`, and `OSError` where the snapshot cannot be written.
     """
     _check_branch(branch)
     entry = _chosen(origin, which)
@@ -65,6 +75,7 @@ def rewind_to_snapshot(
     state_id = uuid.uuid5(uuid.NAMESPACE_URL, asked).hex
     if not _is_new(store, state_id, f"snapshot {entry.generation}-{entry.sequence} of {origin.folder}"):
         return False
+    _check_unused(committed(), stream, branch)
     fixed = fixed_values(settings)
     check_settings(entry.facts, {path: value for path, value in fixed.items() if not path.startswith(_MAY_DIFFER)})
     newest = origin.newest_whole().snapshot
@@ -91,19 +102,21 @@ def rewind_to_offsets(
     beginning: Callable[[], Mapping[Partition, int]],
     end: Callable[[], Mapping[Partition, int]],
     at_time: Callable[[int], Mapping[Partition, int]],
+    committed: Callable[[], Committed | None],
 ) -> bool:
     """Let the branch begin with a new model at these offsets; False: it has begun there before, and goes on.
 
     `where`: PARTITION:OFFSET[,...] (partitions that are not named are read from their beginning), `beginning`, `end`,
     or an RFC 3339 time. `beginning()` and `end()` give the log's offsets, `at_time(ms)` the first offsets of records
-    that are not older; they are asked where the answer is needed. `process.state_id` is not used. Raises as
-    `rewind_to_snapshot`.
+    that are not older; they are asked where the answer is needed, as is `committed()`. `process.state_id` is not used.
+    Raises as `rewind_to_snapshot`.
     """
     _check_branch(process.branch)
     where = ",".join(sorted(part.strip() for part in where.split(",")))
     state_id = uuid.uuid5(uuid.NAMESPACE_URL, f"{process.stream}/{process.branch}/{process.topic_id}/{where}").hex
     if not _is_new(store, state_id, f"a new model at {where}"):
         return False
+    _check_unused(committed(), process.stream, process.branch)
     learner = StreamLearner(settings)
     facts = manifest_facts(replace(process, state_id=state_id), learner, settings_facts(settings), last_records={})
     store.write(
@@ -118,9 +131,7 @@ def rewind_to_offsets(
     return True
 
 
-def rewound(
-    snapshot: Snapshot, *, branch: str, state_id: str, newest: Snapshot, settings: LearnerSettings
-) -> Snapshot:
+def rewound(snapshot: Snapshot, *, branch: str, state_id: str, newest: Snapshot, settings: LearnerSettings) -> Snapshot:
     """The same state at the same offsets as the first snapshot of another branch: nothing told, nothing to be told.
 
     What `newest`, a later snapshot of the same state, had decided about the log since then is obeyed.
@@ -157,12 +168,18 @@ def _check_branch(branch: str) -> None:
             "branch 'main' is never rewound: what it told stands in the stream's topics and in the registry; "
             "give another --branch"
         )
-    try:
-        topics.check_stream_name(branch)  # it becomes part of a group's name, as the stream's name does
-    except UserError:
+    check_branch_name(branch)
+
+
+def _check_unused(committed: Committed | None, stream: str, branch: str) -> None:
+    """What begins anew would fence whoever runs this branch from another folder, and go on under its commits."""
+    if committed is not None and committed.sequence > 0:
         raise UserError(
-            f"branch name {branch!r} is not 1 to 235 letters, digits, '.', '_' and '-'; choose another --branch"
-        ) from None
+            f"branch {branch!r} of stream {stream!r} was used before: its snapshot {committed.sequence} is committed, "
+            "and lies in another folder; give that --state, or another --branch, or end its learner and delete its "
+            "group: `kafka-consumer-groups.sh --bootstrap-server HOST:PORT --delete --group "
+            f"{transactional_id(stream, branch)}`"
+        )
 
 
 def _is_new(store: SnapshotStore, state_id: str, place: str) -> bool:

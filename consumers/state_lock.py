@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,14 +23,23 @@ _WAIT_SECONDS = 10.0
 _SECONDS_BETWEEN_TRIES = 0.05
 
 
+class LockStopped(RuntimeError):
+    """A stop was asked for while a lock was waited for."""
+
+
 @contextmanager
-def shared_lock(state: Path, *, wait_seconds: float = _WAIT_SECONDS) -> Iterator[None]:
-    """A learner works here. Waits for an erasure to end; `UserError` where that takes longer than `wait_seconds`."""
+def shared_lock(
+    state: Path, *, wait_seconds: float = _WAIT_SECONDS, stop: threading.Event | None = None
+) -> Iterator[None]:
+    """A learner works here. Waits for an erasure to end; `UserError` where that takes longer than `wait_seconds`,
+    `LockStopped` where `stop` is set meanwhile."""
     with _open(state) as descriptor:
         deadline = time.monotonic() + wait_seconds
         while not _locked(descriptor, fcntl.LOCK_SH, state):
             if time.monotonic() >= deadline:
                 raise UserError(f"an erasure works on {state} since more than {wait_seconds:.0f} s: start again later")
+            if stop is not None and stop.is_set():
+                raise LockStopped(f"stopped while waiting for an erasure of {state}")
             time.sleep(_SECONDS_BETWEEN_TRIES)
         yield
 
@@ -39,7 +49,7 @@ def exclusive_lock(state: Path) -> Iterator[None]:
     """Nobody else works here; `UserError` at once where somebody does."""
     with _open(state) as descriptor:
         if not _locked(descriptor, fcntl.LOCK_EX, state):
-            raise UserError(f"a learner runs on {state}: stop it, erase, start it again")
+            raise UserError(f"a learner, a rewind or another erasure works on {state}: stop it, erase, start it again")
         yield
 
 

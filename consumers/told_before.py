@@ -14,7 +14,7 @@ from typing import TypeAlias, cast
 
 from consumers import dead_letters, events
 from consumers.log_gap import Gap, are_gaps
-from consumers.record_source import RecordSource, SourceUnavailable
+from consumers.record_source import RecordSource, read_records
 from consumers.topics import dead_letters as dead_letters_topic
 from consumers.topics import events as events_topic
 from model_store.snapshot import OutboxMessage
@@ -22,9 +22,6 @@ from pipeline.record import Partition, Record
 from pipeline.state import Json
 
 _GapsJson: TypeAlias = "list[tuple[str, int, int, int]]"
-
-_POLL_RECORDS = 500
-_POLL_SECONDS = 0.25
 
 
 @dataclass(slots=True)
@@ -103,7 +100,7 @@ class Reports:
         told = ToldBefore()
         for topic in self._topics:
             with self._open_source(topic) as source:
-                for record in _since(source, since, stop or threading.Event()):
+                for record in _since(source, since, stop):
                     self._note(told, record)
         return told
 
@@ -131,22 +128,14 @@ def _are_offsets(value: Json) -> bool:
     )
 
 
-def _since(source: RecordSource, positions: Mapping[Partition, int], stop: threading.Event) -> Iterable[Record]:
+def _since(source: RecordSource, positions: Mapping[Partition, int], stop: threading.Event | None) -> Iterable[Record]:
     """Every record from these positions to where the topic ends now."""
     beginnings, ends = source.beginning_offsets(), source.end_offsets()
     # A topic that was made anew is shorter than the position: all of it was told since.
-    source.seek(
-        {
-            partition: offset
-            if beginning <= (offset := positions.get(partition, beginning)) <= ends[partition]
-            else beginning
-            for partition, beginning in beginnings.items()
-        }
-    )
-    while any(position < ends[partition] for partition, position in source.positions().items()):
-        if stop.is_set():
-            raise SourceUnavailable("stopped while reading back what was told; the next start does it again")
-        records = source.poll(_POLL_RECORDS, _POLL_SECONDS)
-        yield from records
-        if not records:
-            source.end_offsets()  # brokers that are away poll as an empty log does; this raises where they are
+    begin = {
+        partition: offset
+        if beginning <= (offset := positions.get(partition, beginning)) <= ends[partition]
+        else beginning
+        for partition, beginning in beginnings.items()
+    }
+    return read_records(source, begin, ends, stop)

@@ -10,9 +10,9 @@ from consumers.erasure import ErasureReport, SubjectErasure
 from consumers.kafka_commit_log import KafkaCommitLog
 from consumers.kafka_record_source import KafkaRecordSource
 from consumers.kafka_reports import kafka_reports
-from consumers.manifest_facts import ProcessFacts
 from consumers.state_lock import exclusive_lock
 from consumers.topics import MAIN_BRANCH
+from deploy.process_facts import process_facts
 from deploy.settings import Settings
 from model_store.snapshot_store import SnapshotStore
 from pipeline.user_error import UserError
@@ -21,7 +21,7 @@ from pipeline.user_error import UserError
 def erase(
     *, stream: str, state: Path, subject: str, branch: str, unknown_too: bool, settings: Settings
 ) -> ErasureReport:
-    """Lock the folder, connect, erase. Raises as `SubjectErasure.erase`, and `UserError` where a learner runs on it."""
+    """Lock the folder, connect, erase. Raises as `SubjectErasure.erase`, and `UserError` where somebody works on it."""
     topics.check_stream_name(stream)
     if not (state / "snapshots").is_dir():
         raise UserError(f"{state} holds no snapshots, so nothing to erase; give the --state of a learner")
@@ -35,14 +35,7 @@ def erase(
             store=SnapshotStore(state / "snapshots"),
             source=stack.enter_context(KafkaRecordSource(settings.kafka, samples.partitions)),
             commit_log=stack.enter_context(KafkaCommitLog(settings.kafka, stream, branch, samples.partitions)),
-            facts=ProcessFacts(
-                stream=stream,
-                branch=branch,
-                topic=samples.topic,
-                cluster_id=samples.cluster_id,
-                topic_id=samples.topic_id,
-                state_id="",
-            ),
+            facts=process_facts(samples, stream=stream, branch=branch),
             reports=kafka_reports(settings.kafka, stream=stream, branch=branch) if speaks else None,
         )
         return erasure.erase(subject, unknown_too=unknown_too)

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from consumers import kafka_connection, topics
+from consumers.branch_name import check_branch_name
 from consumers.kafka_commit_log import KafkaCommitLog
 from consumers.kafka_record_source import KafkaRecordSource
 from consumers.kafka_reports import kafka_reports
@@ -27,6 +28,7 @@ from consumers.state_lock import shared_lock
 from consumers.topics import MAIN_BRANCH
 from consumers.version_submission import VersionSubmission
 from deploy.settings import Settings
+from deploy.state_folder import make_state_folder
 from model_store.registrar_process import RegistrarProcess
 from model_store.registration_queue import RegistrationQueue
 from model_store.snapshot_store import SnapshotStore
@@ -67,8 +69,8 @@ def open_learner(
     what the user can put right (no broker, no topic, another stream's folder), else as `LearnerProcess.start`.
     """
     topics.check_stream_name(stream)
-    _check_branch(branch)
-    _make_folder(state)
+    check_branch_name(branch)
+    make_state_folder(state)
     configure_torch(settings.learner)
     with ExitStack() as stack:
         with kafka_connection.hearing(stop):  # later the last commit of all comes after the stop
@@ -88,7 +90,7 @@ def _opened(
     accept_gap: bool,
 ) -> OpenLearner:
     """What has to be closed goes onto the stack."""
-    stack.enter_context(shared_lock(state))
+    stack.enter_context(shared_lock(state, stop=stop))
     store = SnapshotStore(state / "snapshots")
     samples = topics.check_samples_topic(settings.kafka, stream)
     speaks = branch == MAIN_BRANCH
@@ -158,16 +160,6 @@ def _opened(
     )
 
 
-def _check_branch(branch: str) -> None:
-    """It becomes part of a transactional id and a group's name, as the stream's name does."""
-    try:
-        topics.check_stream_name(branch)
-    except UserError:
-        raise UserError(
-            f"branch name {branch!r} is not 1 to 235 letters, digits, '.', '_' and '-'; choose another --branch"
-        ) from None
-
-
 def _metrics_server(settings: Settings, metrics: LearnerMetrics) -> MetricsServer:
     """On the port that was asked for, or not at all. Nobody asked for the usual one: where another learner of this
     machine has it, say of another branch, a free one does as well."""
@@ -222,13 +214,3 @@ def _state_id(store: SnapshotStore) -> str:
         if isinstance(stored, str):
             return stored
     return uuid.uuid4().hex
-
-
-def _make_folder(state: Path) -> None:
-    try:
-        state.mkdir(parents=True, exist_ok=True)
-        probe = state / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"cannot write to state folder {state}: {error.strerror}; give another --state") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,14 +10,17 @@ from pathlib import Path
 from kafka import TopicPartition
 
 from consumers import kafka_connection, topics
+from consumers.commit_log import Committed
+from consumers.kafka_commit_log import KafkaCommitLog
 from consumers.kafka_record_source import KafkaRecordSource
 from consumers.kafka_settings import KafkaSettings
-from consumers.manifest_facts import ProcessFacts
 from consumers.rewind import rewind_to_offsets, rewind_to_snapshot
 from consumers.state_lock import shared_lock
 from consumers.topics import SamplesTopic
 from deploy.learning import environment
+from deploy.process_facts import process_facts
 from deploy.settings import Settings
+from deploy.state_folder import make_state_folder
 from model_store.snapshot_store import SnapshotStore
 from pipeline.device import configure_torch
 from pipeline.record import Partition
@@ -32,28 +36,37 @@ def rewind(
     from_state: Path | None,
     from_snapshot: str | None,
     from_offsets: str | None,
+    stop: threading.Event | None = None,
 ) -> bool:
     """Put the first snapshot into the empty `state`; False: it has begun at this very place before.
 
-    Either from a snapshot of another state, for which no broker is asked, or with a new model from offsets on.
-    Raises `UserError`, `SourceUnavailable`.
+    Either from a snapshot of another state, or with a new model from offsets on. `stop` ends a wait for brokers or a
+    lock, with one of the last three. Raises `UserError`, `BrokerUnavailable`, `SourceUnavailable`, `LockStopped`.
     """
     if (from_state is None) != (from_snapshot is None) or (from_offsets is None) == (from_snapshot is None):
         raise UserError("give --from-state DIR and --from-snapshot N together, or --from-offsets alone")
     topics.check_stream_name(stream)
-    with ExitStack() as stack:
-        _make_folder(state)
-        stack.enter_context(shared_lock(state))
+    with ExitStack() as stack, kafka_connection.hearing(stop):
+        make_state_folder(state)
+        stack.enter_context(shared_lock(state, stop=stop))
         store = SnapshotStore(state / "snapshots")
         try:
             if from_state is not None and from_snapshot is not None:
                 if not (from_state / "snapshots").is_dir():
                     raise UserError(f"{from_state} holds no snapshots; check --from-state")
                 # What an erasure is just about to remove must not live on in a copy.
-                stack.enter_context(shared_lock(from_state))
+                stack.enter_context(shared_lock(from_state, stop=stop))
                 origin = SnapshotStore(from_state / "snapshots")
                 return rewind_to_snapshot(
-                    store, origin, from_snapshot, stream=stream, branch=branch, settings=settings.learner
+                    store,
+                    origin,
+                    from_snapshot,
+                    stream=stream,
+                    branch=branch,
+                    settings=settings.learner,
+                    committed=lambda: _committed(
+                        settings.kafka, stream, branch, topics.check_samples_topic(settings.kafka, stream)
+                    ),
                 )
             assert from_offsets is not None
             return _to_offsets(store, from_offsets, stream=stream, branch=branch, settings=settings)
@@ -70,20 +83,18 @@ def _to_offsets(store: SnapshotStore, where: str, *, stream: str, branch: str, s
         return rewind_to_offsets(
             store,
             where,
-            process=ProcessFacts(
-                stream=stream,
-                branch=branch,
-                topic=samples.topic,
-                cluster_id=samples.cluster_id,
-                topic_id=samples.topic_id,
-                state_id="",
-                environment=environment(settings),
-            ),
+            process=process_facts(samples, stream=stream, branch=branch, environment=environment(settings)),
             settings=settings.learner,
             beginning=source.beginning_offsets,
             end=source.end_offsets,
             at_time=offsets_at_time(settings.kafka, samples),
+            committed=lambda: _committed(settings.kafka, stream, branch, samples),
         )
+
+
+def _committed(settings: KafkaSettings, stream: str, branch: str, samples: SamplesTopic) -> Committed | None:
+    with KafkaCommitLog(settings, stream, branch, samples.partitions) as commit_log:
+        return commit_log.committed()
 
 
 def offsets_at_time(settings: KafkaSettings, samples: SamplesTopic) -> Callable[[int], Mapping[Partition, int]]:
@@ -96,10 +107,3 @@ def offsets_at_time(settings: KafkaSettings, samples: SamplesTopic) -> Callable[
         return {Partition(tp.topic, tp.partition): there.offset for tp, there in found.items() if there.offset >= 0}
 
     return at_time
-
-
-def _make_folder(state: Path) -> None:
-    try:
-        state.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to state folder {state}: {error.strerror}; give another --state") from None

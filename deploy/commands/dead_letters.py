@@ -68,9 +68,10 @@ def list_them(
     settings = _load(stream, settings_file, bootstrap_servers)
     wanted = _checked(reasons)
 
-    from consumers.dead_letter_reader import parse_dead_letter, read_records
+    from consumers.dead_letter_reader import parse_dead_letter
     from consumers.dead_letter_replay import dead_letters_topic, open_transactions
     from consumers.kafka_record_source import KafkaRecordSource
+    from consumers.record_source import read_records
 
     topic = dead_letters_topic(settings.kafka, stream)
     with open_transactions(settings.kafka, stream, topic) as transactions:

@@ -104,6 +104,7 @@ def command(
 
         from consumers.commit_log import BrokerUnavailable
         from consumers.record_source import SourceUnavailable
+        from consumers.state_lock import LockStopped
         from deploy.console import ConsoleObserver
         from deploy.learning import open_learner
         from deploy.logs import configure_logs
@@ -113,15 +114,22 @@ def command(
         if (from_state, from_snapshot, from_offsets) != (None, None, None):
             from deploy.rewinding import rewind
 
-            rewind(
-                stream=stream,
-                branch=branch,
-                state=state,
-                settings=settings,
-                from_state=from_state,
-                from_snapshot=from_snapshot,
-                from_offsets=from_offsets,
-            )
+            try:
+                rewind(
+                    stream=stream,
+                    branch=branch,
+                    state=state,
+                    settings=settings,
+                    from_state=from_state,
+                    from_snapshot=from_snapshot,
+                    from_offsets=from_offsets,
+                    stop=stop,
+                )
+            except (BrokerUnavailable, SourceUnavailable, LockStopped):
+                if not stop.is_set():
+                    raise
+                console.stopped_at_start()
+                return
         with ExitStack() as stack:
             try:
                 opened = stack.enter_context(
@@ -136,7 +144,7 @@ def command(
                         accept_gap=accept_gap,
                     )
                 )
-            except (BrokerUnavailable, SourceUnavailable):
+            except (BrokerUnavailable, SourceUnavailable, LockStopped):
                 if not stop.is_set():
                     raise
                 console.stopped_at_start()  # it was told to end, and so it did; no brokers are to blame

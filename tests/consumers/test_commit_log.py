@@ -13,6 +13,7 @@ from typing import Any
 
 import confluent_kafka
 import pytest
+from kafka import errors as kafka_errors
 
 from consumers import kafka_commit_log, kafka_connection, topics
 from consumers.commit_log import (
@@ -32,6 +33,7 @@ from deploy.embedded_kafka import EmbeddedKafka
 from model_store.fault_points import on_fault_point
 from model_store.snapshot import OutboxMessage
 from pipeline.record import Partition, Record
+from pipeline.user_error import UserError
 
 DEADLINE_SECONDS = 30.0
 
@@ -637,3 +639,35 @@ def test_a_commit_comes_back_to_its_caller_while_the_brokers_are_away(monkeypatc
     with pytest.raises(BrokerUnavailable):
         log.commit({partition: 1}, 1, ())
     assert clock[0] <= 15.0
+
+
+def test_an_attempt_has_the_time_that_its_headers_need_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a large outbox never went through, and the learner waited for ever."""
+    limits: list[float] = []
+    monkeypatch.setattr(kafka_commit_log, "within", lambda seconds, *_: limits.append(seconds))
+    partition = Partition("s.samples", 0)
+    log = KafkaCommitLog(KafkaSettings(bootstrap_servers="127.0.0.1:1"), "s", "main", [partition])
+    log._last = Committed(offsets={partition: 0}, generation=1, sequence=0)
+    log._producer = SimpleNamespace()
+    message = OutboxMessage("s.dead-letters", None, None, (("h", bytes(10_000_000)),))
+    log.commit({partition: 1}, 1, [message] * 3)
+    assert limits == [pytest.approx(10.0 + 15.0, abs=0.1)]
+    log._producer = None
+
+
+@pytest.mark.parametrize(
+    ("error", "acl"),
+    [
+        (kafka_errors.GroupAuthorizationFailedError(), "Read on group palimpsest.s.main.learner"),
+        (kafka_errors.TopicAuthorizationFailedError(), "Read on topic s.samples"),
+    ],
+)
+def test_a_look_that_is_not_allowed_names_the_acl(monkeypatch: pytest.MonkeyPatch, error: Exception, acl: str) -> None:
+    class Refuses:
+        def list_group_offsets(self, _: Any) -> None:
+            raise error
+
+    monkeypatch.setattr(kafka_connection, "admin", lambda _: contextlib.nullcontext(Refuses()))
+    log = KafkaCommitLog(KafkaSettings(), "s", "main", [Partition("s.samples", 0)])
+    with pytest.raises(UserError, match=f"do not allow this user {acl}; have the ACL added: kafka-acls.sh"):
+        log.committed()

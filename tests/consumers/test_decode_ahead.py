@@ -127,6 +127,20 @@ def test_large_records_are_bound_by_their_bytes(log: InMemoryLog) -> None:
     assert decoded_records == list(range(20))
 
 
+def test_headers_count_too(log: InMemoryLog) -> None:
+    for _ in range(20):
+        log.append(None, headers=[("x" * 400, b"y" * 600)])
+    decoded_records: list[int] = []
+
+    def decode(record: Record) -> Decoded:
+        decoded_records.append(record.offset)
+        return undecodable(record)
+
+    with DecodeAhead(InMemoryRecordSource(log), decode, 100, capacity_bytes=8000, poll_seconds=0.02) as ahead:
+        wait_until(lambda: ahead.waiting_records == 8 and len(decoded_records) == 9)
+        assert len(take_until_idle(ahead)[0]) == 20
+
+
 def test_lag_is_what_was_not_taken(log: InMemoryLog, ahead_of: Callable[..., DecodeAhead]) -> None:
     for _ in range(30):
         log.append(b"x")

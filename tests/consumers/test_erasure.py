@@ -22,9 +22,18 @@ from pipeline.codec.npy import encode_npy
 from pipeline.erasure import subject_hex
 from pipeline.evaluation.hold_out import HoldOut
 from pipeline.state import fingerprint
+from pipeline.stream_learner import StepReport, StreamLearner
 from pipeline.user_error import UserError
 from tests.consumers.digit_records import Written
-from tests.consumers.learner_world import STREAM, Killed, KilledBeforeTelling, Witness, World, learner_settings
+from tests.consumers.learner_world import (
+    STREAM,
+    Killed,
+    KilledBeforeTelling,
+    Witness,
+    World,
+    learner_settings,
+    run,
+)
 
 EVE, ADAM = "eve the subject", "adam the other one"
 # What stands in every raw sample of theirs, as no weight does; any four bytes in a row would do.
@@ -231,6 +240,7 @@ def test_replay_after_a_fall_back_is_the_same_every_time(world: World) -> None:
 
 POINTS = [
     ("erase.claimed", 1),
+    ("erase.caught_up", 1),
     ("snapshot.tensors_written", 1),
     ("snapshot.manifest_written", 1),
     ("rewrite.written", 1),
@@ -269,9 +279,9 @@ def test_killed_anywhere_and_run_again_it_is_finished(
         erase(world)
     fault_points.on_fault_point(None)
     assert world.whole_entries(), "a whole one is always there"
-    if not untold:
-        assert world.newest().offsets == newest, "nothing learnt is lost"
     erase(world)
+    if not (untold and point == "erase.claimed"):  # there a learner too goes on from the one before
+        assert world.newest().offsets == newest, "nothing learnt is lost"
     assert_erased(world)
     assert world.events("subject_erased")
     committed = world.commit_log().committed()
@@ -298,6 +308,59 @@ def test_killed_anywhere_a_learner_goes_on_all_the_same(world: World, killed_at:
     assert world.newest().offsets == {world.partition: 200}
     offsets = world.dead_offsets()
     assert len(offsets) == len(set(offsets))
+
+
+@pytest.mark.parametrize("world", ["trained"], indirect=True)
+@pytest.mark.parametrize("forgotten", [False, True], ids=["known", "forgotten"])
+@pytest.mark.parametrize(("point", "number"), POINTS[POINTS.index(("erase.newest_rewritten", 1)) :])
+def test_killed_between_the_newest_and_the_older_ones_a_learner_goes_on_without_the_subject(
+    world: World, killed_at: Any, point: str, number: int, forgotten: bool
+) -> None:
+    """Also where the newest was written and not told, and where the brokers have forgotten what was committed."""
+    world.write(stream(200))
+    with pytest.raises(Killed):
+        world.learn(commit_log=KilledBeforeTelling(world.commit_log(), commits=3))
+    newest, entry = world.newest(), world.newest_entry()
+    if forgotten:
+        world.commits.committed.clear()
+    killed_at(point, number)
+    with pytest.raises(Killed):
+        erase(world)
+    fault_points.on_fault_point(None)
+    witness = Witness()
+    process = world.process(observer=witness)
+    assert process.start()
+    assert process.learner.records_consumed == newest.facts["records_consumed"], "nothing learnt is lost"
+    run(process)
+    assert witness.commits[-1].entry.number > entry.number
+    assert not [name for name in files_with(world, EVE) if world.newest_entry().path.name in name]
+    offsets = world.dead_offsets()
+    assert len(offsets) == len(set(offsets)), "nothing is told twice"
+
+
+def test_after_a_fall_back_below_a_replaced_learner_nothing_is_told_twice(world: World) -> None:
+    """The newest is broken, and the one before, of a learner that had been replaced, has the committed sequence."""
+    records = stream(200)
+    world.write(records)
+    world.learn(max_records=90)
+
+    class IsReplaced(Witness):
+        def stepped(self, learner: StreamLearner, report: StepReport) -> None:
+            super().stepped(learner, report)
+            if len(self.steps) == 2:
+                world.learn(max_records=80, snapshots={"every_records": None})
+
+    with pytest.raises(LearnerFenced):  # its snapshot is written, and not told
+        world.learn(observer=IsReplaced())
+    committed = world.commit_log().committed()
+    assert committed is not None
+    broken, before = world.store.entries()[-1], world.store.entries()[-2]
+    assert (broken.sequence, before.sequence) == (committed.sequence, committed.sequence), "else the test shows nothing"
+    (broken.path / "state.json").write_bytes(b"{}")
+    erase(world)
+    world.learn()
+    offsets = world.dead_offsets()
+    assert sorted(offsets) == [n for n, record in enumerate(records) if record.fate == "bad"]
 
 
 def test_what_is_not_whole_and_what_was_left_half_written_go_too(world: World) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 import confluent_kafka
 import pytest
 from kafka import TopicPartition
+from kafka import errors as kafka_errors
 from kafka.codec import has_snappy
 
 from consumers import kafka_connection, kafka_record_source, topics
-from consumers.kafka_record_source import KafkaRecordSource
+from consumers.kafka_record_source import KafkaRecordSource, _errors
 from consumers.kafka_settings import KafkaSettings
 from consumers.memory_record_source import InMemoryLog, InMemoryRecordSource
 from consumers.record_source import LogTruncated, RecordSource, RecordUnreadable, SourceUnavailable, record_checksum
@@ -549,3 +550,13 @@ def test_a_codec_that_is_not_installed_is_named(
     monkeypatch.setattr("kafka.codec.snappy", None)
     with log.source() as source, pytest.raises(UserError, match="python-snappy"):
         read_to_the_end(source)
+
+
+def test_what_is_not_allowed_is_named_with_the_line_that_allows_it() -> None:
+    with (
+        pytest.raises(
+            UserError, match=r"do not allow this user Read on topic s\.samples; have the ACL added: kafka-acl"
+        ),
+        _errors("s.samples"),
+    ):
+        raise kafka_errors.TopicAuthorizationFailedError

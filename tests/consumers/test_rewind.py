@@ -37,6 +37,10 @@ def world(tmp_path: Path) -> World:
     return world
 
 
+def nothing() -> None:
+    """Has the branch's group committed."""
+
+
 def branch_store(world: World) -> SnapshotStore:
     return SnapshotStore(world.folder / "branch" / "snapshots")
 
@@ -69,6 +73,7 @@ def from_offsets(world: World, where: str, *, branch: str = "past", store: Snaps
         beginning=source.beginning_offsets,
         end=source.end_offsets,
         at_time=lambda milliseconds: {ONE: milliseconds // 1000},
+        committed=world.commit_log(branch).committed,
     )
 
 
@@ -77,7 +82,13 @@ def test_a_branch_that_goes_back_comes_to_mains_model_bit_for_bit(world: World) 
     assert first.offsets[world.partition] < 50, "before the first idle flush"
     store = branch_store(world)
     assert rewind_to_snapshot(
-        store, world.store, str(first.sequence), stream=STREAM, branch="past", settings=world.settings
+        store,
+        world.store,
+        str(first.sequence),
+        stream=STREAM,
+        branch="past",
+        settings=world.settings,
+        committed=nothing,
     )
     messages = list(world.commits.messages)
     newest = learn_on(world, store)
@@ -130,7 +141,9 @@ def test_the_same_rewind_again_goes_on_and_any_other_is_refused(world: World) ->
     store = branch_store(world)
 
     def rewind(which: str, branch: str = "past") -> bool:
-        return rewind_to_snapshot(store, world.store, which, stream=STREAM, branch=branch, settings=world.settings)
+        return rewind_to_snapshot(
+            store, world.store, which, stream=STREAM, branch=branch, settings=world.settings, committed=nothing
+        )
 
     assert rewind(f"{first.generation}-{first.sequence}")
     assert not rewind(str(first.sequence)), "killed before it learnt anything"
@@ -147,7 +160,13 @@ def test_the_same_rewind_again_goes_on_and_any_other_is_refused(world: World) ->
     assert newest.fingerprint() == learnt.fingerprint()
     with pytest.raises(UserError, match="did not begin"):  # an ordinary state
         rewind_to_snapshot(
-            world.store, world.store, str(first.sequence), stream=STREAM, branch="past", settings=world.settings
+            world.store,
+            world.store,
+            str(first.sequence),
+            stream=STREAM,
+            branch="past",
+            settings=world.settings,
+            committed=nothing,
         )
 
 
@@ -165,7 +184,9 @@ def test_the_same_rewind_again_goes_on_and_any_other_is_refused(world: World) ->
 def test_what_cannot_be_rewound_to_is_named(world: World, which: str, stream: str, branch: str, problem: str) -> None:
     store = branch_store(world)
     with pytest.raises(UserError, match=problem):
-        rewind_to_snapshot(store, world.store, which, stream=stream, branch=branch, settings=world.settings)
+        rewind_to_snapshot(
+            store, world.store, which, stream=stream, branch=branch, settings=world.settings, committed=nothing
+        )
     assert store.entries() == []
 
 
@@ -181,9 +202,16 @@ def test_a_sequence_of_two_generations_must_be_named_whole(world: World) -> None
             stream=STREAM,
             branch="past",
             settings=world.settings,
+            committed=nothing,
         )
     assert rewind_to_snapshot(
-        branch_store(world), world.store, which, stream=STREAM, branch="past", settings=world.settings
+        branch_store(world),
+        world.store,
+        which,
+        stream=STREAM,
+        branch="past",
+        settings=world.settings,
+        committed=nothing,
     )
 
 
@@ -191,7 +219,15 @@ def test_a_snapshot_that_is_not_whole_is_named(world: World) -> None:
     entry = world.store.entries()[0]
     (entry.path / "state.json").write_text("{}")
     with pytest.raises(UserError, match=r"snapshot 1-1 of .* is not whole \(state.json .*there is 1-1, 1-2"):
-        rewind_to_snapshot(branch_store(world), world.store, "1", stream=STREAM, branch="past", settings=world.settings)
+        rewind_to_snapshot(
+            branch_store(world),
+            world.store,
+            "1",
+            stream=STREAM,
+            branch="past",
+            settings=world.settings,
+            committed=nothing,
+        )
 
 
 @pytest.mark.parametrize(
@@ -251,13 +287,41 @@ def test_other_settings_of_the_optimizer_may_be_tried_and_other_hold_outs_may_no
     which, store = str(first.sequence), branch_store(world)
     another = learner_settings(hold_out={"share": 0.3})
     with pytest.raises(UserError, match=r"setting learner.hold_out.share is 0.3, but this state was made with 0.15"):
-        rewind_to_snapshot(store, world.store, which, stream=STREAM, branch="past", settings=another)
+        rewind_to_snapshot(store, world.store, which, stream=STREAM, branch="past", settings=another, committed=nothing)
     for misfit in (learner_settings(retention={"er": {}}), learner_settings(replay={"capacity": 7, "draw_size": 2})):
         with pytest.raises(UserError, match="use the"):
-            rewind_to_snapshot(store, world.store, which, stream=STREAM, branch="past", settings=misfit)
+            rewind_to_snapshot(
+                store, world.store, which, stream=STREAM, branch="past", settings=misfit, committed=nothing
+            )
         assert store.entries() == []
     slower = learner_settings(optimizer={"learning_rate": 0.001}, retention={"der_pp": {"alpha": 0.9}, "ewc_pp": {}})
-    assert rewind_to_snapshot(store, world.store, which, stream=STREAM, branch="past", settings=slower)
+    assert rewind_to_snapshot(
+        store, world.store, which, stream=STREAM, branch="past", settings=slower, committed=nothing
+    )
     newest = learn_on(world, store, settings=slower)
     assert newest.offsets == world.newest().offsets
     assert fingerprint({"state": newest.state}) != fingerprint({"state": world.newest().state})
+
+
+@pytest.mark.parametrize("way", ["snapshot", "offsets"])
+def test_a_branch_that_was_used_before_is_refused(world: World, way: str) -> None:
+    """Begun in another folder it would fence the learner of the first one."""
+    used, which = SnapshotStore(world.folder / "used" / "snapshots"), str(world.store.entries()[0].sequence)
+
+    def begin(store: SnapshotStore, branch: str = "past") -> bool:
+        if way == "offsets":
+            return from_offsets(world, "0:7", store=store, branch=branch)
+        committed = world.commit_log(branch).committed
+        return rewind_to_snapshot(
+            store, world.store, which, stream=STREAM, branch=branch, settings=world.settings, committed=committed
+        )
+
+    assert begin(used)
+    learn_on(world, used, max_records=20)
+    assert not begin(used), "in its own folder it goes on"
+    epochs = dict(world.commits.epochs)
+    with pytest.raises(UserError, match=r"branch 'past' .* was used before.*--group palimpsest.digits.past.learner"):
+        begin(branch_store(world))
+    assert not branch_store(world).entries()
+    assert world.commits.epochs == epochs
+    assert begin(branch_store(world), "unused")

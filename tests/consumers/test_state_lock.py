@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from consumers.state_lock import LOCK_FILE, exclusive_lock, shared_lock
+from consumers.state_lock import LOCK_FILE, LockStopped, exclusive_lock, shared_lock
 from pipeline.user_error import UserError
 
 
@@ -20,7 +20,7 @@ def test_learners_work_beside_each_other_and_an_erasure_alone(tmp_path: Path) ->
     with (
         shared_lock(tmp_path),
         shared_lock(tmp_path, wait_seconds=0),
-        pytest.raises(UserError, match=f"a learner runs on {tmp_path}: stop it, erase, start it again"),
+        pytest.raises(UserError, match=f"a learner, a rewind or another erasure works on {tmp_path}: stop it, erase"),
     ):
         exclusive_lock(tmp_path).__enter__()
     with exclusive_lock(tmp_path), pytest.raises(UserError, match="an erasure works on"):
@@ -49,6 +49,16 @@ def test_a_learner_waits_for_an_erasure_to_end(tmp_path: Path) -> None:
     assert ended.is_set()
 
 
+def test_a_learner_that_waits_hears_a_stop(tmp_path: Path) -> None:
+    stop = threading.Event()
+    with shared_lock(tmp_path, stop=stop):
+        stop.set()
+    with shared_lock(tmp_path, stop=stop):
+        pass  # it need not wait, and the stop is for others to hear
+    with exclusive_lock(tmp_path), pytest.raises(LockStopped):
+        shared_lock(tmp_path, stop=stop).__enter__()
+
+
 def test_a_killed_process_lets_go(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from consumers.state_lock import shared_lock\n"
@@ -58,7 +68,7 @@ def test_a_killed_process_lets_go(tmp_path: Path) -> None:
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == "locked\n"
-        with pytest.raises(UserError, match="a learner runs on"):
+        with pytest.raises(UserError, match="a learner, a rewind or another erasure works on"):
             exclusive_lock(tmp_path).__enter__()
     finally:
         process.send_signal(signal.SIGKILL)

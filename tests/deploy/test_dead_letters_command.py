@@ -12,8 +12,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from consumers import dead_letters, topics
-from consumers.dead_letter_reader import original_headers, read_records
+from consumers.dead_letter_reader import original_headers
 from consumers.kafka_record_source import KafkaRecordSource
+from consumers.record_source import read_records
 from deploy.commands.dead_letters import command
 from deploy.embedded_kafka import EmbeddedKafka
 from deploy.learning import open_learner

@@ -16,8 +16,8 @@ import torch
 from click.testing import CliRunner, Result
 
 from consumers import topics
-from consumers.dead_letter_reader import read_records
 from consumers.kafka_record_source import KafkaRecordSource
+from consumers.record_source import read_records
 from deploy.commands.erase import command
 from deploy.embedded_kafka import EmbeddedKafka
 from deploy.learning import open_learner
@@ -159,7 +159,7 @@ def test_a_learner_that_runs_is_in_the_way_and_is_not_disturbed(
     state, file = tmp_path / "state", settings_file(tmp_path, kafka_broker, SETTINGS)
     with Running("learn", "--stream", stream_name, "--state", state, "--settings", file) as running:
         running.wait_for_event("snapshot")
-        with pytest.raises(UserError, match=f"a learner runs on {state}: stop it, erase, start it again"):
+        with pytest.raises(UserError, match=f"a learner, a rewind or another erasure works on {state}: stop it, erase"):
             erase(kafka_broker, stream_name, state, TRAINED)
         running.signal(signal.SIGTERM)
         assert running.end() == 0

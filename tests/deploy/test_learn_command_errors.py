@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +17,13 @@ import torch
 from click.testing import CliRunner
 
 from consumers.kafka_settings import KafkaSettings
+from consumers.state_lock import LockStopped, exclusive_lock
 from deploy.commands.learn import command
 from deploy.embedded_kafka import EmbeddedKafka
+from deploy.learning import open_learner
+from deploy.settings import Settings
 from pipeline.user_error import UserError
+from tests.deploy.command_line import DEADLINE_SECONDS, Running
 from tests.deploy.streams import send, settings_file
 
 pytestmark = pytest.mark.kafka
@@ -161,3 +168,35 @@ def test_a_password_that_no_broker_wants_is_not_shown(
     line = learn("--stream", name, "--state", state, "--settings", file)
     assert kafka_broker.bootstrap_servers in line
     assert "hunter2" not in line
+
+
+@pytest.mark.parametrize("options", [(), ("--branch", "past", "--from-offsets", "end")], ids=["start", "rewind"])
+def test_a_stop_while_no_broker_answers_is_no_error(tmp_path: Path, options: tuple[str, ...]) -> None:
+    with socket.socket() as mute:  # takes connections, and never says a word
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        mute.settimeout(DEADLINE_SECONDS)
+        servers = f"127.0.0.1:{mute.getsockname()[1]}"
+        env = {"PALIMPSEST_KAFKA__CONNECT_TIMEOUT_SECONDS": str(DEADLINE_SECONDS)}
+        arguments = ("--stream", "s", "--state", tmp_path / "state", "--bootstrap-servers", servers, *options)
+        with Running("learn", *arguments, env=env) as running:
+            connection, _ = mute.accept()
+            running.signal(signal.SIGTERM)
+            began = time.monotonic()
+            assert running.end() == 0, running.lines
+            assert time.monotonic() - began < DEADLINE_SECONDS / 2
+            connection.close()
+    assert (running.events[-1]["event"], running.events[-1]["stopped_by"]) == ("stopped", "signal")
+
+
+def test_a_stop_while_an_erasure_works_is_heard(tmp_path: Path) -> None:
+    stop = threading.Event()
+    stop.set()
+    began = time.monotonic()
+    with (
+        exclusive_lock(tmp_path),
+        pytest.raises(LockStopped),
+        open_learner(stream="s", state=tmp_path, settings=Settings(), stop=stop),
+    ):
+        raise AssertionError("it has started")
+    assert time.monotonic() - began < 5.0

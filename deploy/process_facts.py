@@ -1,0 +1,28 @@
+"""What a process that works on a state is, as far as the brokers say it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from consumers.manifest_facts import ProcessFacts
+from consumers.topics import SamplesTopic
+from pipeline.state import Json
+
+
+def process_facts(
+    samples: SamplesTopic,
+    *,
+    stream: str,
+    branch: str,
+    environment: Mapping[str, Json] | None = None,
+) -> ProcessFacts:
+    """Of one that has no state id of its own: it has the state's, or makes one."""
+    return ProcessFacts(
+        stream=stream,
+        branch=branch,
+        topic=samples.topic,
+        cluster_id=samples.cluster_id,
+        topic_id=samples.topic_id,
+        state_id="",
+        environment=environment or {},
+    )
