@@ -17,7 +17,7 @@ from consumers.observers import Observer
 from consumers.outbox import Outbox
 from consumers.process_settings import RegistrySettings, SnapshotSettings, StreamSettings
 from consumers.record_source import record_checksum
-from consumers.snapshot_commit import CommitReport, SnapshotCommit
+from consumers.snapshot_commit import CommitReport, DiskRefused, SnapshotCommit
 from consumers.told_before import Reports, ToldBefore
 from consumers.topics import MAIN_BRANCH
 from consumers.versions import Versions
@@ -35,8 +35,6 @@ _DISK_RETRY_SECONDS = 5.0
 _SLOW_COMMIT_SECONDS = 60.0
 # Short enough for a stop to be heard within any supervisor's patience.
 _WAIT_TICK_SECONDS = 0.25
-# So often is looked whether the last versions were made.
-_LOOK_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +65,7 @@ class Outcome:
 
     pending: PendingCommit
     report: CommitReport | None = None
-    error: OSError | None = None
+    error: DiskRefused | None = None
 
 
 class Checkpointing:
@@ -222,15 +220,12 @@ class Checkpointing:
             self._commit_to_the_end("final")
         else:
             self.commit_now()
-        began = time.monotonic()
-        while self._versions.waiting():
-            left_seconds = began + (drain_seconds_at_signal if self.stop.is_set() else drain_seconds) - time.monotonic()
-            if left_seconds <= 0:
-                break
+
+        def goes_on(waited_seconds: float) -> bool:
             self._tick()
-            self._tell_versions()  # sees to it that somebody works on them
-            time.sleep(min(left_seconds, _LOOK_SECONDS))
-        waiting = self._versions.close(0.0)
+            return waited_seconds < (drain_seconds_at_signal if self.stop.is_set() else drain_seconds)
+
+        waiting = self._versions.close(goes_on)
         if waiting:
             self._observer.warned(f"{waiting} versions wait for MLflow; they are registered by a later run")
         self._tell_versions()
@@ -329,7 +324,7 @@ class Checkpointing:
         """In the commits' thread: a snapshot, durable first and told second, then the version made of it."""
         try:
             report = self.committer.commit(pending.state, pending.offsets, pending.messages, pending.facts)
-        except OSError as error:
+        except DiskRefused as error:
             return Outcome(pending=pending, error=error)
         if pending.submit is not None:
             self._submit(pending.submit, pending.state, report.entry.sha256)

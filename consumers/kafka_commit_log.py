@@ -164,7 +164,7 @@ class KafkaCommitLog(CommitLog):
                 self._last = committed
                 return
             # 3.
-            except (kafka_errors.KafkaError, TimeoutError, BrokerUnavailable) as error:
+            except (kafka_errors.KafkaError, OSError, BrokerUnavailable) as error:
                 self._in_doubt = True
                 if time.monotonic() > deadline:
                     raise BrokerUnavailable(

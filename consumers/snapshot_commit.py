@@ -29,6 +29,13 @@ class CommitReport:
     )
 
 
+class DiskRefused(OSError):
+    """The snapshot could not be written, and nothing of it was told: what had to be told may be told with the next one.
+
+    A class of its own, since sockets fail with `OSError` too, at a point where all may have been told.
+    """
+
+
 class SnapshotCommit:
     """Makes state durable and tells the world, in an order that a kill between any two steps leaves whole.
 
@@ -72,7 +79,7 @@ class SnapshotCommit:
     ) -> CommitReport:
         """Numbered as above.
 
-        Raises `OSError` where step 1 fails (nothing was told); `LearnerFenced` and `OutboxRefused` from step 2, and
+        Raises `DiskRefused` where step 1 fails (nothing was told); `LearnerFenced` and `OutboxRefused` from step 2, and
         `BrokerUnavailable` where `wait` says so: the next start tells it.
         """
         started = time.perf_counter()
@@ -86,7 +93,10 @@ class SnapshotCommit:
             outbox=tuple(outbox) if self._speaks else (),
         )
         # 1.
-        entry = self._store.write(snapshot)
+        try:
+            entry = self._store.write(snapshot)
+        except OSError as error:
+            raise DiskRefused(*error.args) from error
         self.sequence = snapshot.sequence
         fault_point("commit.written")
         written = time.perf_counter()

@@ -31,8 +31,8 @@ class RegistrarHandle(Protocol):
     def start(self) -> bool:
         """See that it runs; False: it died, and it is too early to try again."""
 
-    def close(self, drain_seconds: float | None = None) -> int:
-        """Let it finish what waits, at most so long; how many remain."""
+    def close(self, drain_seconds: float | None = None, goes_on: Callable[[float], bool] = ...) -> int:
+        """Let it finish what waits, at most so long and while `goes_on(waited_seconds)`; how many remain."""
 
 
 class VersionSubmission:
@@ -107,10 +107,6 @@ class VersionSubmission:
 
         return submit
 
-    def waiting(self) -> int:
-        """How many requests wait in the queue."""
-        return len(self._queue.pending_numbers())
-
     def pinned(self) -> Collection[str]:
         """Snapshots of versions that have a role in the registry, or wait to get one."""
         return self._queue.pinned_sha256()
@@ -166,12 +162,12 @@ class VersionSubmission:
         self._queue.acknowledge(self._collected)
         self._collected.clear()
 
-    def close(self, drain_seconds: float) -> int:
-        """Wait for what waits, at most so long; how many remain for a later run."""
+    def close(self, goes_on: Callable[[float], bool]) -> int:
+        """Wait for what waits, while `goes_on(waited_seconds)`; how many remain for a later run."""
         if self._queue.pending_numbers():
             self._process.start()
         self._closed = True
-        return self._process.close(drain_seconds)
+        return self._process.close(goes_on=goes_on)
 
 
 def _points(learner: StreamLearner, since_records: int) -> tuple[MetricPoint, ...]:

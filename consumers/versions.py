@@ -43,8 +43,6 @@ class Versions(Protocol):
     def pinned(self) -> Collection[str]:
         """SHA-256 of each snapshot that must be kept, since a version in a role was made of it, or will be."""
 
-    def waiting(self) -> int:
-        """How many are still to be registered."""
-
-    def close(self, drain_seconds: float) -> int:
-        """Wait for what is waiting, at most so long; how many remain for a later run."""
+    def close(self, goes_on: Callable[[float], bool]) -> int:
+        """Wait for what is waiting, as long as something becomes of it and `goes_on(waited_seconds)`, which is asked
+        again and again; how many remain for a later run."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from model_store.registration_queue import RegistrationQueue
@@ -15,6 +17,8 @@ from model_store.tracking_uri import check_tracking_uri
 _SECONDS_BETWEEN_STARTS = 30.0
 # Between asking a process to end and ending it.
 _GRACE_SECONDS = 5.0
+# While it drains, whoever waits is asked this often whether to go on.
+_LOOK_SECONDS = 0.1
 
 
 class RegistrarProcess:
@@ -63,8 +67,11 @@ class RegistrarProcess:
         self.starts += 1
         return True
 
-    def close(self, drain_seconds: float | None = None) -> int:
-        """Let it finish what waits, at most so long (default: that of the start); how many remain for a later run.
+    def close(
+        self, drain_seconds: float | None = None, goes_on: Callable[[float], bool] = lambda _waited_seconds: True
+    ) -> int:
+        """Let it finish what waits, at most so long (default: that of the start), and while `goes_on(waited_seconds)`,
+        which is asked again and again; how many remain for a later run.
 
         1. Its stdin ends: it drains, and ends by itself where the queue is empty or the registry is away.
         2. Past the time it is ended; the queue and MLflow stand this at any point.
@@ -74,9 +81,7 @@ class RegistrarProcess:
             # 1.
             assert self._process.stdin is not None
             self._process.stdin.close()
-            try:
-                self._process.wait(seconds)
-            except subprocess.TimeoutExpired:
+            if not self._ends_within(seconds, goes_on):
                 # 2.
                 self._process.terminate()
                 try:
@@ -86,6 +91,15 @@ class RegistrarProcess:
                     self._process.wait()
             self._release()
         return len(self._queue.pending_numbers())
+
+    def _ends_within(self, seconds: float, goes_on: Callable[[float], bool]) -> bool:
+        assert self._process is not None
+        began = time.monotonic()
+        while (waited := time.monotonic() - began) < seconds and goes_on(waited):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(min(_LOOK_SECONDS, seconds - waited))
+                return True
+        return self._process.poll() is not None
 
     def _release(self) -> None:
         if self._process is not None:

@@ -11,7 +11,7 @@ import pytest
 from consumers.commit_log import BrokerUnavailable, LearnerFenced
 from consumers.memory_commit_log import InMemoryCommitLog, InMemoryCommits
 from consumers.process_settings import SnapshotSettings
-from consumers.snapshot_commit import SnapshotCommit
+from consumers.snapshot_commit import DiskRefused, SnapshotCommit
 from model_store.snapshot import OutboxMessage, Snapshot
 from model_store.snapshot_store import SnapshotEntry, SnapshotStore
 from pipeline.record import Partition
@@ -136,3 +136,18 @@ def test_a_fenced_commit_is_not_retried(tmp_path: Path) -> None:
     with pytest.raises(LearnerFenced):
         parts.commit_once()
     assert (parts.waits, parts.commits.messages) == ([], [])
+
+
+def test_a_socket_that_fails_is_not_taken_for_a_disk_that_does(tmp_path: Path) -> None:
+    """After it the outbox may have been told; put into the next snapshot it would be told twice."""
+    parts = Parts(tmp_path)
+
+    def fail(*arguments: Any) -> None:
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    parts.commit_log.commit = fail  # type: ignore[method-assign]
+    with pytest.raises(ConnectionResetError) as raised:
+        parts.commit_once()
+    assert not isinstance(raised.value, DiskRefused)
+    with pytest.raises(DiskRefused, match="No space"):
+        Parts(tmp_path, store=FullDisk(tmp_path)).commit_once()
