@@ -24,9 +24,7 @@ class CommitReport:
     write_seconds: float
     commit_seconds: float
     copy_seconds: float = 0.0  # the state's, in which learning stood still
-    prune_problem: OSError | None = (
-        None  # older snapshots could not be removed; this one is durable and told all the same
-    )
+    prune_problem: OSError | None = None  # older ones could not be removed; this one is durable and told all the same
 
 
 class DiskRefused(OSError):

@@ -142,10 +142,15 @@ def test_a_socket_that_fails_is_not_taken_for_a_disk_that_does(tmp_path: Path) -
     """After it the outbox may have been told; put into the next snapshot it would be told twice."""
     parts = Parts(tmp_path)
 
-    def fail(*arguments: Any) -> None:
-        raise ConnectionResetError(104, "Connection reset by peer")
+    class BrokenPipes(LoggedCommitLog):
+        def commit(self, offsets: Mapping[Partition, int], sequence: int, outbox: Sequence[OutboxMessage]) -> None:
+            raise ConnectionResetError(104, "Connection reset by peer")
 
-    parts.commit_log.commit = fail  # type: ignore[method-assign]
+    parts.commit_log = BrokenPipes(parts.commits, [])
+    parts.commit_log.start()
+    parts.commit = SnapshotCommit(
+        parts.store, parts.commit_log, settings=SnapshotSettings(), speaks=True, wait=parts.wait
+    )
     with pytest.raises(ConnectionResetError) as raised:
         parts.commit_once()
     assert not isinstance(raised.value, DiskRefused)
