@@ -46,7 +46,11 @@ def count(lines: list[str], text: str) -> int:
 
 @pytest.mark.parametrize(
     ("how", "away_seconds"),
-    [("kill", 8.0), ("stop", 0.0), pytest.param("kill", 60.0, marks=pytest.mark.slow)],
+    [
+        pytest.param("kill", 8.0, marks=pytest.mark.slow),
+        ("stop", 0.0),
+        pytest.param("kill", 60.0, marks=pytest.mark.slow),
+    ],
 )
 def test_an_outage_costs_time_and_nothing_else(
     broker: EmbeddedKafka, stream_name: str, tmp_path: Path, how: str, away_seconds: float
