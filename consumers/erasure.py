@@ -94,8 +94,7 @@ class SubjectErasure:
         self._check(found.snapshot, unknown_too=unknown_too)
         key = _key(found.snapshot, subject)
         # 2.
-        folders = [entry.path for entry in self._store.entries()] + [folder.path for folder in self._store.broken()]
-        committed = self._commit_log.start(known_generation=max(int(path.name.split("-")[0]) for path in folders))
+        committed = self._commit_log.start(known_generation=self._store.highest_generation())
         if committed != seen:  # a learner elsewhere was quicker
             found = self._newest(committed)
             self._check(found.snapshot, unknown_too=unknown_too)

@@ -238,9 +238,10 @@ class LearnerProcess:
         snapshot of its own.
         """
         while (report := self.learner.flush()) is not None:
-            if idle_flush(report.batch.next_offsets) in self.learner.decisions:  # not where a batch became shorter
+            decision = idle_flush(report.batch.next_offsets)
+            if decision in self.learner.decisions:  # not where a batch became shorter
                 self._checkpoints.tell_event(
-                    "idle_flush", str(report.records_consumed), {"offsets": _offsets_json(report.batch.next_offsets)}
+                    "idle_flush", str(report.records_consumed), {"offsets": decision["offsets"]}
                 )
             self._take_in(report)
         learnt = self._checkpoints.offsets
@@ -261,7 +262,3 @@ class LearnerProcess:
             waiting_registrations=waiting,
             stopped_by=stopped_by,
         )
-
-
-def _offsets_json(offsets: Mapping[Partition, int]) -> list[Json]:
-    return [[p.topic, p.number, offset] for p, offset in sorted(offsets.items())]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -86,7 +86,7 @@ class LearnerStart:
         """
         # 1.
         seen = self._commit_log.committed()
-        entries, broken = self._store.entries(), self._store.broken()
+        entries = self._store.entries()
         if entries:
             self._check_state(entries[-1].facts)
         found = self._find(seen)
@@ -94,18 +94,16 @@ class LearnerStart:
         self._load(found)
         fault_point("start.found")
         # 2.
-        known = [entry.generation for entry in entries] + [int(folder.path.name.split("-")[0]) for folder in broken]
-        committed = self._commit_log.start(known_generation=max(known, default=0), stop=stop)
+        committed = self._commit_log.start(known_generation=self._store.highest_generation(), stop=stop)
         if self._reports is not None:
             self._reports.open()
         # 3.
-        if committed != seen or [entry.number for entry in self._store.entries()] != [
-            entry.number for entry in entries
-        ]:
+        entries_now = self._store.entries()
+        if committed != seen or [entry.number for entry in entries_now] != [entry.number for entry in entries]:
             found = self._find(committed)
             gaps = self._gaps(found.snapshot, stop)
             self._load(found)
-        self._remove_superseded(committed)
+        self._remove_superseded(entries_now, committed)
         fault_point("start.loaded")
         if found.snapshot is None or found.entry is None:
             beginning = Beginning(offsets=dict(self._source.beginning_offsets()), passed_over=found.passed_over)
@@ -167,9 +165,9 @@ class LearnerStart:
                 raise LogGap(gaps)
         return tuple(gaps)
 
-    def _remove_superseded(self, committed: Committed | None) -> None:
+    def _remove_superseded(self, entries: Sequence[SnapshotEntry], committed: Committed | None) -> None:
         """Or each round of a crash loop would leave one, which stands among the newest and is never gone on from."""
-        for entry in self._store.entries():
+        for entry in entries:
             if committed is not None and committed.supersedes(entry.generation, entry.sequence):
                 with contextlib.suppress(OSError):  # on a disk that takes no change it harms nobody
                     self._store.remove(entry.path)

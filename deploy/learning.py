@@ -20,13 +20,13 @@ from consumers.kafka_commit_log import KafkaCommitLog
 from consumers.kafka_record_source import KafkaRecordSource
 from consumers.kafka_reports import kafka_reports
 from consumers.learner_process import LearnerProcess
-from consumers.manifest_facts import ProcessFacts
 from consumers.metrics import LearnerMetrics
 from consumers.metrics_server import MetricsServer
 from consumers.observers import Observer, Observers
 from consumers.state_lock import shared_lock
 from consumers.topics import MAIN_BRANCH
 from consumers.version_submission import VersionSubmission
+from deploy.process_facts import process_facts
 from deploy.settings import Settings
 from deploy.state_folder import make_state_folder
 from model_store.registrar_process import RegistrarProcess
@@ -65,8 +65,8 @@ def open_learner(
     """Connect, claim the branch, load the newest snapshot, seek. Everything is closed at the end.
 
     `registered(version, run_id)` hears of versions in MLflow; `stop` ends a wait for brokers; `accept_gap` goes on
-    where the log has lost what comes next. Raises `UserError` for
-    what the user can put right (no broker, no topic, another stream's folder), else as `LearnerProcess.start`.
+    where the log has lost what comes next. Raises `UserError` for what the user can put right (no broker, no topic,
+    another stream's folder), else as `LearnerProcess.start`.
     """
     topics.check_stream_name(stream)
     check_branch_name(branch)
@@ -137,14 +137,8 @@ def _opened(
         source=source,
         commit_log=commit_log,
         store=store,
-        facts=ProcessFacts(
-            stream=stream,
-            branch=branch,
-            topic=topics.samples(stream),
-            cluster_id=samples.cluster_id,
-            topic_id=samples.topic_id,
-            state_id=state_id,
-            environment=environment(settings),
+        facts=process_facts(
+            samples, stream=stream, branch=branch, state_id=state_id, environment=environment(settings)
         ),
         stream_settings=settings.stream,
         snapshot_settings=settings.snapshots,

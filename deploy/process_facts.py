@@ -14,15 +14,16 @@ def process_facts(
     *,
     stream: str,
     branch: str,
+    state_id: str = "",
     environment: Mapping[str, Json] | None = None,
 ) -> ProcessFacts:
-    """Of one that has no state id of its own: it has the state's, or makes one."""
+    """`state_id` is empty for one that has none of its own: it has the state's, or makes one."""
     return ProcessFacts(
         stream=stream,
         branch=branch,
         topic=samples.topic,
         cluster_id=samples.cluster_id,
         topic_id=samples.topic_id,
-        state_id="",
+        state_id=state_id,
         environment=environment or {},
     )

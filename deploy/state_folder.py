@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from model_store.durable_files import make_folder
 from pipeline.user_error import UserError
 
 
 def make_state_folder(state: Path) -> None:
     """Make it where it is not there. Raises `UserError` where nothing can be written to it."""
     try:
-        state.mkdir(parents=True, exist_ok=True)
+        make_folder(state)  # durable: the snapshots in it will be
         probe = state / ".writable"
         probe.touch()
         probe.unlink()

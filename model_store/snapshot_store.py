@@ -190,6 +190,10 @@ class SnapshotStore:
         """Every folder with a snapshot's name but without a good manifest, oldest first."""
         return self._read_manifests()[1]
 
+    def highest_generation(self) -> int:
+        """Of all snapshots, broken ones too; 0 where there is none. Reads no manifest."""
+        return max((_number(path)[0] for path in self._folders()), default=0)
+
     def load(self, entry: SnapshotEntry) -> Snapshot:
         """Read a snapshot, checking every size and sum. `NotWhole` where one is wrong."""
         with self._lock:

@@ -111,27 +111,21 @@ def command(
 
         console = ConsoleObserver()
         configure_logs(as_json=console.as_json)
-        if (from_state, from_snapshot, from_offsets) != (None, None, None):
-            from deploy.rewinding import rewind
-
-            try:
-                rewind(
-                    stream=stream,
-                    branch=branch,
-                    state=state,
-                    settings=settings,
-                    from_state=from_state,
-                    from_snapshot=from_snapshot,
-                    from_offsets=from_offsets,
-                    stop=stop,
-                )
-            except (BrokerUnavailable, SourceUnavailable, LockStopped):
-                if not stop.is_set():
-                    raise
-                console.stopped_at_start()
-                return
         with ExitStack() as stack:
             try:
+                if (from_state, from_snapshot, from_offsets) != (None, None, None):
+                    from deploy.rewinding import rewind
+
+                    rewind(
+                        stream=stream,
+                        branch=branch,
+                        state=state,
+                        settings=settings,
+                        from_state=from_state,
+                        from_snapshot=from_snapshot,
+                        from_offsets=from_offsets,
+                        stop=stop,
+                    )
                 opened = stack.enter_context(
                     open_learner(
                         stream=stream,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import confluent_kafka
@@ -34,17 +34,9 @@ pytestmark = pytest.mark.kafka
 DEADLINE_SECONDS = 60.0
 
 
-@pytest.fixture(scope="module")
-def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
-    with EmbeddedKafka(tmp_path_factory.mktemp("faulty_broker"), heap_mb=256) as broker:
-        yield broker
-        broker.start()  # a test that failed may have left it dead; what is running is stopped at the end
-
-
 @pytest.fixture
-def broker(own_broker: EmbeddedKafka) -> EmbeddedKafka:
-    own_broker.start()
-    return own_broker
+def broker(mortal_broker: EmbeddedKafka) -> EmbeddedKafka:
+    return mortal_broker
 
 
 def wait_until(true: Callable[[], bool]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,17 +19,9 @@ RECORDS = 600
 SETTINGS = "registry: {enabled: false}\nsnapshots: {every_records: 100}\n"
 
 
-@pytest.fixture(scope="module")
-def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
-    with EmbeddedKafka(tmp_path_factory.mktemp("faulty_broker"), heap_mb=256) as broker:
-        yield broker
-        broker.start()  # a test that failed may have left it dead; what is running is stopped at the end
-
-
 @pytest.fixture
-def broker(own_broker: EmbeddedKafka) -> EmbeddedKafka:
-    own_broker.start()
-    return own_broker
+def broker(mortal_broker: EmbeddedKafka) -> EmbeddedKafka:
+    return mortal_broker
 
 
 def settings(folder: Path, broker: EmbeddedKafka) -> Path:
