@@ -53,8 +53,8 @@ soak: $(VENV)/.installed-test$(TEST_ALL)
 	@$(BIN)/python -m tests.faults.soak --kills $(KILLS)
 
 bench: $(VENV)/.installed-test$(TEST_ALL)
-	@$(BIN)/python -m benchmarks.class_il --dataset mnist --data-root $(or $(DATA_ROOT),data) --buffer 200 --seeds 0 1 2 --via kafka \
-		--retention der_pp --json runs/class_il.json
+	@$(BIN)/python -m benchmarks.accuracy --stream split-mnist --methods der_pp palimpsest --buffers 200 --seeds 0 1 2 --via kafka \
+		--data-root $(or $(DATA_ROOT),data) --json runs/bench/split-mnist.json
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+from pipeline.settings import LearnerSettings
+from pipeline.settings_section import former_values
 from pipeline.state import Json
 from pipeline.user_error import UserError
 
@@ -22,9 +24,12 @@ def check_belongs(facts: Mapping[str, Json], *, stream: str, branch: str, folder
 def check_settings(facts: Mapping[str, Json], fixed: Mapping[str, Any]) -> None:
     """A setting that shapes the model cannot change under an existing state.
 
-    Only names that both know are compared, so that the state of a release with fewer settings still loads.
+    Only names that both know are compared, so that the state of a release with fewer settings still loads; of those
+    that came later it is known how it was before.
     """
     stored = cast("dict[str, Any]", facts.get("fixed_settings") or {})
+    if stored:
+        stored = {**former_values(LearnerSettings), **stored}
     for path in sorted(fixed):
         if path in stored and stored[path] != fixed[path]:
             raise UserError(

@@ -16,13 +16,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pipeline import finiteness, keyed_randomness, retention
 from pipeline.augmentation import Augmentation
 from pipeline.class_index import ClassIndex
 from pipeline.device import choose_device, to_device
 from pipeline.finiteness import NotFinite
+from pipeline.incoming_loss import incoming_loss
 from pipeline.network import Network, build_network, choose_backbone, network_from_architecture
 from pipeline.optimizer import momenta_of, sgd
 from pipeline.quadratic_anchor import grown
@@ -59,6 +59,7 @@ class _Passed:
 
     x: Tensor  # (B, ...) on the device, un-augmented
     y_B: Tensor
+    columns_B: npt.NDArray[np.int64]  # y_B on the CPU
     logits_BK: Tensor  # of the incoming rows, detached
     loss: Mapping[str, Tensor]
     row_gradients: RowGradients | None
@@ -80,7 +81,8 @@ class Learner:
         self.updates = 0  # done so far
         self._classes = ClassIndex(settings.network.max_classes)
         self._augmentation = Augmentation(settings.augmentation, spec, settings.seed)
-        self._reservoir = Reservoir(settings.replay.capacity, spec, settings.seed, self.device)
+        replay = settings.replay
+        self._reservoir = Reservoir(replay.capacity, spec, settings.seed, self.device, replay.sampling)
         self._optimizer: torch.optim.SGD
         self._attach(build_network(_network_settings(settings, spec), spec, settings.seed), momenta={})
 
@@ -142,9 +144,9 @@ class Learner:
         1. New labels get logit columns; where none are left, the head's capacity doubles, and optimizer, terms and
            stored logits follow. The terms hear what changed.
         2. All draws of all terms, keyed by (seed, term, update number), in one batch with the incoming rows.
-        3. Random crops and mirrorings of the batch, keyed by the update number.
+        3. Random changes of the batch's images, keyed by the update number.
         4. One forward pass (`replay.fused: false`: one for the incoming rows and one a draw). The loss is the incoming
-           rows' cross-entropy over all columns, spare ones included, plus what each term makes of its slice.
+           rows' own (`incoming_loss.py`) plus what each term makes of its slice.
         5. One backward pass, and a look at all that would enter the state: where it is not finite, steps 1 to 5 are
            undone.
         6. The terms see the gradients and may change them; the norm is clipped; the optimizer's step.
@@ -176,7 +178,7 @@ class Learner:
 
         # 7.
         logits_BK = passed.logits_BK
-        self._reservoir.insert(passed.x, passed.y_B, logits_BK, self.network.columns, subjects)
+        self._reservoir.insert(passed.x, passed.columns_B, logits_BK, self.network.columns, subjects)
         self.updates += 1
         if passed.known_before:
             correct_B = logits_BK[:, : passed.known_before].argmax(dim=1) == passed.y_B
@@ -263,20 +265,24 @@ class Learner:
 
         # 2.
         x_incoming = to_device(x, self.device)
-        y_B = to_device(self._classes.columns(labels), self.device)
+        columns_B = self._classes.columns(labels)
+        y_B = to_device(columns_B, self.device)
         replayed, draws = self._draw(number)
         drawn_rows = len(replayed.y_B) // draws if replayed else 0
         x_all = torch.cat([x_incoming, replayed.x]) if replayed else x_incoming
 
         # 3.
-        x_all = self._augmentation(x_all, number)
+        x_all = self._augmentation(x_all, number, incoming=rows)
         drawn = time.perf_counter()
 
         # 4.
         logits_BK, features_BD = self._forward_slices(x_all, [rows] + [drawn_rows] * draws)
         incoming = Rows(y_B=y_B, logits_BK=logits_BK[0], features_BD=features_BD[0])
         replays = self._replay_rows(replayed, logits_BK[1:], features_BD[1:], drawn_rows)
-        total = F.cross_entropy(incoming.logits_BK, y_B) if rows else incoming.logits_BK.sum()
+        if rows:
+            total = incoming_loss(incoming.logits_BK, y_B, len(self._classes), self.settings.incoming_loss)
+        else:
+            total = incoming.logits_BK.sum()
         loss = {"incoming": total.detach()}
         first = 0
         for name, term in terms.items():
@@ -305,6 +311,7 @@ class Learner:
         return _Passed(
             x=x_incoming,
             y_B=y_B,
+            columns_B=columns_B,
             logits_BK=logits,
             loss=loss,
             row_gradients=row_gradients,

@@ -1,4 +1,4 @@
-"""A bounded, uniform memory of an endless stream, beside what the network said when each sample was stored.
+"""A bounded memory of an endless stream, beside what the network said when each sample was stored.
 
 Legend: N = capacity, B = rows handed in, K = logit columns now, S = logit columns when a row was stored
 """
@@ -13,9 +13,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline import keyed_randomness
 from pipeline.device import to_device
 from pipeline.sample import InputSpec
+from pipeline.sampling import samplings
+from pipeline.sampling.uniform import Uniform
 from pipeline.state import StateTree
 from pipeline.user_error import UserError
 
@@ -34,27 +35,20 @@ class ReservoirRows:
 
 
 class Reservoir:
-    """Reservoir sampling: after t samples each of them is in it with probability N / t, without knowing the end.
+    """Rows on the learner's device. What is kept is chosen by a sampling (`pipeline/sampling/`), on the CPU.
 
-    Algorithm R (Vitter 1985, "Random sampling with a reservoir", doi:10.1145/3147.3165): sample t (from 0) takes slot t
-    while t < N, else slot j drawn uniformly from 0..t, if j < N.
-
-    Rows of erased subjects leave holes; the rows that stay are moved together, so that the first `filled` slots are in
-    use, and a sample whose slot is a hole goes behind them. What stays is still uniform over the samples that were not
-    erased: this is Algorithm R with the erased rows left where they were, unseen, until others overwrite them. Which
-    samples are drawn, and when one is overwritten, do not hang on what is looked at; and slots may be renumbered
-    between two samples, since every one of them is as likely to be drawn. So each sample is in the reservoir with
-    probability N / t as before, only fewer than N are seen until the holes are full.
-
-    Draws of a batch are keyed by (seed, samples seen before it), so nothing about them has to be saved.
+    Erased subjects' rows leave holes: the others are moved together, and the first `filled` slots are in use.
     """
 
-    def __init__(self, capacity: int, spec: InputSpec, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, capacity: int, spec: InputSpec, seed: int, device: torch.device, sampling: str = Uniform.name
+    ) -> None:
+        """`sampling`: the name of a file in `pipeline/sampling/`."""
         self.capacity = capacity
         self.spec = spec
         self.seen = 0  # samples offered so far
         self.filled = 0  # slots in use: the first ones
-        self._seed = seed
+        self._sampling = samplings()[sampling](capacity, seed)
         self._device = device
         dtype = getattr(torch, spec.dtype)
         self._x = torch.zeros((capacity, *spec.shape), dtype=dtype, device=device)
@@ -62,39 +56,26 @@ class Reservoir:
         self._logits_NK = torch.zeros((capacity, 0), dtype=torch.float32, device=device)
         self._columns_N = torch.zeros(capacity, dtype=torch.int64, device=device)
         self._subjects_N = torch.zeros(capacity, dtype=torch.int64, device=device)
-
-    def slots(self, rows: int) -> npt.NDArray[np.int64]:
-        """Where Algorithm R would put each of the next `rows` samples; values >= N mean nowhere."""
-        seen = self.seen
-        slots_B = np.arange(seen, seen + rows, dtype=np.int64)
-        if seen + rows > self.capacity:
-            drawn_B = keyed_randomness.generator(self._seed, "reservoir", seen).integers(0, slots_B + 1)
-            slots_B = np.where(slots_B < self.capacity, slots_B, drawn_B)
-        if self.filled < min(seen, self.capacity):
-            filled = self.filled
-            for row in np.flatnonzero((slots_B >= filled) & (slots_B < self.capacity)):
-                if slots_B[row] >= filled:  # else an earlier row of this batch has filled that slot
-                    slots_B[row] = filled
-                    filled += 1
-        return slots_B
+        self._held_N = np.zeros(capacity, dtype=np.int64)  # y_N on the CPU, so that a sampling waits for no device
 
     def insert(
         self,
         x: Tensor,
-        y_B: Tensor,
+        y_B: npt.NDArray[np.int64],
         logits_BK: Tensor,
         columns: int,
         subjects_B: npt.NDArray[np.int64] | None = None,
     ) -> None:
         """Offer a batch whose logits have so many columns. Of two rows for one slot the later one stays.
 
-        `subjects_B` says whom each row is about (`HoldOut.key`), for its erasure; None: not known.
+        `y_B`: the rows' own logit columns. `subjects_B` says whom each row is about (`HoldOut.key`), for its erasure;
+        None: not known.
         """
         assert logits_BK.shape == (len(x), columns), f"{tuple(logits_BK.shape)} for {len(x)} rows of {columns} columns"
         if subjects_B is None:
             subjects_B = np.full(len(x), UNKNOWN_SUBJECT, np.int64)
         assert subjects_B.shape == (len(x),), f"{subjects_B.shape} subjects for {len(x)} rows"
-        slots_B = self.slots(len(x))
+        slots_B = self._sampling.slots(y_B, self._held_N, seen=self.seen, filled=self.filled)
         self.seen += len(x)
         chosen_B = slots_B < self.capacity
         if not chosen_B.any():  # the usual case in a long stream
@@ -103,12 +84,13 @@ class Reservoir:
         slots, last = np.unique(slots_B[::-1], return_index=True)
         kept = slots < self.capacity
         chosen = len(x) - 1 - last[kept]
-        places = np.stack([slots[kept], chosen, subjects_B[chosen]])
-        slot_index, row_index, subjects = to_device(places, self._device)
+        places = np.stack([slots[kept], chosen, y_B[chosen], subjects_B[chosen]])
+        slot_index, row_index, y, subjects = to_device(places, self._device)
+        self._held_N[slots[kept]] = y_B[chosen]
         self.filled = max(self.filled, int(slots[kept][-1]) + 1)
         self.grow(columns)
         self._x.index_copy_(0, slot_index, x.index_select(0, row_index))
-        self._y_N.index_copy_(0, slot_index, y_B.index_select(0, row_index))
+        self._y_N.index_copy_(0, slot_index, y)
         self._logits_NK.index_copy_(0, slot_index, logits_BK.index_select(0, row_index).float())
         self._columns_N.index_fill_(0, slot_index, columns)
         self._subjects_N.index_copy_(0, slot_index, subjects)
@@ -134,9 +116,8 @@ class Reservoir:
             self._logits_NK = torch.nn.functional.pad(self._logits_NK, (0, missing))
 
     def counts_per_column(self) -> npt.NDArray[np.int64]:
-        """Samples held per logit column. Waits for the device: not for the hot loop."""
-        counts = torch.bincount(self._y_N[: self.filled].cpu(), minlength=self._logits_NK.shape[1])
-        return cast("npt.NDArray[np.int64]", counts.numpy())
+        """Samples held per logit column."""
+        return np.bincount(self._held_N[: self.filled], minlength=self._logits_NK.shape[1])
 
     def state(self) -> StateTree:
         """Only slots in use. References to live tensors: the learner copies.
@@ -147,6 +128,8 @@ class Reservoir:
         return {
             "seen": self.seen,
             "holes": min(self.seen, self.capacity) - filled,
+            "sampling": self._sampling.name,
+            "sampled": self._sampling.state(),
             "x": self._x[:filled],
             "y": self._y_N[:filled],
             "logits": self._logits_NK[:filled],
@@ -155,10 +138,17 @@ class Reservoir:
         }
 
     def load_state(self, state: StateTree) -> None:
-        """Inverse of `state`; UserError where it was saved with another capacity.
+        """Inverse of `state`; UserError where it was saved with another capacity or sampling.
 
-        Releases before there were erasures saved no `holes` (there were none) and no `subjects`.
+        Releases before there were erasures saved no `holes` (there were none) and no `subjects`; those before there was
+        a choice of samplings were uniform.
         """
+        sampling = state.get("sampling", Uniform.name)
+        if sampling != self._sampling.name:
+            raise UserError(
+                f"the state's reservoir was sampled {sampling!r}, replay.sampling is {self._sampling.name!r}: use the "
+                "one it was saved with"
+            )
         seen = cast(int, state["seen"])
         x, logits = cast(Tensor, state["x"]), cast(Tensor, state["logits"])
         filled = len(x)
@@ -170,7 +160,10 @@ class Reservoir:
         self.seen, self.filled = seen, filled
         self._logits_NK = torch.zeros((self.capacity, logits.shape[1]), dtype=torch.float32, device=self._device)
         self._x[:filled] = x.to(self._device)
-        self._y_N[:filled] = cast(Tensor, state["y"]).to(self._device)
+        y = cast(Tensor, state["y"])
+        self._y_N[:filled] = y.to(self._device)
+        self._held_N[:filled] = y.cpu().numpy()
+        self._sampling.load_state(cast(StateTree, state.get("sampled", {})))
         self._logits_NK[:filled] = logits.to(self._device)
         self._columns_N[:filled] = cast(Tensor, state["columns"]).to(self._device)
         subjects = cast("Tensor | None", state.get("subjects"))

@@ -52,7 +52,7 @@ class NetworkSettings(Section):
 class OptimizerSettings(Section):
     """SGD, as in the papers."""
 
-    learning_rate: float = fixed(0.03, gt=0, why="step size")
+    learning_rate: float = fixed(0.1, gt=0, why="step size")
     momentum: float = fixed(0.0, ge=0, lt=1, why="classical momentum")
     weight_decay: float = fixed(0.0, ge=0, why="L2 penalty")
     max_gradient_norm: float | None = fixed(
@@ -67,15 +67,37 @@ class ReplaySettings(Section):
     """The reservoir, shared by all retention terms."""
 
     capacity: int = fixed(500, ge=1, why="samples kept")
+    sampling: str = fixed(
+        "class_balanced",
+        formerly="uniform",
+        why="a file of pipeline/sampling, which chooses them: class_balanced keeps as many of each class, uniform as "
+        "many as the stream has",
+    )
     draw_size: int = fixed(128, ge=1, why="samples in one draw, without replacement, of min(size, filled)")
     fused: bool = fixed(True, why="one forward for incoming and replayed rows; false: one each, as in the papers")
 
+    @field_validator("sampling")
+    @classmethod
+    def _check_sampling(cls, value: str) -> str:
+        from pipeline.sampling import samplings
+
+        if value not in samplings():
+            raise ValueError(f"unknown sampling {value!r}; there are {', '.join(sorted(samplings()))}")
+        return value
+
 
 class AugmentationSettings(Section):
-    """Applied to incoming and replayed images alike; the reservoir keeps the un-augmented sample."""
+    """Of images; the reservoir keeps the un-augmented sample."""
 
     crop_padding: int = fixed(0, ge=0, why="random crop of the image padded by this many pixels (0: none)")
     horizontal_flip: bool = fixed(False, why="mirror left-right with probability one half")
+    rotation_degrees: float = fixed(0.0, ge=0, le=180, formerly=0.0, why="turn by up to this, either way (0: not)")
+    scale: float = fixed(
+        0.0, ge=0, lt=1, formerly=0.0, why="make larger or smaller by up to this share of the size (0: not)"
+    )
+    rows: Literal["all", "replayed"] = fixed(
+        "all", formerly="all", why="all: incoming and replayed rows; replayed: incoming ones stay as they are"
+    )
 
 
 class HoldOutSettings(Section):
@@ -118,6 +140,12 @@ class LearnerSettings(Section):
         "convolutional and text networks on the CPU, not for small ones. none: torch's choice",
     )
     batch_size: int = fixed(10, ge=1, why="trainable records in one update")
+    incoming_loss: Literal["er_ace", "cross_entropy"] = fixed(
+        "er_ace",
+        formerly="cross_entropy",
+        why="of the incoming rows: er_ace runs over the batch's own classes and the columns not yet seen, so that new "
+        "classes do not push old ones away; cross_entropy over all columns",
+    )
     max_records_per_batch: int = fixed(
         640, ge=1, why="an update's span ends after this many records even if too few were trainable"
     )

@@ -13,9 +13,13 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
-def fixed(default: Any = ..., *, why: str, **constraints: Any) -> Any:
-    """A setting that shapes the model: an existing state refuses another value for it. `why` is its description."""
-    return Field(default, description=why, json_schema_extra={"fixed": True}, **constraints)
+def fixed(default: Any = ..., *, why: str, formerly: Any = None, **constraints: Any) -> Any:
+    """A setting that shapes the model: an existing state refuses another value for it. `why` is its description.
+
+    `formerly`: of a setting that came later, how it was before; states from then have that value.
+    """
+    extra: dict[str, Any] = {"fixed": True} if formerly is None else {"fixed": True, "formerly": formerly}
+    return Field(default, description=why, json_schema_extra=extra, **constraints)
 
 
 def changeable(default: Any = ..., *, why: str, **constraints: Any) -> Any:
@@ -42,4 +46,16 @@ def fixed_values(section: BaseModel, prefix: str = "") -> dict[str, Any]:
             assert "fixed" in extra, f"setting {path} is not marked fixed or changeable"
             if cast(dict[str, Any], extra)["fixed"]:
                 values[path] = dumped[name]
+    return values
+
+
+def former_values(section: type[BaseModel], prefix: str = "") -> dict[str, Any]:
+    """{"replay.sampling": "uniform", ...}: of every fixed leaf that came later, how it was before."""
+    values: dict[str, Any] = {}
+    for name, field in section.model_fields.items():
+        extra = field.json_schema_extra
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            values.update(former_values(field.annotation, f"{prefix}{name}."))
+        elif isinstance(extra, dict) and "formerly" in extra:
+            values[f"{prefix}{name}"] = extra["formerly"]
     return values

@@ -29,7 +29,7 @@ class DarkExperienceReplayPlusPlus(RetentionTerm):
     name: ClassVar[str] = "der_pp"
 
     class Config(Section):
-        alpha: float = fixed(0.2, ge=0, why="weight of the squared error to the stored logits (first draw)")
+        alpha: float = fixed(0.5, ge=0, why="weight of the squared error to the stored logits (first draw)")
         beta: float = fixed(1.0, ge=0, why="weight of the cross-entropy to the stored labels (second draw)")
 
     def __init__(self, config: Section, parameters: Mapping[str, nn.Parameter]) -> None:

@@ -29,3 +29,14 @@ def test_settings_that_only_one_release_knows_are_not_compared() -> None:
     check_settings({}, ours)
     with pytest.raises(UserError, match=r"setting learner.drift.delta is 0.002, but this state was made with 0.5"):
         check_settings({"fixed_settings": ours | {"drift.delta": 0.5}}, ours)
+
+
+def test_a_state_from_before_a_setting_has_what_there_was_then() -> None:
+    ours: dict[str, Any] = fixed_values(LearnerSettings())
+    older: dict[str, Any] = {path: value for path, value in ours.items() if path != "replay.sampling"}
+    with pytest.raises(UserError, match=r"replay.sampling is 'class_balanced', but this state was made with 'uniform'"):
+        check_settings({"fixed_settings": older}, ours)
+    check_settings({"fixed_settings": older}, ours | {"replay.sampling": "uniform"})
+    older = {path: value for path, value in ours.items() if path != "incoming_loss"}
+    with pytest.raises(UserError, match=r"incoming_loss is 'er_ace', but this state was made with 'cross_entropy'"):
+        check_settings({"fixed_settings": older}, ours)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import shutil
 import signal
+import subprocess
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -84,6 +87,44 @@ def test_a_folder_that_cannot_be_written_ends_with_code_7_and_costs_nothing(make
     assert run.wait() == DISK_REFUSED, run.text
     snapshots.unlink()
     away.rename(snapshots)
+    trial.learn_to_the_end()
+    verdict = trial.verdict()
+    assert verdict.passed, verdict.why
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """The folder is mounted read-only over itself, as a volume whose disk has failed is. Skips where nobody may."""
+    mount = subprocess.run(["mount", "--bind", folder, folder], capture_output=True, text=True)
+    if mount.returncode != 0:
+        pytest.skip(f"NO MOUNTS here ({mount.stderr.strip()}): a read-only volume is not tried")
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_read_only_volume_costs_retries_and_nothing_else(make_trial: Callable[..., Trial]) -> None:
+    trial = make_trial(every_records=100)
+    trial.write(mixed(1_500, seed=65))
+    run = trial.start(Fault(point="commit.begun", nth=3, deed="SIGSTOP"), until_idle_seconds=None)
+    run.wait_until_stopped()
+    with read_only(trial.state()):
+        kept = trial.store().newest_whole().entry
+        run.send(signal.SIGCONT)
+        run.wait_for_event("snapshot_failed")
+        newest = trial.store().newest_whole()
+        assert newest.entry == kept
+        assert not newest.passed_over
+        # Who starts there now hears of it in one line, and touches nothing.
+        refused = trial.start(until_idle_seconds=None)
+        assert refused.wait() == 2, refused.text
+        assert "Read-only file system; give another --state" in refused.text
+        assert len(refused.text.splitlines()) == 1, refused.text
+    run.wait_until(lambda: [event["event"] for event in run.events].count("snapshot") > 2, "a snapshot again")
+    run.send(signal.SIGTERM)
+    assert run.wait() == 0, run.text
     trial.learn_to_the_end()
     verdict = trial.verdict()
     assert verdict.passed, verdict.why

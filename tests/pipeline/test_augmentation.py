@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline import keyed_randomness
 from pipeline.augmentation import Augmentation
 from pipeline.sample import InputSpec
 from pipeline.settings import AugmentationSettings
@@ -66,3 +67,70 @@ def test_floats_move_as_bytes_do() -> None:
 def test_what_is_no_image_passes_as_it_is(settings: AugmentationSettings, spec: InputSpec) -> None:
     x = images(2)
     assert Augmentation(settings, spec, seed=0)(x, 1) is x
+
+
+class ScriptedGenerator:
+    """Stands in for the keyed generator: every draw is this number."""
+
+    def __init__(self, drawn: float) -> None:
+        self._drawn = drawn
+
+    def random(self, shape: tuple[int, int], dtype: type = np.float64) -> np.ndarray:
+        return np.full(shape, self._drawn, dtype)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "degrees", "shape", "turned"),
+    [
+        (1.0, 90.0, (2, 5, 5), lambda x: torch.rot90(x, 1, (2, 3))),
+        (0.0, 90.0, (2, 5, 5), lambda x: torch.rot90(x, -1, (2, 3))),
+        (1.0, 180.0, (2, 3, 4), lambda x: x.flip(2, 3)),
+        (0.5, 180.0, (2, 3, 4), lambda x: x),
+    ],
+)
+def test_turns_by_hand(
+    drawn: float, degrees: float, shape: tuple[int, int, int], turned: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keyed_randomness, "generator", lambda *_: ScriptedGenerator(drawn))
+    spec = InputSpec(kind="image", shape=shape)
+    augmentation = Augmentation(AugmentationSettings(rotation_degrees=degrees), spec, seed=0)
+    x = (torch.arange(3 * spec_size(spec)) * 7 % 251).reshape(3, *shape).to(torch.uint8)
+    assert callable(turned)
+    torch.testing.assert_close(augmentation(x, 1), turned(x).float() / 255, atol=1e-5, rtol=0)
+
+
+def spec_size(spec: InputSpec) -> int:
+    return int(np.prod(spec.shape))
+
+
+def test_scaling_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    # half the size (1 - 0.5): of eight columns that are all 1, the middle four are left, and black around them
+    monkeypatch.setattr(keyed_randomness, "generator", lambda *_: ScriptedGenerator(0.0))
+    spec = InputSpec(kind="image", shape=(1, 8, 8))
+    out = Augmentation(AugmentationSettings(scale=0.5), spec, seed=0)(
+        torch.full((1, 1, 8, 8), 255, dtype=torch.uint8), 1
+    )
+    expected = torch.zeros(8, 8)
+    expected[2:6, 2:6] = 1.0
+    torch.testing.assert_close(out[0, 0], expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("turn", [0.0, 20.0])
+def test_incoming_rows_may_stay_as_they_are(turn: float) -> None:
+    both = AugmentationSettings(crop_padding=2, rotation_degrees=turn)
+    replayed = both.model_copy(update={"rows": "replayed"})
+    x = images(40)
+    out = Augmentation(replayed, SPEC, seed=1)(x, 7, incoming=10)
+    assert torch.equal(out[:10], x[:10] if turn == 0 else x[:10].float() / 255)
+    assert torch.equal(out[10:], Augmentation(both, SPEC, seed=1)(x, 7, incoming=10)[10:])
+    assert not torch.equal(out[10:], x[10:].to(out.dtype))
+
+
+def test_turned_rows_have_draws_of_their_own_each() -> None:
+    augmentation = Augmentation(AugmentationSettings(rotation_degrees=15, scale=0.1), SPEC, seed=1)
+    x = images(24)[:1].expand(50, 2, 3, 4)
+    out = augmentation(x, 7)
+    assert torch.equal(out, augmentation(x, 7))
+    assert torch.equal(out[:20], augmentation(x[:20], 7))
+    assert len({row.numpy().tobytes() for row in out}) == 50
+    assert 0.0 <= float(out.min()) <= float(out.max()) <= 1.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given, settings
@@ -20,10 +21,10 @@ CPU = torch.device("cpu")
 SPEC = InputSpec(kind="vector", shape=(1,))
 
 
-def rows(first: int, count: int, columns: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def rows(first: int, count: int, columns: int = 2) -> tuple[torch.Tensor, npt.NDArray[np.int64], torch.Tensor]:
     """Rows whose value, label and logits all say which row of the stream they are."""
     number_B = torch.arange(first, first + count)
-    return number_B[:, None].float(), number_B, number_B[:, None].float().expand(count, columns) + 0.5
+    return number_B[:, None].float(), number_B.numpy(), number_B[:, None].float().expand(count, columns) + 0.5
 
 
 def fill(reservoir: Reservoir, count: int, batch: int, columns: int = 2) -> None:
@@ -36,7 +37,7 @@ def fill(reservoir: Reservoir, count: int, batch: int, columns: int = 2) -> None
 def erase(reservoir: Reservoir, subject: int) -> Reservoir:
     """Another one that goes on without these rows; `fill` gives row t of the stream the subject t % 3 + 1."""
     state = reservoir.state()
-    other = Reservoir(reservoir.capacity, SPEC, seed=reservoir._seed, device=CPU)
+    other = Reservoir(reservoir.capacity, SPEC, seed=reservoir._sampling.seed, device=CPU)
     other.load_state(without_rows(state, subjects_of(state) == subject))
     return other
 
@@ -135,7 +136,7 @@ def test_rows_are_copies_in_the_raw_dtype() -> None:
     spec = InputSpec(kind="image", shape=(1, 2, 2))
     reservoir = Reservoir(3, spec, seed=0, device=CPU)
     x = torch.full((2, 1, 2, 2), 200, dtype=torch.uint8)
-    reservoir.insert(x, torch.tensor([0, 1]), torch.zeros(2, 3), 3)
+    reservoir.insert(x, np.array([0, 1]), torch.zeros(2, 3), 3)
     x.fill_(0)
     taken = reservoir.rows(torch.tensor([0])).x
     assert taken.dtype == torch.uint8

@@ -58,8 +58,8 @@ def test_der_pp_by_hand() -> None:
 
 def test_der_pp_is_the_authors_at_ten_columns() -> None:
     """aimagelab/mammoth, models/derpp.py: alpha * F.mse_loss(outputs, logits) + beta * loss(outputs, labels)."""
-    config = DarkExperienceReplayPlusPlus.Config()
-    assert (config.alpha, config.beta) == (0.2, 1.0)
+    config = DarkExperienceReplayPlusPlus.Config(alpha=0.2)
+    assert config.beta == 1.0
     logits, y, stored = random_rows(128, 10)
     drawn = replay(logits, y, stored)
     loss = DarkExperienceReplayPlusPlus(config, NOTHING).loss(NEW, (drawn, drawn))

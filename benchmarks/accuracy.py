@@ -1,0 +1,131 @@
+"""Accuracy over benchmark streams, method by method: the papers' tables, through the whole of Palimpsest.
+
+    python -m benchmarks.accuracy --stream split-mnist --methods der_pp palimpsest --buffers 100 200 500 \
+        --seeds 0 1 2 3 4 --via kafka --data-root DIR --json FILE
+
+Nobody tells the learner where a step ends. Accuracy is over the data set's whole test part and all classes; forgetting
+of a step is its best accuracy so far minus the last, averaged over all steps but the last (Chaudhry et al. 2018,
+equation 3). Streams are the files of benchmarks/streams/, methods those of benchmarks/methods.py.
+
+`--via kafka` sends the records through a real broker (the embedded one, or --bootstrap-servers), with snapshots and
+commits as in production; `--via memory` runs the same process on the in-memory twins, to the very same weights.
+`--set '{"optimizer": {"learning_rate": 0.05}}'` changes settings of the learner for all methods.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from benchmarks.machine import machine
+from benchmarks.methods import METHODS, learner_settings
+from benchmarks.one_pass import Run, kafka_for, run_once
+from benchmarks.streams import benchmark_streams
+from consumers.kafka_settings import KafkaSettings
+from deploy.logs import configure_logs
+from pipeline.settings import LearnerSettings
+from pipeline.user_error import UserError
+
+
+def settings_for(args: argparse.Namespace, method: str, buffer: int, seed: int) -> LearnerSettings:
+    """Of one run; raises `ValidationError`."""
+    protocol = benchmark_streams()[args.stream].settings
+    changes = {"device": args.device, "threads": args.threads, **args.set}
+    return learner_settings(protocol, METHODS[method], changes, seed=seed, buffer=buffer)
+
+
+def measure(args: argparse.Namespace, method: str, buffer: int, kafka: KafkaSettings | None) -> dict[str, Any]:
+    """One row of the table: all seeds."""
+    stream = benchmark_streams()[args.stream]
+    runs: list[Run] = []
+    for seed in args.seeds:
+        opened = stream.open(args.data_root, seed, records=args.records, shuffled=METHODS[method].shuffled)
+        run, _ = run_once(opened, settings_for(args, method, buffer, seed), kafka)
+        runs.append(run)
+        forgotten = "" if run.average_forgetting is None else f", average forgetting {run.average_forgetting:.2%}"
+        print(
+            f"{args.stream} {method} buffer {buffer} seed {seed}: accuracy {run.accuracy:.2%}{forgotten}, "
+            f"{run.samples_per_second:,.0f} samples/s",
+            file=sys.stderr,
+            flush=True,
+        )
+    accuracies = [run.accuracy for run in runs]
+    return {
+        "method": method,
+        "source": METHODS[method].source,
+        "buffer": buffer,
+        "runs": [asdict(run) for run in runs],
+        "mean": statistics.fmean(accuracies),
+        "std": statistics.stdev(accuracies) if len(runs) > 1 else 0.0,
+        "learner": settings_for(args, method, buffer, args.seeds[0]).model_dump(mode="json"),
+    }
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line, with its settings checked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stream", choices=sorted(benchmark_streams()), default="split-mnist")
+    parser.add_argument("--methods", choices=sorted(METHODS), nargs="+", default=["der_pp", "palimpsest"])
+    parser.add_argument("--buffers", type=int, nargs="+", default=[200])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--data-root", type=Path, default=Path("data"))
+    parser.add_argument("--records", type=int, help="a shorter or longer stream; default: the data set once")
+    parser.add_argument("--via", choices=["kafka", "memory"], default="memory")
+    parser.add_argument("--set", type=json.loads, default={}, help="settings of the learner, as JSON")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=1, help="more lose on a network as small as MNIST's")
+    parser.add_argument("--bootstrap-servers")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args(arguments)
+    try:
+        for method in args.methods:
+            for buffer in args.buffers:
+                settings_for(args, method, buffer, args.seeds[0])
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        parser.error(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg'].removeprefix('Value error, ')}")
+    return args
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """As described on top. Raises `UserError` for what the user can put right."""
+    args = parse(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the broker must end with us
+    with kafka_for(args.via, args.bootstrap_servers) as kafka:
+        rows = [measure(args, method, buffer, kafka) for method in args.methods for buffer in args.buffers]
+    print(f"{benchmark_streams()[args.stream].title}; via {args.via}, {len(args.seeds)} seeds")
+    for row in rows:
+        print(f"{row['method']}, buffer {row['buffer']}: {row['mean']:.2%} ± {row['std']:.2%}")
+    if args.json is not None:
+        result = {
+            "stream": args.stream,
+            "title": benchmark_streams()[args.stream].title,
+            "via": args.via,
+            "seeds": args.seeds,
+            "records": args.records,
+            "set": args.set,
+            "date": f"{datetime.now(UTC):%Y-%m-%d}",
+            "machine": machine(),
+            "rows": rows,
+        }
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    configure_logs()
+    try:
+        main()
+    except UserError as error:
+        print(f"{Path(__file__).stem}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

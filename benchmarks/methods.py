@@ -1,0 +1,70 @@
+"""What is compared: each method as settings of the learner, as its paper has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.settings import LearnerSettings
+
+_PAPERS = {"incoming_loss": "cross_entropy", "replay": {"sampling": "uniform"}, "optimizer": {"learning_rate": 0.03}}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """`settings` go over those of the stream's protocol."""
+
+    source: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    shuffled: bool = False  # not a continual learner: all classes mixed, an upper bound
+
+
+def _paper(source: str, retention: Mapping[str, Any], **settings: Any) -> Method:
+    return Method(source=source, settings=merged(_PAPERS, {"retention": retention, **settings}))
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings put together; `above` wins, and `retention` is replaced as a whole."""
+    result = dict(below)
+    for name, value in above.items():
+        if isinstance(value, Mapping) and isinstance(result.get(name), Mapping) and name != "retention":
+            result[name] = merged(result[name], value)
+        else:
+            result[name] = value
+    return result
+
+
+_OURS: dict[str, Any] = {}  # what `palimpsest learn` does by itself
+
+METHODS: dict[str, Method] = {
+    "finetune": _paper("no retention: the lower bound", {}),
+    "joint": Method(
+        source="no retention, classes mixed: the upper bound",
+        settings=merged(_PAPERS, {"retention": {}, "optimizer": {"learning_rate": 0.1}}),
+        shuffled=True,
+    ),
+    "ewc": _paper("online EWC, Schwarz et al. 2018", {"ewc": {}}),
+    "ewc_pp": _paper("EWC++, Chaudhry et al. 2018", {"ewc_pp": {}}),
+    "er": _paper("ER, Chaudhry et al. 2019", {"er": {}}),
+    "er_ace": _paper(
+        "ER-ACE, Caccia et al. 2022", {"er": {}}, incoming_loss="er_ace", optimizer={"learning_rate": 0.1}
+    ),
+    "der": _paper("DER, Buzzega et al. 2020", {"der": {}}),
+    "der_pp": _paper("DER++, Buzzega et al. 2020", {"der_pp": {"alpha": 0.2, "beta": 1.0}}),
+    "palimpsest": Method(source="the defaults of `palimpsest learn`", settings=_OURS),
+}
+
+
+def learner_settings(
+    protocol: Mapping[str, Any], method: Method, changes: Mapping[str, Any], *, seed: int, buffer: int
+) -> LearnerSettings:
+    """Protocol, then method, then `changes`; nothing is held out, since the test part judges, and no detector looks."""
+    fixed = {
+        "seed": seed,
+        "replay": {"capacity": buffer},
+        "hold_out": {"share": 0.0},
+        "drift": {"detector": None},
+        "evaluation": {"every_records": 10**9, "burst_records": 10**9},
+    }
+    return LearnerSettings.model_validate(merged(merged(merged(protocol, method.settings), fixed), changes))
