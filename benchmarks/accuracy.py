@@ -41,7 +41,7 @@ def settings_for(args: argparse.Namespace, method: str, buffer: int, seed: int) 
     """Of one run; raises `ValidationError`."""
     protocol = benchmark_streams()[args.stream].settings
     changes = {"device": args.device, "threads": args.threads, **args.set}
-    return learner_settings(protocol, METHODS[method], changes, seed=seed, buffer=buffer)
+    return learner_settings(protocol, METHODS[method], changes, seed=seed, buffer=buffer, epochs=args.epochs)
 
 
 def measure(args: argparse.Namespace, method: str, buffer: int, kafka: KafkaSettings | None) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def measure(args: argparse.Namespace, method: str, buffer: int, kafka: KafkaSett
     runs: list[Run] = []
     for seed in args.seeds:
         opened = stream.open(args.data_root, seed, records=args.records, shuffled=METHODS[method].shuffled)
-        run, _ = run_once(opened, settings_for(args, method, buffer, seed), kafka)
+        run, _ = run_once(opened, settings_for(args, method, buffer, seed), kafka, epochs=args.epochs)
         runs.append(run)
         forgotten = "" if run.average_forgetting is None else f", average forgetting {run.average_forgetting:.2%}"
         print(
@@ -80,6 +80,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--data-root", type=Path, default=Path("data"))
     parser.add_argument("--records", type=int, help="a shorter or longer stream; default: the data set once")
+    parser.add_argument("--epochs", type=int, default=1, help="read each step of the log so often (default: 1)")
     parser.add_argument("--via", choices=["kafka", "memory"], default="memory")
     parser.add_argument("--set", type=json.loads, default={}, help="settings of the learner, as JSON")
     parser.add_argument("--device", default="auto")
@@ -113,6 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "via": args.via,
             "seeds": args.seeds,
             "records": args.records,
+            "epochs": args.epochs,
             "set": args.set,
             "date": f"{datetime.now(UTC):%Y-%m-%d}",
             "machine": machine(),

@@ -35,8 +35,6 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return result
 
 
-_OURS: dict[str, Any] = {}  # what `palimpsest learn` does by itself
-
 METHODS: dict[str, Method] = {
     "finetune": _paper("no retention: the lower bound", {}),
     "joint": Method(
@@ -52,19 +50,32 @@ METHODS: dict[str, Method] = {
     ),
     "der": _paper("DER, Buzzega et al. 2020", {"der": {}}),
     "der_pp": _paper("DER++, Buzzega et al. 2020", {"der_pp": {"alpha": 0.2, "beta": 1.0}}),
-    "palimpsest": Method(source="the defaults of `palimpsest learn`", settings=_OURS),
+    "palimpsest": Method(source="the defaults of `palimpsest learn`"),
+    "palimpsest_turned": Method(
+        source="the same, replayed images shifted by up to 2 pixels, turned by 15 degrees, scaled by a tenth",
+        settings={"augmentation": {"crop_padding": 2, "rotation_degrees": 15.0, "scale": 0.1, "rows": "replayed"}},
+    ),
 }
 
 
 def learner_settings(
-    protocol: Mapping[str, Any], method: Method, changes: Mapping[str, Any], *, seed: int, buffer: int
+    protocol: Mapping[str, Any],
+    method: Method,
+    changes: Mapping[str, Any],
+    *,
+    seed: int,
+    buffer: int,
+    epochs: int = 1,
 ) -> LearnerSettings:
-    """Protocol, then method, then `changes`; nothing is held out, since the test part judges, and no detector looks."""
-    fixed = {
+    """Protocol, then method, then `changes`; nothing is held out, since the test part judges, and no detector looks. In
+    epochs records come again, and are no repeats."""
+    fixed: dict[str, Any] = {
         "seed": seed,
         "replay": {"capacity": buffer},
         "hold_out": {"share": 0.0},
         "drift": {"detector": None},
         "evaluation": {"every_records": 10**9, "burst_records": 10**9},
     }
+    if epochs > 1:
+        fixed["deduplication_window"] = 0
     return LearnerSettings.model_validate(merged(merged(merged(protocol, method.settings), fixed), changes))

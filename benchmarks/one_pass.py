@@ -1,4 +1,4 @@
-"""One learner over one stream, with a test part that judges it: what every accuracy of the benchmarks comes from.
+"""One learner over one stream, and a test part that judges it: what every accuracy of the benchmarks comes from.
 
 The whole of Palimpsest runs: records decoded, batches cut, snapshots written, offsets committed; through a real broker,
 or on the in-memory twins of the same contracts.
@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.epoch_source import EpochSource
 from benchmarks.streams.benchmark_stream import Opened, TestPart
 from consumers import topics
 from consumers.kafka_commit_log import KafkaCommitLog
@@ -29,6 +30,7 @@ from consumers.memory_commit_log import InMemoryCommitLog, InMemoryCommits
 from consumers.memory_record_source import InMemoryLog, InMemoryRecordSource
 from consumers.observers import Observer
 from consumers.process_settings import RegistrySettings, SnapshotSettings, StreamSettings
+from consumers.record_source import RecordSource
 from deploy.embedded_kafka import EmbeddedKafka
 from deploy.process_facts import process_facts
 from model_store.snapshot_store import SnapshotStore
@@ -67,17 +69,25 @@ class StepWatch(Observer):
             self.seconds += time.perf_counter() - began
 
 
-def run_once(opened: Opened, settings: LearnerSettings, kafka: KafkaSettings | None) -> tuple[Run, StreamLearner]:
-    """One pass over the stream; also the learner, as it is at the end. `kafka` None: from memory."""
+def run_once(
+    opened: Opened, settings: LearnerSettings, kafka: KafkaSettings | None, *, epochs: int = 1
+) -> tuple[Run, StreamLearner]:
+    """One pass over the stream, or so many over each of its steps; also the learner, as it is at the end. `kafka` None:
+    from memory."""
     stream, test = opened.stream, opened.test
-    steps = int(stream.step_N.max()) + 1 if test.step_N is not None else 0
-    watch = StepWatch(test, [int(np.searchsorted(stream.step_N, step, side="right")) for step in range(steps)])
+    records = epochs * len(stream)
+    ends = [int(np.searchsorted(stream.step_N, step, side="right")) for step in range(int(stream.step_N.max()) + 1)]
+    steps = len(ends) if test.step_N is not None else 0
+    watch = StepWatch(test, [epochs * end for end in ends[:steps]])
     configure_torch(settings)
-    with tempfile.TemporaryDirectory() as folder, _process(stream, settings, kafka, Path(folder), watch) as process:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _process(stream, settings, kafka, Path(folder), watch, ends, epochs) as process,
+    ):
         process.start()
         report = process.run(stop=threading.Event(), until_idle_seconds=0.5)
         learner = process.learner
-        assert learner.records_trained == len(stream), f"{learner.records_trained} of {len(stream)} records trained"
+        assert learner.records_trained == records, f"{learner.records_trained} of {records} records trained"
         if steps:
             watch.rows[-1:] = [test.accuracies(learner, steps)]  # the last partial batch, learnt when the log was idle
         accuracy = test.accuracy(learner)
@@ -91,15 +101,24 @@ def run_once(opened: Opened, settings: LearnerSettings, kafka: KafkaSettings | N
         step_accuracies=[float(np.average(R[t, : t + 1], weights=test.step_sizes[: t + 1])) for t in range(steps)],
         average_forgetting=forgetting,
         # from the first record to the last commit, without the looks at the test part and the wait that proves idleness
-        samples_per_second=len(stream) / (report.busy_seconds - watch.seconds),
+        samples_per_second=records / (report.busy_seconds - watch.seconds),
     )
     return run, learner
 
 
 @contextmanager
 def _process(
-    stream: SampleStream, settings: LearnerSettings, kafka: KafkaSettings | None, folder: Path, watch: StepWatch
+    stream: SampleStream,
+    settings: LearnerSettings,
+    kafka: KafkaSettings | None,
+    folder: Path,
+    watch: StepWatch,
+    step_ends: Sequence[int],
+    epochs: int,
 ) -> Iterator[LearnerProcess]:
+    def read(source: RecordSource) -> RecordSource:
+        return source if epochs == 1 else EpochSource(source, step_ends, epochs)
+
     name = f"benchmark-{uuid.uuid4().hex[:8]}"
     common = {
         "learner": StreamLearner(settings),
@@ -118,7 +137,7 @@ def _process(
         facts = ProcessFacts(
             stream=name, branch="main", topic=log.topic, cluster_id="memory", topic_id=name, state_id=name
         )
-        yield LearnerProcess(source=source, commit_log=commit_log, facts=facts, **common)  # type: ignore[arg-type]
+        yield LearnerProcess(source=read(source), commit_log=commit_log, facts=facts, **common)  # type: ignore[arg-type]
         return
     produce(stream, stream_name=name, kafka=kafka)
     topics.ensure_report_topics(kafka, name)
@@ -128,7 +147,7 @@ def _process(
         KafkaRecordSource(kafka, samples.partitions) as kafka_source,
         KafkaCommitLog(kafka, name, "main", samples.partitions) as kafka_commits,
     ):
-        yield LearnerProcess(source=kafka_source, commit_log=kafka_commits, facts=facts, **common)  # type: ignore[arg-type]
+        yield LearnerProcess(source=read(kafka_source), commit_log=kafka_commits, facts=facts, **common)  # type: ignore[arg-type]
 
 
 @contextmanager

@@ -64,11 +64,20 @@ class Opened:
     test: TestPart
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """Somebody else's accuracies, in percent by buffer, to stand below ours in the table."""
+
+    source: str
+    accuracies: Mapping[int, float]
+
+
 class BenchmarkStream(ABC):
     """One file of `benchmarks/streams/` holds one subclass; `_` in the file's name is `-` in the stream's."""
 
     name: ClassVar[str]
-    title: ClassVar[str]  # of its table, with what was published for comparison
+    title: ClassVar[str]  # of its table
+    published: ClassVar[Sequence[Published]] = ()
     settings: ClassVar[Mapping[str, Any]] = {}  # of the learner, as the protocol has them; methods may change them
 
     @abstractmethod

@@ -12,7 +12,7 @@ of digits ends.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.streams.benchmark_stream import BenchmarkStream, Opened, TestPart, decoded
+from benchmarks.streams.benchmark_stream import BenchmarkStream, Opened, Published, TestPart, decoded
 from pipeline import keyed_randomness
 from producers.dataset_source import DatasetOptions
 from producers.datasets import open_dataset
@@ -35,6 +35,13 @@ class Mnist360(BenchmarkStream):
 
     name: ClassVar[str] = "mnist-360"
     title: ClassVar[str] = "MNIST-360, general continual learning, one pass"
+    published: ClassVar[Sequence[Published]] = (
+        Published(source="DER++ (Buzzega et al. 2020)", accuracies={200: 54.16, 500: 69.62, 1000: 76.03}),
+        Published(
+            source="Mammoth's DER++ with the paper's settings, run beside (commit e75a491, 3 seeds, 2026-11-25)",
+            accuracies={200: 58.2, 500: 71.1, 1000: 75.0},
+        ),
+    )
     settings: ClassVar[Mapping[str, Any]] = {"batch_size": BATCH, "network": {"initial_columns": 9}}
 
     def open(self, data_root: Path, seed: int, *, records: int | None = None, shuffled: bool = False) -> Opened:

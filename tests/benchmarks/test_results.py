@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.results import main
+
+
+def run(seed: int, accuracy: float, rate: float) -> dict[str, Any]:
+    return {"seed": seed, "accuracy": accuracy, "samples_per_second": rate}
+
+
+ACCURACY: dict[str, Any] = {
+    "stream": "split-mnist",
+    "via": "kafka",
+    "seeds": [0, 1],
+    "records": None,
+    "epochs": 1,
+    "set": {},
+    "date": "2026-01-02",
+    "machine": "two cores",
+    "rows": [
+        {
+            "method": "der_pp",
+            "source": "DER++",
+            "buffer": 200,
+            "runs": [run(0, 0.8, 900.0), run(1, 0.9, 1100.0)],
+            "mean": 0.85,
+            "std": 0.0707,
+        }
+    ],
+}
+THROUGHPUT: dict[str, Any] = {
+    "plain": {"samples_per_second": [10.0, 20.0], "mean": 15.0, "spread": 10.0},
+    "memory": {"samples_per_second": [30.0, 30.0], "mean": 30.0, "spread": 0.0},
+    "ratios": {"memory/plain": 2.0},
+    "not_measured": {},
+    "settings": {"repeat": 2, "records": 100, "dataset": "mnist", "threads": 1, "device": "cpu"},
+    "date": "2026-01-02T03:04:05+00:00",
+    "machine": "two cores",
+    "load_average": [0.5, 0.5, 0.5],
+}
+
+
+def written(tmp_path: Path, *results: dict[str, Any]) -> str:
+    files = []
+    for number, result in enumerate(results):
+        files.append(tmp_path / f"{number}.json")
+        files[-1].write_text(json.dumps(result))
+    out = tmp_path / "RESULTS.md"
+    main([*map(str, files), "--out", str(out)])
+    return out.read_text()
+
+
+def test_a_table_has_our_rows_and_the_published_ones(tmp_path: Path) -> None:
+    text = written(tmp_path, ACCURACY)
+    assert "| accuracy, % | 100 | 200 | 500 | samples/s |" in text
+    assert "| `der_pp` (DER++) |  | 85.0 ± 7.1 |  | 900 to 1,100 |" in text
+    assert "| DER+SD (published) | 79.4 | 86.5 | 91.5 | |" in text
+    assert "2 seeds; via kafka. 2026-01-02, two cores." in text
+    assert "--stream split-mnist --methods der_pp --buffers 200 --seeds 0 1 --via kafka" in text
+
+
+def test_a_smaller_run_says_so(tmp_path: Path) -> None:
+    text = written(tmp_path, {**ACCURACY, "records": 5000, "epochs": 3, "set": {"network": {"options": {"width": 16}}}})
+    assert 'via kafka, 5,000 records only, 3 epochs a step, with {"network": {"options": {"width": 16}}}.' in text
+
+
+def test_throughput(tmp_path: Path) -> None:
+    text = written(tmp_path, ACCURACY, THROUGHPUT)
+    assert "| plain | 15 | 10 |\n| memory | 30 | 0 |" in text
+    assert "Ratios of the means: memory/plain 2.00. 2 turns each, 100 records of mnist" in text
+
+
+def test_a_strangers_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        written(tmp_path, {"something": "else"})
+    assert "0.json: not a result of benchmarks.accuracy or benchmarks.throughput" in capsys.readouterr().err
