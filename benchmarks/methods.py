@@ -8,7 +8,12 @@ from typing import Any
 
 from pipeline.settings import LearnerSettings
 
-_PAPERS = {"incoming_loss": "cross_entropy", "replay": {"sampling": "uniform"}, "optimizer": {"learning_rate": 0.03}}
+_PAPERS = {
+    "incoming_loss": "cross_entropy",
+    "replay": {"sampling": "uniform"},
+    "optimizer": {"learning_rate": 0.03},
+    "averaging": {"rate": None},
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -137,6 +137,7 @@ class Work:
                 },
                 "optimizer": {"learning_rate": ours.learning_rate, "momentum": 0.0, "weight_decay": 0.0},
                 "incoming_loss": "cross_entropy",
+                "averaging": {"rate": None},
                 "replay": {"capacity": ours.buffer_size, "draw_size": ours.draw_size, "sampling": "uniform"},
                 "retention": {"der_pp": {"alpha": ours.alpha, "beta": ours.beta}},
                 "augmentation": {"crop_padding": 0, "horizontal_flip": False},

@@ -97,8 +97,10 @@ class Classifier:
     def from_state(
         cls, learner_state: StateTree, input_settings: InputSettings, *, device: torch.device | None = None
     ) -> Classifier:
-        """The servable of a learner's state (`Learner.state()`, or `state["learner"]` of a snapshot)."""
-        weights = cast("dict[str, Tensor]", learner_state["network"])
+        """The servable of a learner's state (`Learner.state()`, or `state["learner"]` of a snapshot): its averaged
+        weights, where it has some."""
+        average = cast("dict[str, dict[str, Tensor]]", learner_state.get("average", {}))
+        weights = {**cast("dict[str, Tensor]", learner_state["network"]), **average.get("weights", {})}
         network = network_from_architecture(cast("dict[str, object]", learner_state["architecture"]), weights=weights)
         network.load_state_dict(weights)
         names = cast("dict[str, list[str]]", learner_state["classes"])["names"]

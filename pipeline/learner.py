@@ -32,6 +32,7 @@ from pipeline.sample import InputSpec
 from pipeline.settings import LearnerSettings, NetworkSettings
 from pipeline.state import Json, StateTree
 from pipeline.user_error import UserError
+from pipeline.weight_average import WeightAverage
 
 if TYPE_CHECKING:
     from pipeline.row_gradients import RowGradientCapture
@@ -111,14 +112,14 @@ class Learner:
         return sum(parameter.numel() for parameter in self._parameters.values())
 
     def predict_columns(self, x: npt.NDArray[np.generic]) -> npt.NDArray[np.int64]:
-        """(rows, ...) in the dtype of the input spec -> (rows,) logit columns, known classes only. Changes nothing,
-        draws nothing; waits for the device."""
+        """(rows, ...) in the dtype of the input spec -> (rows,) logit columns, known classes only, as a version made
+        now would predict: with the averaged weights. Changes nothing, draws nothing; waits for the device."""
         known = len(self._classes)
         assert known > 0, "no class is known yet: nothing can be predicted"
         predicted: list[Tensor] = []
         self.network.eval()
         try:
-            with torch.inference_mode():
+            with self._served_weights(), torch.inference_mode():
                 for start in range(0, len(x), _PREDICTED_ROWS):
                     logits_BK, _ = self._forward(to_device(x[start : start + _PREDICTED_ROWS], self.device))
                     predicted.append(logits_BK[:, :known].argmax(dim=1))
@@ -149,7 +150,7 @@ class Learner:
            rows' own (`incoming_loss.py`) plus what each term makes of its slice.
         5. One backward pass, and a look at all that would enter the state: where it is not finite, steps 1 to 5 are
            undone.
-        6. The terms see the gradients and may change them; the norm is clipped; the optimizer's step.
+        6. The terms see the gradients and may change them; the norm is clipped; optimizer and average step.
         7. The reservoir takes the un-augmented rows, their labels, and the logits of this very pass.
 
         `NotFinite` as if nothing had been asked; UserError past `network.max_classes`, before anything has changed.
@@ -172,6 +173,8 @@ class Learner:
         if longest is not None and (passed.gradient_norm > longest or self._terms_change_gradients):
             nn.utils.clip_grad_norm_(self._parameters.values(), longest)
         self._optimizer.step()
+        if self._average is not None:
+            self._average.update()
         for term in self._terms.values():
             term.after_update(rows)
         optimized = time.perf_counter()
@@ -233,6 +236,7 @@ class Learner:
         head, columns, optimizer = self.network.head, self.network.columns, self._optimizer
         of_head = {name: self._parameters[name] for name in ("head.weight", "head.bias")}
         rows = self._reservoir.state()
+        average = None if self._average is None else self._average.kept()
 
         def undo_changes() -> None:
             undo_passes()
@@ -243,6 +247,8 @@ class Learner:
                 self._optimizer = optimizer
                 self._reservoir.load_state(rows)
                 self._reservoir.grow(columns)
+                if self._average is not None and average is not None:
+                    self._average.put_back(average)
             for name, term in self._terms.items():
                 term.load_state(terms[name])
 
@@ -357,6 +363,9 @@ class Learner:
             logits_BK, features_BD = self.network(x)
         return logits_BK.float(), features_BD.float()
 
+    def _served_weights(self) -> AbstractContextManager[object]:
+        return nullcontext() if self._average is None else self._average.in_place_of_the_weights()
+
     def _precision(self) -> AbstractContextManager[object]:
         wanted = self.settings.precision
         if wanted == "bfloat16" or (
@@ -400,6 +409,8 @@ class Learner:
         for term in self._terms.values():
             term.grow(shapes)
         self._reservoir.grow(columns)
+        if self._average is not None:
+            self._average.grow()
 
     def _attach(self, network: Network, momenta: Mapping[str, Tensor]) -> None:
         """Everything that holds on to parameters, made anew for this network."""
@@ -408,6 +419,8 @@ class Learner:
         self._buffers = list(network.buffers())  # all of batch norms, as far as a pass moves any
         self._statistics = [buffer for buffer in self._buffers if buffer.is_floating_point()]
         self._optimizer = sgd(self.settings.optimizer, self._parameters, momenta)
+        rate = self.settings.averaging.rate
+        self._average = None if rate is None else WeightAverage(self.network, rate)
         known = retention.retention_terms()
         # sorted: the order of the losses' sum must not hang on the order in a settings file
         self._terms: dict[str, RetentionTerm] = {
@@ -431,6 +444,7 @@ class Learner:
             "classes": self._classes.state(),
             "network": dict(self.network.state_dict()),
             "momenta": cast(StateTree, momenta_of(self._optimizer, self._parameters)),
+            "average": {} if self._average is None else self._average.state(),
             "reservoir": self._reservoir.state(),
             "retention": cast(StateTree, {name: term.state() for name, term in self._terms.items()}),
         }
@@ -456,6 +470,14 @@ class Learner:
         self._classes.load_state(cast(StateTree, state["classes"]))
         self._reservoir.load_state(cast(StateTree, state["reservoir"]))
         self._attach(network, cast("dict[str, Tensor]", state["momenta"]))
+        average = cast(StateTree, state.get("average", {}))
+        if bool(average) != (self._average is not None):
+            raise UserError(
+                f"the state was learnt {'with' if average else 'without'} averaged weights: set averaging.rate "
+                f"{'to its rate' if average else 'to none'}"
+            )
+        if self._average is not None:
+            self._average.load_state(average)
         stored = cast("dict[str, StateTree]", state["retention"])
         if set(stored) != set(self._terms):
             raise UserError(

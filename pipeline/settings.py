@@ -56,7 +56,7 @@ class OptimizerSettings(Section):
     momentum: float = fixed(0.0, ge=0, lt=1, why="classical momentum")
     weight_decay: float = fixed(0.0, ge=0, why="L2 penalty")
     max_gradient_norm: float | None = fixed(
-        50.0,
+        15.0,
         gt=0,
         why="clip the gradient's norm to this, far above what is usual, so that no single record of huge numbers ends "
         "the learning; none: do not clip",
@@ -97,6 +97,19 @@ class AugmentationSettings(Section):
     )
     rows: Literal["all", "replayed"] = fixed(
         "all", formerly="all", why="all: incoming and replayed rows; replayed: incoming ones stay as they are"
+    )
+
+
+class AveragingSettings(Section):
+    """Averaged weights for serving (weight_average.py); training never sees them."""
+
+    rate: float | None = fixed(
+        0.02,
+        formerly=None,
+        gt=0,
+        le=1,
+        why="a of the average: an update's share in it (0.02: it reaches back some 50 updates); none: the weights "
+        "themselves are evaluated and served",
     )
 
 
@@ -158,6 +171,7 @@ class LearnerSettings(Section):
         {"der_pp": {}, "ewc_pp": {}}, why="retention terms by name, each with its own settings; {} is plain fine-tuning"
     )
     augmentation: AugmentationSettings = AugmentationSettings()
+    averaging: AveragingSettings = AveragingSettings()
     hold_out: HoldOutSettings = HoldOutSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     drift: DriftSettings = DriftSettings()

@@ -13,12 +13,15 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
-def fixed(default: Any = ..., *, why: str, formerly: Any = None, **constraints: Any) -> Any:
+_NOT_LATER: Any = object()
+
+
+def fixed(default: Any = ..., *, why: str, formerly: Any = _NOT_LATER, **constraints: Any) -> Any:
     """A setting that shapes the model: an existing state refuses another value for it. `why` is its description.
 
     `formerly`: of a setting that came later, how it was before; states from then have that value.
     """
-    extra: dict[str, Any] = {"fixed": True} if formerly is None else {"fixed": True, "formerly": formerly}
+    extra: dict[str, Any] = {"fixed": True} if formerly is _NOT_LATER else {"fixed": True, "formerly": formerly}
     return Field(default, description=why, json_schema_extra=extra, **constraints)
 
 
