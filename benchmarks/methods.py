@@ -12,7 +12,6 @@ _PAPERS = {
     "incoming_loss": "cross_entropy",
     "replay": {"sampling": "uniform"},
     "optimizer": {"learning_rate": 0.03},
-    "averaging": {"rate": None},
 }
 
 
@@ -57,8 +56,12 @@ METHODS: dict[str, Method] = {
     "der_pp": _paper("DER++, Buzzega et al. 2020", {"der_pp": {"alpha": 0.2, "beta": 1.0}}),
     "palimpsest": Method(source="the defaults of `palimpsest learn`"),
     "palimpsest_turned": Method(
-        source="the same, replayed images shifted by up to 2 pixels, turned by 15 degrees, scaled by a tenth",
-        settings={"augmentation": {"crop_padding": 2, "rotation_degrees": 15.0, "scale": 0.1, "rows": "replayed"}},
+        source="the same; replayed images shifted by 2 pixels, turned by 15 degrees, scaled by 10 %; averaged weights",
+        settings={
+            "retention": {"der_pp": {"beta": 2.0}, "ewc_pp": {}},
+            "augmentation": {"crop_padding": 2, "rotation_degrees": 15.0, "scale": 0.1, "rows": "replayed"},
+            "averaging": {"rate": 0.02},
+        },
     ),
 }
 

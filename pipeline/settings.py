@@ -104,12 +104,12 @@ class AveragingSettings(Section):
     """Averaged weights for serving (weight_average.py); training never sees them."""
 
     rate: float | None = fixed(
-        0.02,
+        None,
         formerly=None,
         gt=0,
         le=1,
-        why="a of the average: an update's share in it (0.02: it reaches back some 50 updates); none: the weights "
-        "themselves are evaluated and served",
+        why="a of the average: an update's share in it (0.02: it reaches back some 50 updates, which a class must have "
+        "had before it counts); none: the weights themselves are evaluated and served",
     )
 
 
