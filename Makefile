@@ -18,7 +18,7 @@ help:
 	@echo "make test                               lint, types, unit tests, tests against real Kafka and MLflow"
 	@echo "make test-slow                          kills, fuzzing"
 	@echo "make soak                               faults for an hour: 200 kills, terminations, disks, outages; a table"
-	@echo "make bench DATA_ROOT=DIR                the benchmark table"
+	@echo "make bench DATA_ROOT=DIR                the benchmarks' tables: benchmarks/RESULTS.md (an hour or two)"
 
 # The stamps are newer than what they were made from, so that a second call installs nothing and needs no network.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -52,9 +52,18 @@ KILLS ?= 200
 soak: $(VENV)/.installed-test$(TEST_ALL)
 	@$(BIN)/python -m tests.faults.soak --kills $(KILLS)
 
+BENCH_DATA := --data-root $(or $(DATA_ROOT),data)
 bench: $(VENV)/.installed-test$(TEST_ALL)
-	@$(BIN)/python -m benchmarks.accuracy --stream split-mnist --methods der_pp palimpsest --buffers 200 --seeds 0 1 2 --via kafka \
-		--data-root $(or $(DATA_ROOT),data) --json runs/bench/split-mnist.json
+	@$(BIN)/python -m benchmarks.accuracy --stream split-mnist --methods palimpsest palimpsest_turned der_pp er_ace finetune joint \
+		--buffers 100 200 500 --seeds 0 1 2 3 4 --via kafka $(BENCH_DATA) --json runs/bench/1-split-mnist.json
+	@$(BIN)/python -m benchmarks.accuracy --stream mnist-360 --methods palimpsest palimpsest_turned der_pp \
+		--buffers 200 500 1000 --seeds 0 1 2 --via kafka $(BENCH_DATA) --json runs/bench/2-mnist-360.json
+	@$(BIN)/python -m benchmarks.accuracy --stream thucnews --methods palimpsest der_pp finetune joint \
+		--buffers 500 --seeds 0 1 2 --via kafka $(BENCH_DATA) --json runs/bench/3-thucnews.json
+	@$(BIN)/python -m benchmarks.throughput $(BENCH_DATA) --json runs/bench/4-throughput.json
+	@$(BIN)/python -m benchmarks.ingest --json runs/bench/6-ingest.json
+	@$(BIN)/python -m benchmarks.growth --resnet --evaluation-every 20000 --json runs/bench/5-growth.json
+	@$(BIN)/python -m benchmarks.results runs/bench/*.json
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

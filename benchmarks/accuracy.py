@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import signal
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,9 +40,9 @@ from pipeline.user_error import UserError
 
 def settings_for(args: argparse.Namespace, method: str, buffer: int, seed: int) -> LearnerSettings:
     """Of one run; raises `ValidationError`."""
-    protocol = benchmark_streams()[args.stream].settings
+    stream = benchmark_streams()[args.stream]
     changes = {"device": args.device, "threads": args.threads, **args.set}
-    return learner_settings(protocol, METHODS[method], changes, seed=seed, buffer=buffer, epochs=args.epochs)
+    return learner_settings(stream, method, changes, seed=seed, buffer=buffer, epochs=args.epochs)
 
 
 def measure(args: argparse.Namespace, method: str, buffer: int, kafka: KafkaSettings | None) -> dict[str, Any]:
@@ -88,6 +89,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--bootstrap-servers")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(arguments)
+    args.command = shlex.join(
+        ["python", "-m", "benchmarks.accuracy", *(sys.argv[1:] if arguments is None else arguments)]
+    )
     try:
         for method in args.methods:
             for buffer in args.buffers:
@@ -102,26 +106,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """As described on top. Raises `UserError` for what the user can put right."""
     args = parse(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the broker must end with us
+    rows: list[dict[str, Any]] = []
     with kafka_for(args.via, args.bootstrap_servers) as kafka:
-        rows = [measure(args, method, buffer, kafka) for method in args.methods for buffer in args.buffers]
+        for method in args.methods:
+            for buffer in args.buffers:
+                rows.append(measure(args, method, buffer, kafka))
+                _write(args, rows)  # after an hour of rows a failing one must not cost them
     print(f"{benchmark_streams()[args.stream].title}; via {args.via}, {len(args.seeds)} seeds")
     for row in rows:
         print(f"{row['method']}, buffer {row['buffer']}: {row['mean']:.2%} ± {row['std']:.2%}")
-    if args.json is not None:
-        result = {
-            "stream": args.stream,
-            "title": benchmark_streams()[args.stream].title,
-            "via": args.via,
-            "seeds": args.seeds,
-            "records": args.records,
-            "epochs": args.epochs,
-            "set": args.set,
-            "date": f"{datetime.now(UTC):%Y-%m-%d}",
-            "machine": machine(),
-            "rows": rows,
-        }
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def _write(args: argparse.Namespace, rows: Sequence[Mapping[str, Any]]) -> None:
+    """The rows so far, where --json says."""
+    if args.json is None:
+        return
+    result = {
+        "command": args.command,
+        "stream": args.stream,
+        "title": benchmark_streams()[args.stream].title,
+        "via": args.via,
+        "seeds": args.seeds,
+        "records": args.records,
+        "epochs": args.epochs,
+        "set": args.set,
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "machine": machine(),
+        "rows": rows,
+    }
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    args.json.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ import datetime
 import gc
 import json
 import os
+import shlex
 import signal
 import statistics
 import sys
@@ -135,7 +136,12 @@ class Work:
                     "options": {"hidden": [ours.hidden, ours.hidden]},
                     "initial_columns": ours.classes,
                 },
-                "optimizer": {"learning_rate": ours.learning_rate, "momentum": 0.0, "weight_decay": 0.0},
+                "optimizer": {
+                    "learning_rate": ours.learning_rate,
+                    "momentum": 0.0,
+                    "weight_decay": 0.0,
+                    "max_gradient_norm": None,
+                },
                 "incoming_loss": "cross_entropy",
                 "averaging": {"rate": None},
                 "replay": {"capacity": ours.buffer_size, "draw_size": ours.draw_size, "sampling": "uniform"},
@@ -280,6 +286,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             **asdict(work.settings),
             "learner": work.learner_settings().model_dump(mode="json"),
         },
+        "command": args.command,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
@@ -369,6 +376,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--bootstrap-servers")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    args.command = shlex.join(["python", "-m", "benchmarks.throughput", *given])
     for name in ("repeat", "threads"):
         if getattr(args, name) < 1:
             parser.error(f"--{name} is 1 or more; got {getattr(args, name)}")

@@ -42,9 +42,19 @@ _DECIDED_SINCE = ("decisions", "erasures")
 
 
 # Fixed for a state, since they shape its model; a branch's first may have others, which is what a branch is for.
-# (Another set of retention terms, or another capacity, is refused when the state is loaded.) Not those of the
+# (Another set of retention terms, another capacity or sampling, an average more or less are refused when the state is
+# loaded.) Not those of the
 # hold-outs: what was held out would be trained on.
-_MAY_DIFFER = ("optimizer.", "augmentation.", "retention", "replay.", "batch_size", "max_records_per_batch")
+_MAY_DIFFER = (
+    "optimizer.",
+    "augmentation.",
+    "averaging.",
+    "retention",
+    "replay.",
+    "incoming_loss",
+    "batch_size",
+    "max_records_per_batch",
+)
 
 
 def rewind_to_snapshot(

@@ -30,9 +30,12 @@ def check_settings(facts: Mapping[str, Json], fixed: Mapping[str, Any]) -> None:
     stored = cast("dict[str, Any]", facts.get("fixed_settings") or {})
     if stored:
         stored = {**former_values(LearnerSettings), **stored}
-    for path in sorted(fixed):
-        if path in stored and stored[path] != fixed[path]:
-            raise UserError(
-                f"setting learner.{path} is {fixed[path]!r}, but this state was made with {stored[path]!r} and it is "
-                "fixed for a state; set it back, or give another --state"
-            )
+    differing = [path for path in sorted(fixed) if path in stored and stored[path] != fixed[path]]
+    if not differing:
+        return
+    described = [f"learner.{path} is {fixed[path]!r}, was {stored[path]!r}" for path in differing[1:]]
+    first = differing[0]
+    raise UserError(
+        f"setting learner.{first} is {fixed[first]!r}, but this state was made with {stored[first]!r} and it is "
+        f"fixed for a state; set it back, or give another --state{''.join(f'; also {text}' for text in described)}"
+    )

@@ -81,6 +81,7 @@ class Learner:
         self.device = choose_device(settings.device)
         self.updates = 0  # done so far
         self._classes = ClassIndex(settings.network.max_classes)
+        self._incoming_loss = settings.chosen_incoming_loss
         self._augmentation = Augmentation(settings.augmentation, spec, settings.seed)
         replay = settings.replay
         self._reservoir = Reservoir(replay.capacity, spec, settings.seed, self.device, replay.sampling)
@@ -286,7 +287,7 @@ class Learner:
         incoming = Rows(y_B=y_B, logits_BK=logits_BK[0], features_BD=features_BD[0])
         replays = self._replay_rows(replayed, logits_BK[1:], features_BD[1:], drawn_rows)
         if rows:
-            total = incoming_loss(incoming.logits_BK, y_B, len(self._classes), self.settings.incoming_loss)
+            total = incoming_loss(incoming.logits_BK, y_B, len(self._classes), self._incoming_loss)
         else:
             total = incoming.logits_BK.sum()
         loss = {"incoming": total.detach()}
@@ -474,7 +475,7 @@ class Learner:
         if bool(average) != (self._average is not None):
             raise UserError(
                 f"the state was learnt {'with' if average else 'without'} averaged weights: set averaging.rate "
-                f"{'to its rate' if average else 'to none'}"
+                f"{'as it was then' if average else 'to null'}"
             )
         if self._average is not None:
             self._average.load_state(average)

@@ -40,9 +40,7 @@ class Reservoir:
     Erased subjects' rows leave holes: the others are moved together, and the first `filled` slots are in use.
     """
 
-    def __init__(
-        self, capacity: int, spec: InputSpec, seed: int, device: torch.device, sampling: str = Uniform.name
-    ) -> None:
+    def __init__(self, capacity: int, spec: InputSpec, seed: int, device: torch.device, sampling: str) -> None:
         """`sampling`: the name of a file in `pipeline/sampling/`."""
         self.capacity = capacity
         self.spec = spec

@@ -5,9 +5,9 @@ The composition root (deploy/settings.py) adds those of Kafka, MLflow and Promet
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SerializeAsAny, ValidationError, field_validator
+from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
 from pipeline.settings_section import Section, changeable, fixed
 
@@ -108,8 +108,8 @@ class AveragingSettings(Section):
         formerly=None,
         gt=0,
         le=1,
-        why="a of the average: an update's share in it (0.02: it reaches back some 50 updates, which a class must have "
-        "had before it counts); none: the weights themselves are evaluated and served",
+        why="a of the average: an update's share in it (0.02: it reaches back some 50 updates, and a new "
+        "class is not predicted before it has had as many); null: the weights themselves are evaluated and served",
     )
 
 
@@ -153,11 +153,12 @@ class LearnerSettings(Section):
         "convolutional and text networks on the CPU, not for small ones. none: torch's choice",
     )
     batch_size: int = fixed(10, ge=1, why="trainable records in one update")
-    incoming_loss: Literal["er_ace", "cross_entropy"] = fixed(
-        "er_ace",
+    incoming_loss: Literal["auto", "er_ace", "cross_entropy"] = fixed(
+        "auto",
         formerly="cross_entropy",
         why="of the incoming rows: er_ace runs over the batch's own classes and the columns not yet seen, so that new "
-        "classes do not push old ones away; cross_entropy over all columns",
+        "classes do not push old ones away; cross_entropy over all columns; auto: er_ace where a retention term "
+        "replays labels (er, der_pp), which tells old and new apart, else cross_entropy",
     )
     max_records_per_batch: int = fixed(
         640, ge=1, why="an update's span ends after this many records even if too few were trainable"
@@ -175,6 +176,24 @@ class LearnerSettings(Section):
     hold_out: HoldOutSettings = HoldOutSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     drift: DriftSettings = DriftSettings()
+
+    @model_validator(mode="after")
+    def _check_incoming_loss(self) -> Self:
+        if self.incoming_loss == "er_ace" and self.chosen_incoming_loss != "er_ace":
+            raise ValueError(
+                "incoming_loss er_ace never compares the classes of different batches, so it wants a retention term "
+                "that replays labels: add er or der_pp, or take auto"
+            )
+        return self
+
+    @property
+    def chosen_incoming_loss(self) -> Literal["er_ace", "cross_entropy"]:
+        """What `auto` means with these retention terms; `er_ace` too where nothing replays labels."""
+        from pipeline.retention import retention_terms
+
+        terms = retention_terms()
+        replays_labels = any(terms[name].replays_labels for name in self.retention)
+        return "er_ace" if self.incoming_loss != "cross_entropy" and replays_labels else "cross_entropy"
 
     @field_validator("retention", mode="before")
     @classmethod

@@ -78,6 +78,7 @@ class BenchmarkStream(ABC):
     name: ClassVar[str]
     title: ClassVar[str]  # of its table
     published: ClassVar[Sequence[Published]] = ()
+    arguments: ClassVar[Mapping[tuple[str, int], Mapping[str, Any]]] = {}  # (method, buffer) -> the authors' own
     settings: ClassVar[Mapping[str, Any]] = {}  # of the learner, as the protocol has them; methods may change them
 
     @abstractmethod

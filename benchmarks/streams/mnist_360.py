@@ -43,6 +43,15 @@ class Mnist360(BenchmarkStream):
             accuracies={200: 58.2, 500: 71.1, 1000: 75.0},
         ),
     )
+    # Mammoth, utils/best_args.py of 2021 to 2023
+    arguments: ClassVar[Mapping[tuple[str, int], Mapping[str, Any]]] = {
+        ("der_pp", buffer): {
+            "optimizer": {"learning_rate": 0.2},
+            "replay": {"draw_size": draw_size},
+            "retention": {"der_pp": {"alpha": alpha, "beta": 1.0}},
+        }
+        for buffer, draw_size, alpha in ((200, 16, 0.5), (500, 16, 0.5), (1000, 128, 0.2))
+    }
     settings: ClassVar[Mapping[str, Any]] = {"batch_size": BATCH, "network": {"initial_columns": 9}}
 
     def open(self, data_root: Path, seed: int, *, records: int | None = None, shuffled: bool = False) -> Opened:

@@ -1,7 +1,7 @@
 """Split-CIFAR-10: five steps of two classes, batches of 32, ResNet-18, crops and mirrorings.
 
 The protocol of Buzzega et al. 2020 (arXiv:2004.07211) and of Mammoth's seq-cifar10: replay draws of 32, SGD without
-momentum, learning rate 0.03; accuracy over the 10,000 test images, class-incremental. The papers pass 50 times over
+momentum; accuracy over the 10,000 test images, class-incremental. The papers pass 50 times over
 each step (`--epochs 50`); one pass is the default here. Below --data-root lies one of `cifar-10-batches-py` (as
 torchvision has it), a folder `cifar10` with `train/CLASS/*.jpg` and `test/CLASS/*.jpg`, or the same in
 `cifar10-jpeg.zip`.
@@ -37,10 +37,17 @@ class SplitCifar10(BenchmarkStream):
     published: ClassVar[Sequence[Published]] = (
         Published(source="DER+SD, 50 epochs (published)", accuracies={200: 66.12, 500: 75.96}),
     )
+    # Mammoth, utils/best_args.py of 2021 to 2023; three passes, since batch norm mixes the rows of one
+    arguments: ClassVar[Mapping[tuple[str, int], Mapping[str, Any]]] = {
+        ("der_pp", buffer): {
+            "replay": {"fused": False},
+            "retention": {"der_pp": {"alpha": alpha, "beta": 0.5}},
+        }
+        for buffer, alpha in ((200, 0.1), (500, 0.2))
+    }
     settings: ClassVar[Mapping[str, Any]] = {
         "batch_size": 32,
         "network": {"backbone": "resnet18", "initial_columns": 10},
-        "optimizer": {"learning_rate": 0.03},
         "replay": {"draw_size": 32},
         "augmentation": {"crop_padding": 4, "horizontal_flip": True},
     }

@@ -27,6 +27,7 @@ class DarkExperienceReplayPlusPlus(RetentionTerm):
     """DER++, two draws."""
 
     name: ClassVar[str] = "der_pp"
+    replays_labels = True
 
     class Config(Section):
         alpha: float = fixed(0.5, ge=0, why="weight of the squared error to the stored logits (first draw)")

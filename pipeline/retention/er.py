@@ -27,6 +27,7 @@ class ExperienceReplay(RetentionTerm):
     """ER, one draw."""
 
     name: ClassVar[str] = "er"
+    replays_labels = True
 
     class Config(Section):
         weight: float = fixed(1.0, ge=0, why="weight of the cross-entropy to the stored labels")

@@ -21,6 +21,8 @@ Where we differ:
   2 / learning rate. So strength * F* is cut to `max_stiffness` for each weight: with 10, learning rates up to 0.2 are
   safe. (Split-MNIST at learning rate 0.03 has F up to 0.14; uncut, strength 1000 diverged there.)
 - New columns of a grown head have no anchor: F* = 0 there.
+- p(y|x) is what the incoming rows' loss says it is: with `er_ace` the softmax over the batch's own classes and those
+  not yet seen, so that columns of absent classes add nothing to F.
 - `fisher: batch_mean` squares the mean gradient instead, as Avalanche's RWalk does; it is smaller by up to the number
   of rows and vanishes where rows disagree.
 """

@@ -73,6 +73,7 @@ class RetentionTerm(ABC):
 
     name: ClassVar[str]
     needs_row_gradients: bool = False  # True: `after_backward` gets RowGradients
+    replays_labels: bool = False  # True: its loss tells old classes and new ones apart (`incoming_loss.py`)
     changes_gradients: bool = False  # True: `after_backward` may change gradients in place
 
     class Config(Section):

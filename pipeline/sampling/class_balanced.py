@@ -10,8 +10,12 @@ largest while the memory was full counts as full for ever: among its own samples
 uniform over all of the class that came. Chrysakis and Moens 2020, "Online Continual Learning from Imbalanced Data",
 ICML, algorithm 1.
 
-Where we differ: of several largest classes one is drawn, each as likely (the paper does not say). Where erasures left
-room, the next samples fill it, whatever their class.
+Where we differ:
+- Of several largest classes one is drawn, each as likely (the paper does not say).
+- A full class of which nothing is held any more counts as if it had never been full: its samples would never come back
+  (more classes than slots).
+- Where erasures left room, the next samples fill it, whatever their class, and no class counts as full until the memory
+  is: those that lost samples catch up. From then on a class is no longer uniform over all of it that came.
 
 Legend: N = capacity, B = rows of a batch, K = classes that came so far
 """
@@ -53,10 +57,11 @@ class ClassBalanced(Sampling):
             if filled < self.capacity:
                 slots_B[row] = filled
                 filled += 1
+                self._full_K[:] = False
             else:
                 largest_K = held_K == held_K.max()
                 self._full_K |= largest_K
-                if not self._full_K[column]:
+                if not self._full_K[column] or not held_K[column]:
                     slots_B[row] = _one_of(held_N, _pick(np.flatnonzero(largest_K), of_largest), where)
                 elif whether < held_K[column] / self._came_K[column]:
                     slots_B[row] = _one_of(held_N, column, where)

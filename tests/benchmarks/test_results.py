@@ -14,6 +14,7 @@ def run(seed: int, accuracy: float, rate: float) -> dict[str, Any]:
 
 
 ACCURACY: dict[str, Any] = {
+    "command": "python -m benchmarks.accuracy --seeds 0 1",
     "stream": "split-mnist",
     "via": "kafka",
     "seeds": [0, 1],
@@ -34,6 +35,7 @@ ACCURACY: dict[str, Any] = {
     ],
 }
 THROUGHPUT: dict[str, Any] = {
+    "command": "python -m benchmarks.throughput",
     "plain": {"samples_per_second": [10.0, 20.0], "mean": 15.0, "spread": 10.0},
     "memory": {"samples_per_second": [30.0, 30.0], "mean": 30.0, "spread": 0.0},
     "ratios": {"memory/plain": 2.0},
@@ -61,7 +63,7 @@ def test_a_table_has_our_rows_and_the_published_ones(tmp_path: Path) -> None:
     assert "| `der_pp` (DER++) |  | 85.0 ± 7.1 |  | 900 to 1,100 |" in text
     assert "| DER+SD (published) | 79.4 | 86.5 | 91.5 | |" in text
     assert "2 seeds; via kafka. 2026-01-02, two cores." in text
-    assert "--stream split-mnist --methods der_pp --buffers 200 --seeds 0 1 --via kafka" in text
+    assert "\n    python -m benchmarks.accuracy --seeds 0 1\n" in text
 
 
 def test_a_smaller_run_says_so(tmp_path: Path) -> None:
@@ -75,7 +77,32 @@ def test_throughput(tmp_path: Path) -> None:
     assert "Ratios of the means: memory/plain 2.00. 2 turns each, 100 records of mnist" in text
 
 
+def test_one_seed_has_no_deviation(tmp_path: Path) -> None:
+    (row,) = ACCURACY["rows"]
+    text = written(tmp_path, {**ACCURACY, "rows": [{**row, "runs": row["runs"][:1]}]})
+    assert "|  | 85.0 |  | 900 to 900 |" in text
+
+
+def test_growth_and_ingest(tmp_path: Path) -> None:
+    about = {"command": "python -m benchmarks.x", "date": "2026-01-02T03:04:05", "machine": "two cores"}
+    ratio = {"update": 1.5, "update_least": 1.25, "update_most": 2.0, "memory_anonymous": 1.1}
+    cost = {"capacity": 2000, "snapshot_megabytes": 3.8, "copy": 7.1, "stall": 15.0, "recovery": 37.0}
+    growth = {**about, "load_before": [0.1], "checkpoints": [], "ratios": {"classes": ratio}, "reservoirs": [cost]}
+    text = written(tmp_path, growth)
+    assert "| classes | 1.50 | 1.25 to 2.00 | 1.10 |" in text
+    assert "| 2,000 | 3.8 | 7.1 | 15 | 37 |" in text
+    kind = {
+        "payloads": "arrays",
+        "payload_bytes": 3264.0,
+        "records_per_second": {"ours": {"median": 9136.0}, "raw": {"median": 20625.0}},
+        "ratio_to_raw": {"median": 0.4, "least": 0.4, "most": 0.49},
+        "decoding_share": 0.2,
+    }
+    text = written(tmp_path, {**about, "load_before": [0.1], "kinds": [kind]})
+    assert "| arrays, 3,264 bytes | 9,136 | 20,625 | 0.40 (0.40 to 0.49) | 20 % |" in text
+
+
 def test_a_strangers_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         written(tmp_path, {"something": "else"})
-    assert "0.json: not a result of benchmarks.accuracy or benchmarks.throughput" in capsys.readouterr().err
+    assert "0.json: not a result of benchmarks.accuracy, throughput, growth or ingest" in capsys.readouterr().err

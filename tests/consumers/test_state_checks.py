@@ -38,5 +38,13 @@ def test_a_state_from_before_a_setting_has_what_there_was_then() -> None:
         check_settings({"fixed_settings": older}, ours)
     check_settings({"fixed_settings": older}, ours | {"replay.sampling": "uniform"})
     older = {path: value for path, value in ours.items() if path != "incoming_loss"}
-    with pytest.raises(UserError, match=r"incoming_loss is 'er_ace', but this state was made with 'cross_entropy'"):
+    with pytest.raises(UserError, match=r"incoming_loss is 'auto', but this state was made with 'cross_entropy'"):
         check_settings({"fixed_settings": older}, ours)
+
+
+def test_all_settings_that_differ_are_named_at_once() -> None:
+    ours: dict[str, Any] = fixed_values(LearnerSettings())
+    with pytest.raises(UserError) as refused:
+        check_settings({"fixed_settings": ours | {"drift.delta": 0.5, "batch_size": 7}}, ours)
+    assert "learner.batch_size is 10, but this state was made with 7" in str(refused.value)
+    assert str(refused.value).endswith("; also learner.drift.delta is 0.002, was 0.5")

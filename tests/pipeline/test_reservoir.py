@@ -37,7 +37,7 @@ def fill(reservoir: Reservoir, count: int, batch: int, columns: int = 2) -> None
 def erase(reservoir: Reservoir, subject: int) -> Reservoir:
     """Another one that goes on without these rows; `fill` gives row t of the stream the subject t % 3 + 1."""
     state = reservoir.state()
-    other = Reservoir(reservoir.capacity, SPEC, seed=reservoir._sampling.seed, device=CPU)
+    other = Reservoir(reservoir.capacity, SPEC, seed=reservoir._sampling.seed, device=CPU, sampling="uniform")
     other.load_state(without_rows(state, subjects_of(state) == subject))
     return other
 
@@ -67,7 +67,7 @@ def test_algorithm_r_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     # capacity 2, samples 0..5: 0 and 1 take slots 0 and 1; 2 draws 1 and replaces slot 1; 3 draws 3 and is dropped;
     # 4 draws 0 and replaces slot 0; 5 draws 1 and replaces slot 1, which 2 had just taken: the last write stays
     monkeypatch.setattr(keyed_randomness, "generator", lambda *_: ScriptedGenerator([0, 1, 1, 3, 0, 1]))
-    reservoir = Reservoir(2, SPEC, seed=0, device=CPU)
+    reservoir = Reservoir(2, SPEC, seed=0, device=CPU, sampling="uniform")
     reservoir.insert(*rows(0, 6), 2)
     assert held(reservoir) == [4, 5]
     assert reservoir.seen == 6
@@ -78,7 +78,7 @@ def test_algorithm_r_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_same_rows_stay_as_one_by_one_in_a_loop() -> None:
     """An independent implementation: one sample after the other, with the draws of its batch."""
-    reservoir = Reservoir(7, SPEC, seed=3, device=CPU)
+    reservoir = Reservoir(7, SPEC, seed=3, device=CPU, sampling="uniform")
     slots: list[int] = []
     for first in range(0, 90, 6):
         drawn = keyed_randomness.generator(3, "reservoir", first).integers(0, np.arange(first, first + 6) + 1)
@@ -97,7 +97,7 @@ def test_every_sample_of_the_stream_is_kept_equally_often() -> None:
     capacity, samples, runs = 20, 150, 300
     counts = np.zeros(samples)
     for seed in range(runs):
-        reservoir = Reservoir(capacity, SPEC, seed=seed, device=CPU)
+        reservoir = Reservoir(capacity, SPEC, seed=seed, device=CPU, sampling="uniform")
         fill(reservoir, samples, batch=7)
         kept = held(reservoir)
         assert len(set(kept)) == capacity
@@ -108,7 +108,7 @@ def test_every_sample_of_the_stream_is_kept_equally_often() -> None:
 
 
 def test_draws_are_without_replacement_and_uniform() -> None:
-    reservoir = Reservoir(30, SPEC, seed=0, device=CPU)
+    reservoir = Reservoir(30, SPEC, seed=0, device=CPU, sampling="uniform")
     fill(reservoir, 12, batch=5)
     assert sorted(reservoir.draw(50, keyed_randomness.generator(0, "draw"))) == list(range(12))
     fill(reservoir, 60, batch=5)
@@ -122,7 +122,7 @@ def test_draws_are_without_replacement_and_uniform() -> None:
 
 
 def test_stored_logits_are_zero_in_columns_that_came_later() -> None:
-    reservoir = Reservoir(4, SPEC, seed=0, device=CPU)
+    reservoir = Reservoir(4, SPEC, seed=0, device=CPU, sampling="uniform")
     reservoir.insert(*rows(0, 2, columns=2), 2)
     reservoir.grow(4)
     reservoir.insert(*rows(2, 2, columns=4), 4)
@@ -134,7 +134,7 @@ def test_stored_logits_are_zero_in_columns_that_came_later() -> None:
 
 def test_rows_are_copies_in_the_raw_dtype() -> None:
     spec = InputSpec(kind="image", shape=(1, 2, 2))
-    reservoir = Reservoir(3, spec, seed=0, device=CPU)
+    reservoir = Reservoir(3, spec, seed=0, device=CPU, sampling="uniform")
     x = torch.full((2, 1, 2, 2), 200, dtype=torch.uint8)
     reservoir.insert(x, np.array([0, 1]), torch.zeros(2, 3), 3)
     x.fill_(0)
@@ -145,7 +145,7 @@ def test_rows_are_copies_in_the_raw_dtype() -> None:
 
 @pytest.mark.parametrize("before", [3, 10, 41])
 def test_a_restored_reservoir_goes_on_as_if_nothing_had_happened(before: int) -> None:
-    straight, cut, restored = (Reservoir(10, SPEC, seed=5, device=CPU) for _ in range(3))
+    straight, cut, restored = (Reservoir(10, SPEC, seed=5, device=CPU, sampling="uniform") for _ in range(3))
     fill(straight, before, batch=4)
     fill(cut, before, batch=4)
     restored.load_state(join(*split(cut.state())))
@@ -154,16 +154,41 @@ def test_a_restored_reservoir_goes_on_as_if_nothing_had_happened(before: int) ->
     assert fingerprint(straight.state()) == fingerprint(restored.state())
 
 
+@pytest.mark.parametrize("sampling", ["uniform", "class_balanced"])
+def test_the_cpu_knows_which_classes_are_held(sampling: str) -> None:
+    """Through insertions, erasures and restarts."""
+    reservoir = Reservoir(10, SPEC, seed=5, device=CPU, sampling=sampling)
+    for first in range(0, 60, 6):
+        x, y_B, logits_BK = rows(first, 6)
+        reservoir.insert(x, y_B % 4, logits_BK, 2, np.arange(first, first + 6) % 3 + 1)
+        state = reservoir.state()
+        if first == 30:
+            reservoir = Reservoir(10, SPEC, seed=5, device=CPU, sampling=sampling)
+            reservoir.load_state(without_rows(state, subjects_of(state) == 2))
+        y = reservoir.rows(torch.arange(reservoir.filled)).y_B
+        assert reservoir._held_N[: reservoir.filled].tolist() == y.tolist()
+        assert reservoir.counts_per_column().tolist()[:4] == np.bincount(y.numpy(), minlength=4).tolist()
+
+
+def test_state_of_another_sampling_is_refused() -> None:
+    state = Reservoir(10, SPEC, seed=0, device=CPU, sampling="uniform").state()
+    other = Reservoir(10, SPEC, seed=0, device=CPU, sampling="class_balanced")
+    with pytest.raises(UserError, match=r"sampled 'uniform', replay\.sampling is 'class_balanced'"):
+        other.load_state(state)
+    older = {name: value for name, value in state.items() if name not in ("sampling", "sampled")}
+    Reservoir(10, SPEC, seed=0, device=CPU, sampling="uniform").load_state(older)
+
+
 def test_state_of_another_capacity_is_refused() -> None:
-    reservoir = Reservoir(10, SPEC, seed=0, device=CPU)
+    reservoir = Reservoir(10, SPEC, seed=0, device=CPU, sampling="uniform")
     fill(reservoir, 25, batch=5)
     for capacity in (5, 20):
         with pytest.raises(UserError, match=f"does not fit replay.capacity {capacity}"):
-            Reservoir(capacity, SPEC, seed=0, device=CPU).load_state(reservoir.state())
+            Reservoir(capacity, SPEC, seed=0, device=CPU, sampling="uniform").load_state(reservoir.state())
 
 
 def test_erased_rows_leave_and_the_others_move_together() -> None:
-    reservoir = Reservoir(10, SPEC, seed=0, device=CPU)
+    reservoir = Reservoir(10, SPEC, seed=0, device=CPU, sampling="uniform")
     fill(reservoir, 8, batch=4)
     left = erase(reservoir, 2)  # 1, 4, 7
     assert held(left) == [0, 2, 3, 5, 6]
@@ -179,7 +204,7 @@ def test_samples_that_draw_a_hole_go_behind_the_rows_in_use(monkeypatch: pytest.
     # Capacity 6, rows 0..5 there, 1 and 4 erased: 0 2 3 5 in slots 0..3, holes 4 and 5. Of samples 6..11: 6 draws the
     # hole 5 and goes to slot 4; 7 draws 4, which holds 6 by now, and replaces it; 8 draws the hole 5 and goes there;
     # 9 draws 5 and replaces 8; 10 draws 1 and replaces 2; 11 draws 9 and is dropped.
-    reservoir = Reservoir(6, SPEC, seed=0, device=CPU)
+    reservoir = Reservoir(6, SPEC, seed=0, device=CPU, sampling="uniform")
     fill(reservoir, 6, batch=6)
     reservoir = erase(reservoir, 2)
     monkeypatch.setattr(keyed_randomness, "generator", lambda *_: ScriptedGenerator([5, 4, 5, 5, 1, 9]))
@@ -193,7 +218,7 @@ def test_samples_that_draw_a_hole_go_behind_the_rows_in_use(monkeypatch: pytest.
 )
 @settings(derandomize=True, deadline=None, database=None, max_examples=100)
 def test_with_holes_too_the_rows_are_those_of_one_by_one_in_a_loop(batches: list[int], cut: int, capacity: int) -> None:
-    reservoir = Reservoir(capacity, SPEC, seed=3, device=CPU)
+    reservoir = Reservoir(capacity, SPEC, seed=3, device=CPU, sampling="uniform")
     slots: list[int] = []
     first = 0
     for number, size in enumerate(batches):
@@ -219,7 +244,7 @@ def test_what_was_not_erased_stays_kept_equally_often() -> None:
     capacity, samples, erased_at, runs = 20, 150, 63, 300
     counts = np.zeros(samples)
     for seed in range(runs):
-        reservoir = Reservoir(capacity, SPEC, seed=seed, device=CPU)
+        reservoir = Reservoir(capacity, SPEC, seed=seed, device=CPU, sampling="uniform")
         fill(reservoir, erased_at, batch=7)
         reservoir = erase(reservoir, 1)
         for first in range(erased_at, samples, 7):
@@ -240,7 +265,7 @@ def test_what_was_not_erased_stays_kept_equally_often() -> None:
 
 
 def test_a_reservoir_of_which_all_was_erased_gives_nothing_and_fills_again() -> None:
-    reservoir = Reservoir(4, SPEC, seed=0, device=CPU)
+    reservoir = Reservoir(4, SPEC, seed=0, device=CPU, sampling="uniform")
     number_B = np.full(3, 7)
     reservoir.insert(*rows(0, 3), 2, number_B)
     reservoir = erase(reservoir, 7)
@@ -253,7 +278,7 @@ def test_a_reservoir_of_which_all_was_erased_gives_nothing_and_fills_again() -> 
 
 @pytest.mark.parametrize("before", [6, 41])
 def test_a_restored_reservoir_with_holes_goes_on_as_if_nothing_had_happened(before: int) -> None:
-    straight, restored = (Reservoir(10, SPEC, seed=5, device=CPU) for _ in range(2))
+    straight, restored = (Reservoir(10, SPEC, seed=5, device=CPU, sampling="uniform") for _ in range(2))
     fill(straight, before, batch=4)
     straight = erase(straight, 3)
     restored.load_state(join(*split(straight.state())))
@@ -263,16 +288,16 @@ def test_a_restored_reservoir_with_holes_goes_on_as_if_nothing_had_happened(befo
 
 
 def test_state_of_another_capacity_is_refused_with_holes_too() -> None:
-    reservoir = Reservoir(10, SPEC, seed=0, device=CPU)
+    reservoir = Reservoir(10, SPEC, seed=0, device=CPU, sampling="uniform")
     fill(reservoir, 25, batch=5)
     left = erase(reservoir, 1)
     for capacity in (5, left.filled, 20):
         with pytest.raises(UserError, match=f"does not fit replay.capacity {capacity}"):
-            Reservoir(capacity, SPEC, seed=0, device=CPU).load_state(left.state())
+            Reservoir(capacity, SPEC, seed=0, device=CPU, sampling="uniform").load_state(left.state())
 
 
 def test_state_of_a_release_without_subjects_loads() -> None:
-    reservoir, loaded = (Reservoir(10, SPEC, seed=0, device=CPU) for _ in range(2))
+    reservoir, loaded = (Reservoir(10, SPEC, seed=0, device=CPU, sampling="uniform") for _ in range(2))
     fill(reservoir, 25, batch=5)
     state = {name: value for name, value in reservoir.state().items() if name not in ("subjects", "holes")}
     loaded.load_state(state)

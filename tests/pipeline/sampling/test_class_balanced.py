@@ -72,7 +72,7 @@ def test_it_is_the_papers_algorithm_one_by_one() -> None:
             came[c] = came.get(c, 0) + 1
             if len(held) < capacity:
                 held.append((c, number))
-                continue
+                continue  # nothing was full before
             sizes = {other: sum(h == other for h, _ in held) for other in came}
             largest = [other for other in sorted(sizes) if sizes[other] == max(sizes.values())]
             full.update(largest)
@@ -94,6 +94,27 @@ def test_a_stream_with_classes_a_hundred_times_as_frequent_is_kept_in_balance() 
     for _ in range(800):
         memory.offer(rng.choice(3, 10, p=[0.9, 0.09, 0.01]))
     assert np.bincount(memory.column_N).tolist() == [20, 20, 20]
+
+
+def test_after_an_erasure_the_class_has_its_share_again() -> None:
+    memory = Memory(ClassBalanced(100, seed=0))
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        memory.offer(rng.integers(0, 5, 10))
+    memory.erase(3)
+    for _ in range(2_000):
+        memory.offer(rng.integers(0, 5, 10))
+    assert np.bincount(memory.column_N, minlength=5).min() >= 15
+
+
+def test_with_more_classes_than_slots_none_is_shut_out_for_ever() -> None:
+    memory = Memory(ClassBalanced(10, seed=0))
+    rng = np.random.default_rng(0)
+    held: set[int] = set()
+    for _ in range(300):
+        memory.offer(rng.integers(0, 20, 10))
+        held |= set(memory.column_N.tolist())
+    assert held == set(range(20))
 
 
 def test_within_a_class_every_sample_is_kept_equally_often() -> None:

@@ -40,6 +40,12 @@ class Memory:
             self.column_N[slot] = column_B[row]
         self.seen += len(column_B)
 
+    def erase(self, column: int) -> None:
+        """All that it holds of this class leaves; the others move together."""
+        kept = [place for place in range(len(self.numbers)) if self.column_N[place] != column]
+        self.numbers = [self.numbers[place] for place in kept]
+        self.column_N[: len(kept)] = self.column_N[kept]
+
 
 def stream(batches: int, seed: int = 0) -> list[Slots]:
     """Batches of up to five; class c comes from batch 4 c on, and class 0 most often."""
@@ -68,6 +74,21 @@ def test_the_same_seed_keeps_the_same_and_another_one_others(kind: type[Sampling
         for memory in (first, again, other):
             memory.offer(column_B)
     assert first.numbers == again.numbers != other.numbers
+
+
+def test_what_was_erased_makes_room_and_its_class_comes_back(kind: type[Sampling]) -> None:
+    memory = Memory(kind(30, 4))
+    rng = np.random.default_rng(2)
+    for _ in range(40):
+        memory.offer(rng.integers(0, 3, 10))
+    memory.erase(1)
+    left = len(memory.numbers)
+    assert 0 < left < 30
+    for _ in range(200):
+        memory.offer(rng.integers(0, 3, 10))
+        assert left <= len(memory.numbers) <= 30
+    assert len(memory.numbers) > left  # Algorithm R comes by at a hole as rarely as at any slot
+    assert np.bincount(memory.column_N, minlength=3).min() >= 3
 
 
 @pytest.mark.parametrize("cut", [1, 7, 35])
