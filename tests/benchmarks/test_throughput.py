@@ -201,7 +201,7 @@ def test_ours_on_digits(kafka_broker: EmbeddedKafka, tmp_path: Path, capsys: pyt
     result = json.loads(written.read_text())
 
     ours = {"plain", "memory", "kafka"}
-    assert set(result) == {*ours, "ratios", "not_measured", "machine", "load_average", "settings", "date"}
+    assert set(result) == {*ours, "command", "ratios", "not_measured", "machine", "load_average", "settings", "date"}
     for name in ours:
         figures = result[name]
         assert set(figures) == {"samples_per_second", "mean", "spread"}
