@@ -415,7 +415,7 @@ def test_too_many_culprits_among_the_newest_records(
         assert f"t-0@{newest}: look at what the producer sends there, or" in str(raised.value)
         assert "kafka-delete-records.sh and --accept-gap, or begin another --branch" in str(raised.value)
         assert "(--from-state, --from-snapshot) with a lower" in str(raised.value)
-        assert "learning_rate (now 0.05) or max_gradient_norm (now 50)" in str(raised.value)
+        assert "learning_rate (now 0.05) or max_gradient_norm (now 15)" in str(raised.value)
         assert "\n" not in str(raised.value)
 
 
