@@ -24,22 +24,21 @@ chosen by trials on Split-MNIST with its test part in sight, seeds 0 and 1.
 
 
 def accuracy_section(result: dict[str, Any]) -> str:
-    """A row a method, a column a buffer; published figures below ours."""
+    """A row a method, a column a buffer; published figures below ours. No speed: that is measured side by side."""
     stream = benchmark_streams()[result["stream"]]
     buffers = sorted(
         {row["buffer"] for row in result["rows"]} | {b for row in stream.published for b in row.accuracies}
     )
     by_place = {(row["method"], row["buffer"]): row for row in result["rows"]}
-    lines = [f"| accuracy, % | {' | '.join(map(str, buffers))} | samples/s |", "|---|" + "---:|" * (len(buffers) + 1)]
+    lines = [f"| accuracy, % | {' | '.join(map(str, buffers))} |", "|---|" + "---:|" * len(buffers)]
     for method in dict.fromkeys(row["method"] for row in result["rows"]):
         rows = [by_place.get((method, buffer)) for buffer in buffers]
         cells = ["" if row is None else _with_deviation(row) for row in rows]
-        rates = [run["samples_per_second"] for row in rows if row is not None for run in row["runs"]]
         source = next(row["source"] for row in rows if row is not None)
-        lines.append(f"| `{method}` ({source}) | {' | '.join(cells)} | {min(rates):,.0f} to {max(rates):,.0f} |")
+        lines.append(f"| `{method}` ({source}) | {' | '.join(cells)} |")
     for published in stream.published:
         cells = [f"{published.accuracies[b]:.1f}" if b in published.accuracies else "" for b in buffers]
-        lines.append(f"| {published.source} | {' | '.join(cells)} | |")
+        lines.append(f"| {published.source} | {' | '.join(cells)} |")
     less = "" if result["records"] is None else f", {result['records']:,} records only"
     if result["epochs"] > 1:
         less += f", {result['epochs']} epochs a step"

@@ -123,3 +123,26 @@ def test_joint_training_sees_all_classes_from_the_beginning(mnist: Path) -> None
         stream = benchmark_streams()[name].open(mnist, 0, shuffled=True).stream
         labels = {int(label) for label in stream.dataset.labels[stream.item_N[:200]]}
         assert len(labels) >= 9
+
+
+@pytest.mark.kafka
+def test_epochs_replay_each_step_of_the_log(mnist: Path, kafka_broker: EmbeddedKafka) -> None:
+    args = parse(["--epochs", "3", "--device", "cpu"])
+    settings = settings_for(args, "er", 50, 0)
+    assert settings.deduplication_window == 0
+    opened = benchmark_streams()["split-mnist"].open(mnist, 0, records=300)
+    kafka = KafkaSettings(bootstrap_servers=kafka_broker.bootstrap_servers)
+    (run, learner), (through_kafka, _) = (run_once(opened, settings, via, epochs=3) for via in (None, kafka))
+    assert learner.records_trained == 900
+    assert len(run.step_accuracies) == 5
+    assert run.accuracy == through_kafka.accuracy
+    once, _ = run_once(opened, settings_for(parse(["--device", "cpu"]), "er", 50, 0), None)
+    assert run.step_accuracies[0] > once.step_accuracies[0]
+
+
+def test_a_paper_has_its_authors_arguments_where_they_differ() -> None:
+    for buffer, draw_size, alpha in ((200, 16, 0.5), (1000, 128, 0.2), (300, 128, 0.2)):
+        settings = settings_for(parse(["--stream", "mnist-360"]), "der_pp", buffer, 0)
+        assert settings.replay.draw_size == draw_size
+        assert settings.retention["der_pp"].model_dump() == {"alpha": alpha, "beta": 1.0}
+        assert settings.optimizer.max_gradient_norm is None
