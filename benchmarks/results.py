@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.streams import benchmark_streams
+
+_PLACES = ("--data-root", "--json", "--folder", "--mammoth", "--mammoth-python", "--bootstrap-servers")
 
 _HEAD = """# Results
 
@@ -52,7 +55,7 @@ def accuracy_section(result: dict[str, Any]) -> str:
             f"Columns are the buffer's samples; {len(result['seeds'])} seeds; via {result['via']}{less}{changes}. "
             f"{result['date']}, {result['machine']}.",
             "",
-            f"    {result['command']}",
+            f"    {_command(result)}",
         ]
     )
 
@@ -75,7 +78,7 @@ def throughput_section(result: dict[str, Any]) -> str:
             f"{result['machine']}, load {result['load_average'][0]:.1f} at the beginning. What is timed: "
             "`benchmarks/throughput.py`.",
             "",
-            f"    {result['command']}",
+            f"    {_command(result)}",
         ]
     )
 
@@ -117,8 +120,20 @@ def _circumstances(result: dict[str, Any]) -> list[str]:
     return [
         f"{result['date'][:10]}, {result['machine']}, load {result['load_before'][0]:.1f} at the beginning.",
         "",
-        f"    {result['command']}",
+        f"    {_command(result)}",
     ]
+
+
+def _command(result: dict[str, Any]) -> str:
+    """Without the places of somebody's files."""
+    words = iter(shlex.split(result["command"]))
+    kept = []
+    for word in words:
+        if word in _PLACES:
+            next(words, None)
+        else:
+            kept.append(word)
+    return shlex.join(kept)
 
 
 def _with_deviation(row: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ def run(seed: int, accuracy: float, rate: float) -> dict[str, Any]:
 
 
 ACCURACY: dict[str, Any] = {
-    "command": "python -m benchmarks.accuracy --seeds 0 1",
+    "command": "python -m benchmarks.accuracy --data-root /some/where --seeds 0 1 --json a.json",
     "stream": "split-mnist",
     "via": "kafka",
     "seeds": [0, 1],
