@@ -125,15 +125,18 @@ def _circumstances(result: dict[str, Any]) -> list[str]:
 
 
 def _command(result: dict[str, Any]) -> str:
-    """Without the places of somebody's files."""
-    words = iter(shlex.split(result["command"]))
-    kept = []
-    for word in words:
-        if word in _PLACES:
-            next(words, None)
-        else:
-            kept.append(word)
-    return shlex.join(kept)
+    """Without the places of somebody's files; a line for each where a table was put together from several."""
+    lines = []
+    for line in result["command"].splitlines():
+        words = iter(shlex.split(line))
+        kept = []
+        for word in words:
+            if word in _PLACES:
+                next(words, None)
+            else:
+                kept.append(word)
+        lines.append(shlex.join(kept))
+    return "\n    ".join(lines)
 
 
 def _with_deviation(row: dict[str, Any]) -> str:
