@@ -170,10 +170,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     results = []
     for file in args.files:
-        result = json.loads(file.read_text())
         try:
+            result = json.loads(file.read_text())
             section(result)
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             parser.error(f"{file}: {error}")
         results.append(result)
     args.out.write_text(document(results))
