@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import signal
 import statistics
 import sys
@@ -28,14 +27,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from benchmarks.command_line import command_of, run, write_result
 from benchmarks.machine import machine
 from benchmarks.methods import METHODS, learner_settings
 from benchmarks.one_pass import Run, kafka_for, run_once
 from benchmarks.streams import benchmark_streams
 from consumers.kafka_settings import KafkaSettings
-from deploy.logs import configure_logs
 from pipeline.settings import LearnerSettings
-from pipeline.user_error import UserError
 
 
 def settings_for(args: argparse.Namespace, method: str, buffer: int, seed: int) -> LearnerSettings:
@@ -51,12 +49,14 @@ def measure(args: argparse.Namespace, method: str, buffer: int, kafka: KafkaSett
     runs: list[Run] = []
     for seed in args.seeds:
         opened = stream.open(args.data_root, seed, records=args.records, shuffled=METHODS[method].shuffled)
-        run, _ = run_once(opened, settings_for(args, method, buffer, seed), kafka, epochs=args.epochs)
-        runs.append(run)
-        forgotten = "" if run.average_forgetting is None else f", average forgetting {run.average_forgetting:.2%}"
+        measured, _ = run_once(opened, settings_for(args, method, buffer, seed), kafka, epochs=args.epochs)
+        runs.append(measured)
+        forgotten = (
+            "" if measured.average_forgetting is None else f", average forgetting {measured.average_forgetting:.2%}"
+        )
         print(
-            f"{args.stream} {method} buffer {buffer} seed {seed}: accuracy {run.accuracy:.2%}{forgotten}, "
-            f"{run.samples_per_second:,.0f} samples/s",
+            f"{args.stream} {method} buffer {buffer} seed {seed}: accuracy {measured.accuracy:.2%}{forgotten}, "
+            f"{measured.samples_per_second:,.0f} samples/s",
             file=sys.stderr,
             flush=True,
         )
@@ -89,9 +89,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--bootstrap-servers")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(arguments)
-    args.command = shlex.join(
-        ["python", "-m", "benchmarks.accuracy", *(sys.argv[1:] if arguments is None else arguments)]
-    )
+    args.command = command_of("benchmarks.accuracy", arguments)
     try:
         for method in args.methods:
             for buffer in args.buffers:
@@ -134,14 +132,8 @@ def _write(args: argparse.Namespace, rows: Sequence[Mapping[str, Any]]) -> None:
         "machine": machine(),
         "rows": rows,
     }
-    args.json.parent.mkdir(parents=True, exist_ok=True)
-    args.json.write_text(json.dumps(result, indent=2) + "\n")
+    write_result(args.json, result)
 
 
 if __name__ == "__main__":
-    configure_logs()
-    try:
-        main()
-    except UserError as error:
-        print(f"{Path(__file__).stem}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run(main, "accuracy")

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import math
 import multiprocessing
 import signal
@@ -45,6 +44,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from benchmarks.command_line import write_result
 from benchmarks.ingest import circumstances
 from benchmarks.snapshot_stall import TurnWatch
 from consumers import topics
@@ -665,8 +665,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     def write() -> None:  # after an hour of streams a failing reservoir must not cost them
         if args.json is not None:
-            args.json.parent.mkdir(parents=True, exist_ok=True)
-            args.json.write_text(json.dumps(result, indent=1) + "\n")
+            write_result(args.json, result)
 
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         folder = Path(name)

@@ -20,19 +20,15 @@ polled: to decode it, and to put it into a batch.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
-import shlex
 import signal
 import statistics
 import sys
-import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -45,6 +41,7 @@ import numpy.typing as npt
 from kafka import KafkaConsumer, TopicPartition
 from PIL import Image
 
+from benchmarks.command_line import broker_at, command_of, run, write_result
 from benchmarks.machine import machine
 from consumers import topics
 from consumers.decode_ahead import DecodeAhead, Idle
@@ -52,8 +49,6 @@ from consumers.kafka_record_source import KafkaRecordSource
 from consumers.kafka_settings import KafkaSettings
 from consumers.process_settings import StreamSettings
 from consumers.record_source import read_records
-from deploy.embedded_kafka import EmbeddedKafka
-from deploy.logs import configure_logs
 from pipeline import keyed_randomness
 from pipeline.codec.image import encode_jpeg
 from pipeline.codec.npy import encode_npy
@@ -396,10 +391,9 @@ def _spread(values: Sequence[float]) -> dict[str, Any]:
 
 def circumstances(module: str, arguments: Sequence[str] | None) -> dict[str, Any]:
     """When, how and where a benchmark was run."""
-    given = sys.argv[1:] if arguments is None else arguments
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": f"python -m {module} {shlex.join(given)}".strip(),
+        "command": command_of(module, arguments),
         "machine": machine(),
         "versions": {name: version(name) for name in ("palimpsest", "numpy", "kafka-python", "pillow")},
         "load_before": list(os.getloadavg()),  # of 1, 5 and 15 minutes: other work shows here
@@ -424,15 +418,6 @@ def print_table(kinds: Sequence[Mapping[str, Any]]) -> None:
             f"{rates['raw']['median']:9,.0f}{rates['script']['median']:9,.0f}  {ratios[0]:^18}  {ratios[1]:^18}  "
             f"{processor['ours']:6.1f}{processor['raw']:6.1f}{processor['script']:7.1f}  {kind['decoding_share']:8.0%}"
         )
-
-
-@contextmanager
-def _kafka(bootstrap_servers: str | None) -> Iterator[KafkaSettings]:
-    if bootstrap_servers is not None:
-        yield KafkaSettings(bootstrap_servers=bootstrap_servers)
-        return
-    with tempfile.TemporaryDirectory() as folder, EmbeddedKafka(Path(folder)) as broker:
-        yield KafkaSettings(bootstrap_servers=broker.bootstrap_servers)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -468,21 +453,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     kinds: list[dict[str, Any]] = []
     # spawned, so that what ours mends of kafka-python is not mended there
     workers = ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn"))
-    with _kafka(args.bootstrap_servers) as kafka, workers:
+    with broker_at(args.bootstrap_servers) as kafka, workers:
         for made in makers:
             kinds.append(measure(kafka, made(), workers, records=args.records, repeats=args.repeats))
             print(f"{kinds[-1]['payloads']}: done", file=sys.stderr)
     print_table(kinds)
     if args.json is not None:
         result |= {"records": args.records, "repeats": args.repeats, "kinds": list(kinds)}
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
+        write_result(args.json, result)
 
 
 if __name__ == "__main__":
-    configure_logs()
-    try:
-        main()
-    except UserError as error:
-        print(f"{Path(__file__).stem}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run(main, "ingest")

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.command_line import broker_at
 from benchmarks.epoch_source import EpochSource
 from benchmarks.streams.benchmark_stream import Opened, TestPart
 from consumers import topics
@@ -31,7 +32,6 @@ from consumers.memory_record_source import InMemoryLog, InMemoryRecordSource
 from consumers.observers import Observer
 from consumers.process_settings import RegistrySettings, SnapshotSettings, StreamSettings
 from consumers.record_source import RecordSource
-from deploy.embedded_kafka import EmbeddedKafka
 from deploy.process_facts import process_facts
 from model_store.snapshot_store import SnapshotStore
 from pipeline.device import configure_torch
@@ -155,8 +155,6 @@ def kafka_for(via: str, bootstrap_servers: str | None) -> Iterator[KafkaSettings
     """For `--via` and `--bootstrap-servers`: None for memory, else the cluster named, else the embedded broker."""
     if via == "memory":
         yield None
-    elif bootstrap_servers:
-        yield KafkaSettings(bootstrap_servers=bootstrap_servers)
-    else:
-        with tempfile.TemporaryDirectory() as folder, EmbeddedKafka(Path(folder)) as broker:
-            yield KafkaSettings(bootstrap_servers=broker.bootstrap_servers)
+        return
+    with broker_at(bootstrap_servers) as kafka:
+        yield kafka

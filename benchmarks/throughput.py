@@ -31,9 +31,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import gc
-import json
 import os
-import shlex
 import signal
 import statistics
 import sys
@@ -51,6 +49,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.command_line import broker_at, command_of, run, write_result
 from benchmarks.machine import machine
 from benchmarks.peers import PeerFailed, avalanche_rate, mammoth_rate
 from benchmarks.plain_der_pp import DerPlusPlusSettings, PlainDerPlusPlus
@@ -62,10 +61,8 @@ from consumers.memory_commit_log import InMemoryCommitLog, InMemoryCommits
 from consumers.memory_record_source import InMemoryLog, InMemoryRecordSource
 from consumers.observers import Observer
 from consumers.process_settings import MetricsSettings, RegistrySettings, SnapshotSettings, StreamSettings
-from deploy.embedded_kafka import EmbeddedKafka
 from deploy.exit_codes import one_line
 from deploy.learning import open_learner
-from deploy.logs import configure_logs
 from deploy.settings import Settings
 from model_store.snapshot_store import SnapshotStore
 from pipeline.codec.record_decoder import RecordDecoder
@@ -298,7 +295,7 @@ def _contestants(args: argparse.Namespace, work: Work, stack: ExitStack) -> dict
         "memory": lambda: memory_rate(work),
     }
     if "kafka" not in args.skip:
-        kafka = stack.enter_context(_kafka(args.bootstrap_servers))
+        kafka = stack.enter_context(broker_at(args.bootstrap_servers))
         stream = f"throughput-{uuid.uuid4().hex[:8]}"
         produce(work.stream, stream_name=stream, kafka=kafka)
         contestants["kafka"] = lambda: kafka_rate(work, kafka, stream)
@@ -326,15 +323,6 @@ def _contestants(args: argparse.Namespace, work: Work, stack: ExitStack) -> dict
 
         contestants["mammoth"] = mammoth
     return {name: rate for name, rate in contestants.items() if name not in args.skip}
-
-
-@contextmanager
-def _kafka(bootstrap_servers: str | None) -> Iterator[KafkaSettings]:
-    if bootstrap_servers:
-        yield KafkaSettings(bootstrap_servers=bootstrap_servers)
-        return
-    with tempfile.TemporaryDirectory() as folder, EmbeddedKafka(Path(folder)) as broker:
-        yield KafkaSettings(bootstrap_servers=broker.bootstrap_servers)
 
 
 @contextmanager
@@ -376,8 +364,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--bootstrap-servers")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(arguments)
-    given = sys.argv[1:] if arguments is None else arguments
-    args.command = shlex.join(["python", "-m", "benchmarks.throughput", *given])
+    args.command = command_of("benchmarks.throughput", arguments)
     for name in ("repeat", "threads"):
         if getattr(args, name) < 1:
             parser.error(f"--{name} is 1 or more; got {getattr(args, name)}")
@@ -391,14 +378,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     result = measure(args)
     print(table(result))
     if args.json is not None:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=2) + "\n")
+        write_result(args.json, result)
 
 
 if __name__ == "__main__":
-    configure_logs()
-    try:
-        main()
-    except UserError as error:
-        print(f"{Path(__file__).stem}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run(main, "throughput")
