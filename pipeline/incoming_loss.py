@@ -22,7 +22,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def incoming_loss(logits_BK: Tensor, y_B: Tensor, known: int, kind: Literal["er_ace", "cross_entropy"]) -> Tensor:
+def incoming_loss(
+    logits_BK: Tensor, y_B: Tensor, known: int | Tensor, kind: Literal["er_ace", "cross_entropy"]
+) -> Tensor:
     """A scalar; B >= 1. `known`: classes that have a column, the batch's own included: the columns below it."""
     if kind == "er_ace":
         absent_K = torch.arange(logits_BK.shape[1], device=logits_BK.device) < known

@@ -10,32 +10,30 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from pipeline import finiteness, keyed_randomness, retention
+from pipeline import keyed_randomness, retention
 from pipeline.augmentation import Augmentation
 from pipeline.class_index import ClassIndex
+from pipeline.cuda_graph import RepeatedPasses
 from pipeline.device import choose_device, to_device
 from pipeline.finiteness import NotFinite
-from pipeline.incoming_loss import incoming_loss
 from pipeline.network import Network, build_network, choose_backbone, network_from_architecture
-from pipeline.optimizer import momenta_of, sgd
+from pipeline.optimizer import Sgd
+from pipeline.passes import Batch, Passes
 from pipeline.quadratic_anchor import grown
-from pipeline.reservoir import Reservoir, ReservoirRows
-from pipeline.retention.term import Change, ReplayRows, RetentionTerm, RowGradients, Rows
+from pipeline.reservoir import Reservoir
+from pipeline.retention.term import Change, RetentionTerm
 from pipeline.sample import InputSpec
 from pipeline.settings import LearnerSettings, NetworkSettings
 from pipeline.state import Json, StateTree
 from pipeline.user_error import UserError
 from pipeline.weight_average import WeightAverage
-
-if TYPE_CHECKING:
-    from pipeline.row_gradients import RowGradientCapture
 
 _PREDICTED_ROWS = 256  # rows of one pass when predicting: bounds memory, and is large enough to keep a device busy
 
@@ -55,21 +53,13 @@ class UpdateReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Passed:
-    """What the passes of an update hand on to what changes the state."""
+class _Told:
+    """What the passes of an update were told, and what that changed."""
 
-    x: Tensor  # (B, ...) on the device, un-augmented
-    y_B: Tensor
-    columns_B: npt.NDArray[np.int64]  # y_B on the CPU
-    logits_BK: Tensor  # of the incoming rows, detached
-    loss: Mapping[str, Tensor]
-    row_gradients: RowGradients | None
-    gradient_norm: float  # of all parameters together
-    replayed_rows: int
+    batch: Batch
     known_before: int
     new_classes: tuple[str, ...]
-    drawn: float  # when the rows were there, by `time.perf_counter`
-    forwarded: float  # when the loss was
+    told: float  # when, by `time.perf_counter`
 
 
 class Learner:
@@ -81,11 +71,10 @@ class Learner:
         self.device = choose_device(settings.device)
         self.updates = 0  # done so far
         self._classes = ClassIndex(settings.network.max_classes)
-        self._incoming_loss = settings.chosen_incoming_loss
         self._augmentation = Augmentation(settings.augmentation, spec, settings.seed)
         replay = settings.replay
         self._reservoir = Reservoir(replay.capacity, spec, settings.seed, self.device, replay.sampling)
-        self._optimizer: torch.optim.SGD
+        self._optimizer: Sgd
         self._attach(build_network(_network_settings(settings, spec), spec, settings.seed), momenta={})
 
     # -- what others may see ---------------------------------------------------------------------------------------
@@ -122,7 +111,7 @@ class Learner:
         try:
             with self._served_weights(), torch.inference_mode():
                 for start in range(0, len(x), _PREDICTED_ROWS):
-                    logits_BK, _ = self._forward(to_device(x[start : start + _PREDICTED_ROWS], self.device))
+                    logits_BK, _ = self._passes.forward(to_device(x[start : start + _PREDICTED_ROWS], self.device))
                     predicted.append(logits_BK[:, :known].argmax(dim=1))
         finally:
             self.network.train()
@@ -147,8 +136,8 @@ class Learner:
            stored logits follow. The terms hear what changed.
         2. All draws of all terms, keyed by (seed, term, update number), in one batch with the incoming rows.
         3. Random changes of the batch's images, keyed by the update number.
-        4. One forward pass (`replay.fused: false`: one for the incoming rows and one a draw). The loss is the incoming
-           rows' own (`incoming_loss.py`) plus what each term makes of its slice.
+        4. One forward pass (`passes.py`). The loss is the incoming rows' own (`incoming_loss.py`) plus what each term
+           makes of its slice.
         5. One backward pass, and a look at all that would enter the state: where it is not finite, steps 1 to 5 are
            undone.
         6. The terms see the gradients and may change them; the norm is clipped; optimizer and average step.
@@ -161,7 +150,8 @@ class Learner:
         started = time.perf_counter()
         undo = self._undo_point(labels, drift)
         try:
-            passed = self._forward_and_backward(x, labels, drift)
+            told = self._tell(x, labels, drift)
+            passed = self._repeated.run(told.batch)
         except NotFinite:
             undo()
             raise
@@ -182,23 +172,23 @@ class Learner:
 
         # 7.
         logits_BK = passed.logits_BK
-        self._reservoir.insert(passed.x, passed.columns_B, logits_BK, self.network.columns, subjects)
+        self._reservoir.insert(passed.x, told.batch.columns_B, logits_BK, self.network.columns, subjects)
         self.updates += 1
-        if passed.known_before:
-            correct_B = logits_BK[:, : passed.known_before].argmax(dim=1) == passed.y_B
+        if told.known_before:
+            correct_B = logits_BK[:, : told.known_before].argmax(dim=1) == passed.y_B
         else:
             correct_B = torch.zeros(rows, dtype=torch.bool, device=self.device)
         return UpdateReport(
             number=self.updates,
             rows=rows,
-            replayed_rows=passed.replayed_rows,
+            replayed_rows=told.batch.draws * told.batch.draw_size,
             loss=passed.loss,
             correct_B=correct_B,
-            known_before=passed.known_before,
-            new_classes=passed.new_classes,
+            known_before=told.known_before,
+            new_classes=told.new_classes,
             seconds={
-                "draw": passed.drawn - started,
-                "forward": passed.forwarded - passed.drawn,
+                "draw": told.told - started,
+                "forward": passed.forwarded - told.told,
                 "backward": backwarded - passed.forwarded,
                 "optimizer": optimized - backwarded,
                 "insert": time.perf_counter() - optimized,
@@ -210,7 +200,7 @@ class Learner:
         Without a row it is the replay and the penalties that are judged. Changes nothing."""
         undo = self._undo_point(labels, drift)
         try:
-            self._forward_and_backward(x, labels, drift)
+            self._repeated.run(self._tell(x, labels, drift).batch)
         except NotFinite as error:
             return str(error)
         finally:
@@ -224,11 +214,12 @@ class Learner:
         where step 1 will find something to do. Then the old head, optimizer and reservoir rows are kept themselves: a
         growth makes new ones, and nobody writes into the old.
         """
-        statistics = [(buffer, buffer.clone()) for buffer in self._buffers]
+        moved = self._passes.moved_by_a_pass
+        before = _copies(moved)
 
         def undo_passes() -> None:
-            for buffer, before in statistics:
-                buffer.copy_(before)
+            for buffer, value in zip(moved, before, strict=True):
+                buffer.copy_(value)
 
         if not drift and all(label in self._classes for label in labels):
             return undo_passes
@@ -248,6 +239,7 @@ class Learner:
                 self._optimizer = optimizer
                 self._reservoir.load_state(rows)
                 self._reservoir.grow(columns)
+                self._repeated.forget()
                 if self._average is not None and average is not None:
                     self._average.put_back(average)
             for name, term in self._terms.items():
@@ -255,9 +247,9 @@ class Learner:
 
         return undo_changes
 
-    def _forward_and_backward(self, x: npt.NDArray[np.generic], labels: Sequence[str], drift: bool) -> _Passed:
-        """Steps 1 to 5 of an update, with no row too. `NotFinite` leaves them half done: there is an undo point."""
-        rows, number, terms = len(x), self.updates + 1, self._terms
+    def _tell(self, x: npt.NDArray[np.generic], labels: Sequence[str], drift: bool) -> _Told:
+        """Steps 1 to 3 of an update, with no row too. What they change there is an undo point for."""
+        rows, number = len(x), self.updates + 1
         assert x.shape[1:] == self.spec.shape, f"{x.shape} is not {self.spec}"
         assert x.dtype == np.dtype(self.spec.dtype), f"{x.dtype} is not {self.spec}"
 
@@ -267,134 +259,38 @@ class Learner:
         if len(self._classes) > self.network.columns:
             self._grow(len(self._classes))
         for change in ([Change.NEW_CLASS] if new_classes else []) + ([Change.DRIFT] if drift else []):
-            for term in terms.values():
+            for term in self._terms.values():
                 term.on_change(change)
 
         # 2.
-        x_incoming = to_device(x, self.device)
-        columns_B = self._classes.columns(labels)
-        y_B = to_device(columns_B, self.device)
-        replayed, draws = self._draw(number)
-        drawn_rows = len(replayed.y_B) // draws if replayed else 0
-        x_all = torch.cat([x_incoming, replayed.x]) if replayed else x_incoming
+        draws = self._draw(number)
+        slots_R = np.concatenate(draws) if draws else None
 
         # 3.
-        x_all = self._augmentation(x_all, number, incoming=rows)
-        drawn = time.perf_counter()
-
-        # 4.
-        logits_BK, features_BD = self._forward_slices(x_all, [rows] + [drawn_rows] * draws)
-        incoming = Rows(y_B=y_B, logits_BK=logits_BK[0], features_BD=features_BD[0])
-        replays = self._replay_rows(replayed, logits_BK[1:], features_BD[1:], drawn_rows)
-        if rows:
-            total = incoming_loss(incoming.logits_BK, y_B, len(self._classes), self._incoming_loss)
-        else:
-            total = incoming.logits_BK.sum()
-        loss = {"incoming": total.detach()}
-        first = 0
-        for name, term in terms.items():
-            mine = replays[first : first + term.draws]
-            first += term.draws
-            for part, value in term.loss(incoming, mine).items():
-                total = total + value
-                loss[f"{name}.{part}"] = value.detach()
-        logits = incoming.logits_BK.detach()
-        # on the CPU a look costs nothing yet, and may spare the backward pass
-        found = finiteness.check_loss(total, logits, at_once=self.device.type == "cpu")
-        forwarded = time.perf_counter()
-
-        # 5.
-        self._optimizer.zero_grad()
-        row_gradients, norm = None, 0.0
-        if total.requires_grad:
-            total.backward()  # type: ignore[no-untyped-call]
-            row_gradients = self._capture.finish() if self._capture and rows else None
-            taken = {
-                name: term.takes(row_gradients)
-                for name, term in terms.items()
-                if row_gradients is not None and term.needs_row_gradients
-            }
-            norm = finiteness.check_update(found, self._parameters, taken, self._statistics, self.settings.optimizer)
-        return _Passed(
-            x=x_incoming,
-            y_B=y_B,
-            columns_B=columns_B,
-            logits_BK=logits,
-            loss=loss,
-            row_gradients=row_gradients,
-            gradient_norm=norm,
-            replayed_rows=drawn_rows * draws,
-            known_before=known_before,
-            new_classes=new_classes,
-            drawn=drawn,
-            forwarded=forwarded,
+        changes = self._augmentation.draw(rows + (0 if slots_R is None else len(slots_R)), number)
+        batch = Batch(
+            x=x,
+            columns_B=self._classes.columns(labels),
+            known=len(self._classes),
+            slots_R=slots_R,
+            draws=len(draws),
+            changes=changes,
         )
+        return _Told(batch=batch, known_before=known_before, new_classes=new_classes, told=time.perf_counter())
 
-    def _draw(self, number: int) -> tuple[ReservoirRows | None, int]:
-        """All draws of all terms as one block of rows, in the terms' order; every draw has the same number of rows."""
+    def _draw(self, number: int) -> list[npt.NDArray[np.int64]]:
+        """Slots of the reservoir: all draws of all terms, in the terms' order; every draw has the same number."""
         if not self._reservoir.filled:
-            return None, 0
-        size = self.settings.replay.draw_size
-        indices = [
-            self._reservoir.draw(size, keyed_randomness.generator(self.settings.seed, f"replay/{name}/{i}", number))
+            return []
+        size, seed = self.settings.replay.draw_size, self.settings.seed
+        return [
+            self._reservoir.draw(size, keyed_randomness.generator(seed, f"replay/{name}/{i}", number))
             for name, term in self._terms.items()
             for i in range(term.draws)
         ]
-        if not indices:
-            return None, 0
-        return self._reservoir.rows(to_device(np.concatenate(indices), self.device)), len(indices)
-
-    def _forward_slices(self, x_all: Tensor, sizes: list[int]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        """Logits and features of each slice of the batch, from one forward pass or from one each."""
-        if self._capture and sizes[0]:
-            self._capture.start(rows=sizes[0], scale=float(sizes[0]))
-        if self.settings.replay.fused or len(sizes) == 1:
-            logits_BK, features_BD = self._forward(x_all)
-            return torch.split_with_sizes(logits_BK, sizes), torch.split_with_sizes(features_BD, sizes)
-        parts = torch.split_with_sizes(x_all, sizes)
-        outputs = [self._forward(part) for part in parts]
-        return [logits for logits, _ in outputs], [features for _, features in outputs]
-
-    def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if not len(x):  # not every layer takes it
-            return x.new_zeros((0, self.network.columns), dtype=torch.float32), x.new_zeros(
-                (0, self.network.body.width), dtype=torch.float32
-            )
-        with self._precision():
-            logits_BK, features_BD = self.network(x)
-        return logits_BK.float(), features_BD.float()
 
     def _served_weights(self) -> AbstractContextManager[object]:
         return nullcontext() if self._average is None else self._average.in_place_of_the_weights()
-
-    def _precision(self) -> AbstractContextManager[object]:
-        wanted = self.settings.precision
-        if wanted == "bfloat16" or (
-            wanted == "auto" and self.device.type == "cuda" and self.network.body.prefers_bfloat16
-        ):
-            return torch.autocast(self.device.type, torch.bfloat16)
-        return nullcontext()
-
-    def _replay_rows(
-        self, replayed: ReservoirRows | None, logits_RK: Sequence[Tensor], features_RD: Sequence[Tensor], size: int
-    ) -> tuple[ReplayRows, ...]:
-        """One `ReplayRows` a draw, from the block of rows and what the forward pass made of each slice."""
-        if replayed is None:
-            return ()
-        sizes = [size] * len(logits_RK)
-        return tuple(
-            ReplayRows(
-                y_B=y_R, logits_BK=logits, features_BD=features, stored_logits_BK=stored, stored_columns_B=columns_R
-            )
-            for y_R, logits, features, stored, columns_R in zip(
-                torch.split_with_sizes(replayed.y_B, sizes),
-                logits_RK,
-                features_RD,
-                torch.split_with_sizes(replayed.logits_BK, sizes),
-                torch.split_with_sizes(replayed.columns_B, sizes),
-                strict=True,
-            )
-        )
 
     def _grow(self, needed: int) -> None:
         """Double the head's columns until `needed` fit; all that has their shape follows."""
@@ -404,12 +300,13 @@ class Learner:
         self.network.grow(columns)
         head = {f"head.{name}": parameter for name, parameter in self.network.head.named_parameters()}
         shapes = {name: tuple(parameter.shape) for name, parameter in head.items()}
-        momenta = grown(momenta_of(self._optimizer, self._parameters), shapes)
+        momenta = grown(self._optimizer.momenta, shapes)
         self._parameters.update(head)  # in place: the terms hold on to this mapping
-        self._optimizer = sgd(self.settings.optimizer, self._parameters, momenta)
+        self._optimizer = Sgd(self.settings.optimizer, self._parameters, momenta)
         for term in self._terms.values():
             term.grow(shapes)
         self._reservoir.grow(columns)
+        self._repeated.forget()
         if self._average is not None:
             self._average.grow()
 
@@ -417,9 +314,7 @@ class Learner:
         """Everything that holds on to parameters, made anew for this network."""
         self.network = network.to(self.device).train()
         self._parameters = dict(network.named_parameters())
-        self._buffers = list(network.buffers())  # all of batch norms, as far as a pass moves any
-        self._statistics = [buffer for buffer in self._buffers if buffer.is_floating_point()]
-        self._optimizer = sgd(self.settings.optimizer, self._parameters, momenta)
+        self._optimizer = Sgd(self.settings.optimizer, self._parameters, momenta)
         rate = self.settings.averaging.rate
         self._average = None if rate is None else WeightAverage(self.network, rate)
         known = retention.retention_terms()
@@ -428,11 +323,16 @@ class Learner:
             name: known[name](config, self._parameters) for name, config in sorted(self.settings.retention.items())
         }
         self._reservoir.grow(network.columns)
-        self._capture: RowGradientCapture | None = None
-        if any(term.needs_row_gradients for term in self._terms.values()):
-            from pipeline.row_gradients import RowGradientCapture
-
-            self._capture = RowGradientCapture(self.network)
+        self._passes = Passes(
+            self.settings,
+            network,
+            self._parameters,
+            self._terms,
+            self._reservoir,
+            self._augmentation,
+            self.device,
+        )
+        self._repeated = RepeatedPasses(self._passes)
         self._terms_change_gradients = any(term.changes_gradients for term in self._terms.values())
 
     # -- state -----------------------------------------------------------------------------------------------------
@@ -444,7 +344,7 @@ class Learner:
             "architecture": cast(Json, self.architecture),
             "classes": self._classes.state(),
             "network": dict(self.network.state_dict()),
-            "momenta": cast(StateTree, momenta_of(self._optimizer, self._parameters)),
+            "momenta": cast(StateTree, self._optimizer.momenta),
             "average": {} if self._average is None else self._average.state(),
             "reservoir": self._reservoir.state(),
             "retention": cast(StateTree, {name: term.state() for name, term in self._terms.items()}),
@@ -503,6 +403,14 @@ def _network_settings(settings: LearnerSettings, spec: InputSpec) -> NetworkSett
     elif has_encoder(folder):
         options.setdefault("checkpoint", folder)
     return network.model_copy(update={"options": options})
+
+
+def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """In a kernel or two, where there are many small ones."""
+    copies = [torch.empty_like(tensor) for tensor in tensors]
+    if tensors:
+        torch._foreach_copy_(copies, list(tensors))
+    return copies
 
 
 def _moved(tree: StateTree, device: torch.device, *, copy: bool) -> StateTree:

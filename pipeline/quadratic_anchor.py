@@ -21,6 +21,7 @@ class QuadraticAnchor:
         self._parameters = parameters  # live: the head is replaced when it grows
         self._stiffness: dict[str, Tensor] = {}
         self._place: dict[str, Tensor] = {}
+        self.version = 0  # another one where other tensors are held; their values may change under the same
 
     @property
     def holds(self) -> bool:
@@ -33,8 +34,13 @@ class QuadraticAnchor:
 
     def move(self, stiffness: Mapping[str, Tensor], at_most: float | None = None) -> None:
         """Anchor the weights where they stand now, with a copy of this stiffness, each entry cut to `at_most`."""
-        self._stiffness = {name: _cut(value.detach().clone(), at_most) for name, value in stiffness.items()}
-        self._place = {name: self._parameters[name].detach().clone() for name in stiffness}
+        if stiffness.keys() != self._stiffness.keys():
+            self._stiffness = {name: torch.empty_like(value) for name, value in stiffness.items()}
+            self._place = {name: torch.empty_like(value) for name, value in stiffness.items()}
+            self.version += 1
+        for name, value in stiffness.items():
+            _cut(self._stiffness[name].copy_(value.detach()), at_most)
+            self._place[name].copy_(self._parameters[name].detach())
 
     def penalty(self, strength: float) -> Tensor:
         """The penalty as a differentiable scalar, one node in the graph."""
@@ -45,6 +51,7 @@ class QuadraticAnchor:
     def grow(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self._stiffness = grown(self._stiffness, shapes)
         self._place = grown(self._place, shapes)
+        self.version += 1
 
     def state(self) -> StateTree:
         if not self.holds:
@@ -54,6 +61,7 @@ class QuadraticAnchor:
     def load_state(self, state: Mapping[str, Any]) -> None:
         self._stiffness = placed(state.get("stiffness", {}), self._parameters)
         self._place = placed(state.get("place", {}), self._parameters)
+        self.version += 1
 
 
 class _Penalty(torch.autograd.Function):

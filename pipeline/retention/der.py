@@ -14,7 +14,7 @@ Legend: B = rows, K = logit columns now, S = logit columns when a row was stored
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import ClassVar
 
 import torch
@@ -50,6 +50,10 @@ class DarkExperienceReplay(RetentionTerm):
     @property
     def draws(self) -> int:
         return 1
+
+    @property
+    def work(self) -> Hashable | None:
+        return ()
 
     def loss(self, incoming: Rows, replays: tuple[ReplayRows, ...]) -> Mapping[str, Tensor]:
         if not replays:

@@ -12,7 +12,7 @@ too. The rest (two draws, rows stored un-augmented with this pass's logits, rese
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import ClassVar
 
 import torch.nn.functional as F
@@ -41,6 +41,10 @@ class DarkExperienceReplayPlusPlus(RetentionTerm):
     @property
     def draws(self) -> int:
         return 2
+
+    @property
+    def work(self) -> Hashable | None:
+        return ()
 
     def loss(self, incoming: Rows, replays: tuple[ReplayRows, ...]) -> Mapping[str, Tensor]:
         if not replays:

@@ -13,7 +13,7 @@ much as the present, however large the draw.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import ClassVar
 
 import torch.nn.functional as F
@@ -40,6 +40,10 @@ class ExperienceReplay(RetentionTerm):
     @property
     def draws(self) -> int:
         return 1
+
+    @property
+    def work(self) -> Hashable | None:
+        return ()
 
     def loss(self, incoming: Rows, replays: tuple[ReplayRows, ...]) -> Mapping[str, Tensor]:
         if not replays:

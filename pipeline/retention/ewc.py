@@ -20,7 +20,7 @@ Where we differ:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any, ClassVar, cast
 
 import torch
@@ -68,6 +68,10 @@ class OnlineEwc(RetentionTerm):
         self._anchor.move(fisher, at_most=None if cap is None else cap / (self._config.strength * self._config.gamma))
         torch._foreach_zero_(list(self._new.values()))
         self._records_since_anchor = 0
+
+    @property
+    def work(self) -> Hashable | None:
+        return self._anchor.version
 
     def loss(self, incoming: Rows, replays: tuple[ReplayRows, ...]) -> Mapping[str, Tensor]:
         if not self._anchor.holds:

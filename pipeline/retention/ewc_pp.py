@@ -29,7 +29,7 @@ Where we differ:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -83,6 +83,10 @@ class EwcPlusPlus(RetentionTerm):
         cap = self._config.max_stiffness
         self._anchor.move(fisher, at_most=None if cap is None else cap / self._config.strength)
         self._records_since_anchor = 0
+
+    @property
+    def work(self) -> Hashable | None:
+        return self._anchor.version
 
     def loss(self, incoming: Rows, replays: tuple[ReplayRows, ...]) -> Mapping[str, Tensor]:
         if not self._anchor.holds:

@@ -6,7 +6,7 @@ Legend: B = rows, K = logit columns now, S = logit columns when a row was stored
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar, Protocol
@@ -87,6 +87,13 @@ class RetentionTerm(ABC):
     def draws(self) -> int:
         """How many independent draws from the reservoir one update needs."""
         return 0
+
+    @property
+    def work(self) -> Hashable | None:
+        """Stands for the work that `loss` and `takes` give a device. While it stays equal, slices of the same sizes
+        make them compute the same from the same tensors, whose values may change in place; so the learner may have a
+        CUDA device repeat it without asking (`cuda_graph.py`). None: they must be asked every time."""
+        return None
 
     def on_change(self, change: Change) -> None:
         """The stream changed; an anchor may move."""
