@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Hashable
 
 import numpy as np
@@ -29,39 +30,38 @@ _LOG = logging.getLogger(__name__)
 # reservoir fills, no two are alike.
 _EQUAL_BEFORE = 5
 
+# Kinds of work that are remembered: a term may want something else of every n-th update.
+_KINDS = 4
+
 
 class RepeatedPasses:
     """Runs passes, from the graph where there is one."""
 
     def __init__(self, passes: Passes) -> None:
         self._passes = passes
-        self._work: Hashable | None = None  # of the last batch
-        self._equal = 0  # batches of this work in a row
-        self._recorded: _Recorded | None = None
+        self._met: OrderedDict[Hashable, int] = OrderedDict()  # work -> how often; the latest last
+        self._recorded: dict[Hashable, _Recorded] = {}
         self._recordable = passes.device.type == "cuda"
 
     @property
     def is_recorded(self) -> bool:
-        return self._recorded is not None
+        return bool(self._recorded)
 
     def forget(self) -> None:
         """Tensors that the passes read have been replaced."""
-        self._work, self._equal, self._recorded = None, 0, None
+        self._met.clear()
+        self._recorded.clear()
 
     def run(self, batch: Batch) -> Passed:
         """`NotFinite` where something must not enter the state."""
         if not self._recordable:
             return self._passes.run(batch)
         work = self._passes.work(batch)
-        if work is None or work != self._work:
-            self.forget()
-            self._work = work
-        self._equal += 1
-        if work is None or self._equal <= _EQUAL_BEFORE:
+        if work is None or self._meet(work) <= _EQUAL_BEFORE:
             return self._passes.run(batch)
-        if self._recorded is None:
+        if work not in self._recorded:
             try:
-                self._recorded = _Recorded(self._passes, batch)
+                self._recorded[work] = _Recorded(self._passes, batch)
             except (
                 RuntimeError
             ) as error:  # a layer waits for the device: it cannot be recorded, but learnt from as ever
@@ -73,7 +73,16 @@ class RepeatedPasses:
                     str(error).partition("\n")[0],
                 )
                 return self._passes.run(batch)
-        return self._recorded.run(batch)
+        return self._recorded[work].run(batch)
+
+    def _meet(self, work: Hashable) -> int:
+        """How often it was met, this time included. What was not met for long is forgotten."""
+        self._met[work] = self._met.get(work, 0) + 1
+        self._met.move_to_end(work)
+        while len(self._met) > _KINDS:
+            oldest, _ = self._met.popitem(last=False)
+            self._recorded.pop(oldest, None)
+        return self._met[work]
 
 
 class _Recorded:

@@ -17,7 +17,8 @@ def configure_torch(settings: LearnerSettings) -> None:
     """Set what torch keeps for the whole process. Called once, by the process, before anything is computed.
 
     1. The number of CPU threads: sums are split over threads, so results depend on it.
-    2. Deterministic kernels: an operation that has none raises instead of giving other bits every time.
+    2. Deterministic kernels: an operation that has none raises instead of giving other bits every time. Without them
+       cuDNN may try which of its convolutions is the fastest here.
     """
     # 1.
     if settings.threads is not None:
@@ -26,7 +27,7 @@ def configure_torch(settings: LearnerSettings) -> None:
     if settings.deterministic:
         # cuBLAS reads it when CUDA starts; without it torch refuses matrix products in deterministic mode
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.benchmark = not settings.deterministic
     # The same as use_deterministic_algorithms, without the second and a half in which that loads torch's compiler.
     torch.set_deterministic_debug_mode("error" if settings.deterministic else "default")
     # torch would also fill every fresh tensor, which costs time in each update; we read no memory before writing it

@@ -19,8 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Row gradients are made for as many rows at once as fit in this many numbers: 16 MB in float32, about a CPU's cache.
+# Row gradients are made for as many rows at once as fit in this many numbers: 16 MB in float32, about a CPU's cache; on
+# a GPU 256 MB, so that it is not asked row by row.
 NUMBERS_AT_ONCE = 1 << 22
+NUMBERS_AT_ONCE_ON_CUDA = 1 << 26
 
 
 def exact(x: Tensor) -> Tensor:
@@ -33,6 +35,7 @@ class RowGradient(ABC):
 
     rows: int
     shape: tuple[int, ...]  # of the parameter
+    device: torch.device
 
     @abstractmethod
     def of_rows(self, start: int, stop: int) -> Tensor:
@@ -50,7 +53,8 @@ class RowGradient(ABC):
 def sum_over_rows(calls: list[RowGradient], *, squared: bool) -> Tensor:
     """Sum over rows of a parameter's gradient (squared), which is itself the sum over all calls that used it."""
     first = calls[0]
-    chunk = max(1, NUMBERS_AT_ONCE // max(1, prod(first.shape)))
+    at_once = NUMBERS_AT_ONCE_ON_CUDA if first.device.type == "cuda" else NUMBERS_AT_ONCE
+    chunk = max(1, at_once // max(1, prod(first.shape)))
     total: Tensor | None = None
     for start in range(0, first.rows, chunk):
         stop = min(start + chunk, first.rows)
@@ -68,7 +72,7 @@ class Direct(RowGradient):
 
     def __init__(self, gradient: Tensor) -> None:
         self.gradient = gradient
-        self.rows, self.shape = len(gradient), tuple(gradient.shape[1:])
+        self.rows, self.shape, self.device = len(gradient), tuple(gradient.shape[1:]), gradient.device
 
     def of_rows(self, start: int, stop: int) -> Tensor:
         return self.gradient[start:stop]
@@ -85,7 +89,7 @@ class OuterProducts(RowGradient):
 
     def __init__(self, x_RTI: Tensor, g_RTO: Tensor) -> None:
         self.x_RTI, self.g_RTO = x_RTI, g_RTO
-        self.rows, self.shape = len(x_RTI), (g_RTO.shape[2], x_RTI.shape[2])
+        self.rows, self.shape, self.device = len(x_RTI), (g_RTO.shape[2], x_RTI.shape[2]), x_RTI.device
 
     def of_rows(self, start: int, stop: int) -> Tensor:
         return self.g_RTO[start:stop].transpose(1, 2) @ self.x_RTI[start:stop]
@@ -105,7 +109,7 @@ class Patches(RowGradient):
     def __init__(self, layer: nn.Conv2d, x_RCHW: Tensor, g_ROHW: Tensor) -> None:
         self.layer, self.x_RCHW = layer, x_RCHW
         self.g_RGOT = g_ROHW.reshape(len(g_ROHW), layer.groups, -1, g_ROHW.shape[2] * g_ROHW.shape[3])
-        self.rows, self.shape = len(x_RCHW), tuple(layer.weight.shape)
+        self.rows, self.shape, self.device = len(x_RCHW), tuple(layer.weight.shape), x_RCHW.device
 
     def of_rows(self, start: int, stop: int) -> Tensor:
         products_RGOI = self.g_RGOT[start:stop] @ self._patches_RGIT(start, stop).transpose(2, 3)
@@ -136,7 +140,7 @@ class Lookups(RowGradient):
         if layer.padding_idx is not None:  # the padding token is not trained
             g_RTD = g_RTD.masked_fill((ids_RT == layer.padding_idx).unsqueeze(-1), 0)
         self.ids_RT, self.g_RTD = ids_RT, g_RTD
-        self.rows, self.shape = len(ids_RT), tuple(layer.weight.shape)
+        self.rows, self.shape, self.device = len(ids_RT), tuple(layer.weight.shape), ids_RT.device
 
     def of_rows(self, start: int, stop: int) -> Tensor:
         lines, width = self.shape
@@ -148,10 +152,13 @@ class Lookups(RowGradient):
         return self.g_RTD.new_zeros(self.shape).index_add_(0, self.ids_RT.flatten(), self.g_RTD.flatten(0, 1))
 
     def sum_of_squares(self, factor: float) -> Tensor:
-        # A token that stands twice in a row is summed before squaring; only lines that occur are ever made.
-        keys, position = torch.unique(self._keys_RT(0, self.rows), return_inverse=True)
-        g = self.g_RTD.new_zeros(len(keys), self.shape[1]).index_add_(0, position, self.g_RTD.flatten(0, 1))
-        return g.new_zeros(self.shape).index_add_(0, keys % self.shape[0], g.square().mul_(factor))
+        # A token that stands twice in a row is summed before squaring; only lines that occur are ever made. Not by
+        # torch.unique, which waits for the device to say how many there are: sorted, a run of equal keys has one place.
+        keys, order = self._keys_RT(0, self.rows).sort(stable=True)
+        place = torch.cat([keys.new_zeros(1), (keys[1:] != keys[:-1]).long()]).cumsum(0)
+        g = self.g_RTD.new_zeros(len(keys), self.shape[1]).index_add_(0, place, self.g_RTD.flatten(0, 1)[order])
+        lines = torch.zeros_like(keys).scatter_(0, place, keys % self.shape[0])  # of places left over: line 0, plus 0
+        return g.new_zeros(self.shape).index_add_(0, lines, g.square().mul_(factor))
 
     def _keys_RT(self, start: int, stop: int) -> Tensor:
         row = torch.arange(start, stop, device=self.ids_RT.device).unsqueeze(1)

@@ -312,7 +312,9 @@ class Learner:
 
     def _attach(self, network: Network, momenta: Mapping[str, Tensor]) -> None:
         """Everything that holds on to parameters, made anew for this network."""
-        self.network = network.to(self.device).train()
+        self.network = network
+        network.place_on(self.device)
+        network.train()
         self._parameters = dict(network.named_parameters())
         self._optimizer = Sgd(self.settings.optimizer, self._parameters, momenta)
         rate = self.settings.averaging.rate

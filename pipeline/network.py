@@ -75,6 +75,13 @@ class Network(nn.Module):
             for norm, was_training in zip(self._batch_norms, training, strict=True):
                 norm.training = was_training
 
+    def place_on(self, device: torch.device) -> None:
+        """Move there. On CUDA the weights of convolutions lie channels last, as its fast kernels take them; a pass's
+        values lie as the weights do."""
+        self.to(device)
+        if device.type == "cuda" and any(isinstance(layer, nn.Conv2d) for layer in self.modules()):
+            self.to(memory_format=torch.channels_last)
+
     def grow(self, columns: int) -> None:
         """Give the head `columns` columns: old ones bit for bit as they were, new ones keyed by (seed, columns).
 

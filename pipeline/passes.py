@@ -106,11 +106,7 @@ class Passes:
         self._incoming_loss = settings.chosen_incoming_loss
         self.moved_by_a_pass = list(network.buffers())  # all of batch norms, as far as a pass moves any
         self._statistics = [buffer for buffer in self.moved_by_a_pass if buffer.is_floating_point()]
-        self._capture: RowGradientCapture | None = None
-        if any(term.needs_row_gradients for term in terms.values()):
-            from pipeline.row_gradients import RowGradientCapture
-
-            self._capture = RowGradientCapture(network)
+        self._capture: RowGradientCapture | None = None  # made when first needed
 
     def run(self, batch: Batch) -> Passed:
         """`NotFinite` where something must not enter the state."""
@@ -170,6 +166,7 @@ class Passes:
         """
         # 1.
         rows = len(batch.y_B)
+        capture = self._capture_of(rows)
         replayed = None if batch.slots_R is None else self._reservoir.rows(batch.slots_R)
         drawn = len(replayed.y_B) // draws if replayed else 0
         x_all = torch.cat([batch.x, replayed.x]) if replayed else batch.x
@@ -203,7 +200,7 @@ class Passes:
         row_gradients = None
         if total.requires_grad:
             total.backward()  # type: ignore[no-untyped-call]
-            row_gradients = self._capture.finish() if self._capture and rows else None
+            row_gradients = capture.finish() if capture else None
             taken = {
                 name: term.takes(row_gradients)
                 for name, term in self._terms.items()
@@ -212,10 +209,19 @@ class Passes:
             found |= finiteness.of_the_step(self.parameters.values(), taken, self._statistics, self.settings.optimizer)
         return Computed(logits_BK=logits, loss=loss, row_gradients=row_gradients, found=found, forwarded=forwarded)
 
+    def _capture_of(self, rows: int) -> RowGradientCapture | None:
+        """Begun, where there are incoming rows and a term needs their gradients."""
+        if not rows or not any(term.needs_row_gradients for term in self._terms.values()):
+            return None
+        if self._capture is None:
+            from pipeline.row_gradients import RowGradientCapture
+
+            self._capture = RowGradientCapture(self._network)
+        self._capture.start(rows=rows, scale=float(rows))
+        return self._capture
+
     def _forward_slices(self, x_all: Tensor, sizes: list[int]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         """Logits and features of each slice of the batch, from one forward pass or from one each."""
-        if self._capture and sizes[0]:
-            self._capture.start(rows=sizes[0], scale=float(sizes[0]))
         if self.settings.replay.fused or len(sizes) == 1:
             logits_BK, features_BD = self.forward(x_all)
             return torch.split_with_sizes(logits_BK, sizes), torch.split_with_sizes(features_BD, sizes)

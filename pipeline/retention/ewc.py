@@ -36,7 +36,6 @@ class OnlineEwc(RetentionTerm):
     """Online EWC, no draw."""
 
     name: ClassVar[str] = "ewc"
-    needs_row_gradients = True
 
     class Config(Section):
         strength: float = fixed(30.0, gt=0, why="lambda of the papers: weight of the penalty")
@@ -68,6 +67,10 @@ class OnlineEwc(RetentionTerm):
         self._anchor.move(fisher, at_most=None if cap is None else cap / (self._config.strength * self._config.gamma))
         torch._foreach_zero_(list(self._new.values()))
         self._records_since_anchor = 0
+
+    @property
+    def needs_row_gradients(self) -> bool:
+        return True
 
     @property
     def work(self) -> Hashable | None:

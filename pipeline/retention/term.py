@@ -62,7 +62,7 @@ class RetentionTerm(ABC):
     In one update the learner calls, in this order:
     1. `on_change` for what was noticed before the update (a new class, drift);
     2. `loss`, once, with this term's slices of the one forward pass;
-    3. `takes`, where it needs row gradients;
+    3. `takes`, where it needs row gradients in this update;
     4. `after_backward`, once, when every parameter has its gradient (`changes_gradients`);
     5. `after_update`, when the optimizer has stepped.
 
@@ -72,7 +72,6 @@ class RetentionTerm(ABC):
     """
 
     name: ClassVar[str]
-    needs_row_gradients: bool = False  # True: `after_backward` gets RowGradients
     replays_labels: bool = False  # True: its loss tells old classes and new ones apart (`incoming_loss.py`)
     changes_gradients: bool = False  # True: `after_backward` may change gradients in place
 
@@ -87,6 +86,12 @@ class RetentionTerm(ABC):
     def draws(self) -> int:
         """How many independent draws from the reservoir one update needs."""
         return 0
+
+    @property
+    def needs_row_gradients(self) -> bool:
+        """Whether `takes` and `after_backward` get row gradients in this update; asked before `loss`, and again until
+        `after_backward`."""
+        return False
 
     @property
     def work(self) -> Hashable | None:

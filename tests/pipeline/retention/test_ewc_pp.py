@@ -37,7 +37,7 @@ def one_weight(value: float = 0.0) -> dict[str, nn.Parameter]:
 
 
 def step(term: RetentionTerm, gradients: GivenGradients, weight: float, rows: int = 10) -> None:
-    term.after_backward(gradients)
+    term.after_backward(gradients if term.needs_row_gradients else None)
     with torch.no_grad():
         term.parameters["w"].fill_(weight)
     term.after_update(rows)
@@ -49,7 +49,8 @@ def penalty(term: RetentionTerm) -> float | None:
 
 
 def test_ewc_pp_by_hand() -> None:
-    term = EwcPlusPlus(EwcPlusPlus.Config(strength=2.0, rate=0.5, max_stiffness=None), one_weight())
+    config = EwcPlusPlus.Config(strength=2.0, rate=0.5, max_stiffness=None, fisher_every=1)
+    term = EwcPlusPlus(config, one_weight())
     term.on_change(Change.NEW_CLASS)  # the stream's first class: there is no Fisher yet, so no anchor
     assert penalty(term) is None
     step(term, GivenGradients(8.0), weight=1.0)  # F = 4
@@ -68,7 +69,7 @@ def test_ewc_pp_by_hand() -> None:
 
 
 def test_ewc_pp_batch_mean() -> None:
-    term = EwcPlusPlus(EwcPlusPlus.Config(strength=2.0, rate=0.5, fisher="batch_mean"), one_weight())
+    term = EwcPlusPlus(EwcPlusPlus.Config(strength=2.0, rate=0.5, fisher="batch_mean", fisher_every=1), one_weight())
     step(term, GivenGradients(8.0, square_of_mean=6.0), weight=1.0)
     term.on_change(Change.DRIFT)
     step(term, GivenGradients(0.0), weight=2.0)
@@ -91,17 +92,36 @@ def test_ewc_pp_anchor_by_records() -> None:
     assert penalty(term) == 0.0
 
 
-def test_ewc_pp_half_life_is_as_documented() -> None:
+def running(term: RetentionTerm) -> float:
+    return cast(dict[str, Tensor], term.state()["running"])["w"].item()
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_ewc_pp_half_life_is_as_documented(every: int) -> None:
     rate = EwcPlusPlus.Config().rate
     batches = math.log(0.5) / math.log(1 - rate)
     assert round(batches) == 693
     assert round(10 * batches) == 6928
-    term = EwcPlusPlus(EwcPlusPlus.Config(), one_weight())
+    term = EwcPlusPlus(EwcPlusPlus.Config(fisher_every=every), one_weight())
     step(term, GivenGradients(1.0), weight=0.0)
+    first = running(term)
+    assert first == pytest.approx(1 - (1 - rate) ** every)
     for _ in range(693):
         step(term, GivenGradients(0.0), weight=0.0)
-    running = cast(dict[str, Tensor], term.state()["running"])["w"].item()
-    assert running == pytest.approx(rate / 2, rel=1e-3)
+    assert running(term) == pytest.approx(first / 2, rel=1e-3)
+
+
+def test_every_third_batch_is_looked_at_by_hand() -> None:
+    term = EwcPlusPlus(EwcPlusPlus.Config(rate=0.5, fisher_every=3), one_weight())
+    step(term, GivenGradients(8.0), weight=0.0)  # a share of 1 - 0.5^3 = 7/8
+    assert running(term) == 7.0
+    for _ in range(2):
+        assert not term.needs_row_gradients
+        step(term, GivenGradients(math.nan), weight=0.0)
+        assert running(term) == 7.0
+    assert term.needs_row_gradients
+    step(term, GivenGradients(1.0), weight=0.0)
+    assert running(term) == 7.0 / 8 + 7.0 / 8
 
 
 def test_ewc_by_hand() -> None:
@@ -156,7 +176,9 @@ def test_batch_mean_is_avalanches_running_importance() -> None:
     random = torch.Generator().manual_seed(3)
     network = nn.Linear(4, 3)
     plugin: Any = RWalkPlugin(ewc_alpha=a)
-    term = EwcPlusPlus(EwcPlusPlus.Config(rate=a, fisher="batch_mean"), dict(network.named_parameters()))
+    term = EwcPlusPlus(
+        EwcPlusPlus.Config(rate=a, fisher="batch_mean", fisher_every=1), dict(network.named_parameters())
+    )
     capture = RowGradientCapture(network)
     first: Tensor | None = None
 
