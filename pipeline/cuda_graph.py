@@ -162,6 +162,8 @@ class _Recorded:
             y_B=y_B,
             known=known[0],
             slots_R=slots_R if batch.slots_R is not None else None,
+            slots_U=None,
+            places=None,
             indices=indices.view(rows + replayed, -1) if changed else None,
             theta_B23=None if self._theta is None else self._theta.on_device,
         )

@@ -73,6 +73,7 @@ class Learner:
         self._classes = ClassIndex(settings.network.max_classes)
         self._augmentation = Augmentation(settings.augmentation, spec, settings.seed)
         replay = settings.replay
+        self._generator = keyed_randomness.KeyedGenerator(settings.seed)
         self._reservoir = Reservoir(replay.capacity, spec, settings.seed, self.device, replay.sampling)
         self._optimizer: Sgd
         self._attach(build_network(_network_settings(settings, spec), spec, settings.seed), momenta={})
@@ -274,6 +275,7 @@ class Learner:
             known=len(self._classes),
             slots_R=slots_R,
             draws=len(draws),
+            once=None if slots_R is None else self._passes.once(slots_R, len(draws), rows),
             changes=changes,
         )
         return _Told(batch=batch, known_before=known_before, new_classes=new_classes, told=time.perf_counter())
@@ -282,9 +284,9 @@ class Learner:
         """Slots of the reservoir: all draws of all terms, in the terms' order; every draw has the same number."""
         if not self._reservoir.filled:
             return []
-        size, seed = self.settings.replay.draw_size, self.settings.seed
+        size = self.settings.replay.draw_size
         return [
-            self._reservoir.draw(size, keyed_randomness.generator(seed, f"replay/{name}/{i}", number))
+            self._reservoir.draw(size, self._generator(f"replay/{name}/{i}", number))
             for name, term in self._terms.items()
             for i in range(term.draws)
         ]

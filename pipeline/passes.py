@@ -1,6 +1,6 @@
 """The passes of one update: from a batch to gradients, and a look at all that would enter the state.
 
-Legend: B = incoming rows, R = rows of all draws, K = logit columns, D = width of the features
+Legend: B = incoming rows, R = rows of all draws, U = different ones of them, K = logit columns, D = width of features
 """
 
 from __future__ import annotations
@@ -30,6 +30,18 @@ if TYPE_CHECKING:
     from pipeline.row_gradients import RowGradientCapture
 
 
+# Rows pass once where so few are left; the places of more would cost as much as they save.
+_FEW_ENOUGH = 0.9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Once:
+    """Rows that several draws share, each of which passes once."""
+
+    slots_U: npt.NDArray[np.int64]  # of the reservoir, each once
+    places: npt.NDArray[np.int64]  # (B + R): of each row, the incoming ones first, among those that pass
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """What an update's passes are told, on the CPU."""
@@ -39,6 +51,7 @@ class Batch:
     known: int  # classes that have a column, the batch's own included
     slots_R: npt.NDArray[np.int64] | None  # of the reservoir: draw after draw, all of one size; None: no replay
     draws: int
+    once: Once | None  # None: every drawn row has a row of the forward pass
     changes: Draws | None  # of the images, the incoming rows first
 
     @property
@@ -54,6 +67,8 @@ class PlacedBatch:
     y_B: Tensor
     known: int | Tensor
     slots_R: Tensor | None
+    slots_U: Tensor | None  # of `Once`
+    places: Tensor | None
     indices: Tensor | None  # of `Draws`
     theta_B23: Tensor | None
 
@@ -105,8 +120,22 @@ class Passes:
         self._augmentation = augmentation
         self._incoming_loss = settings.chosen_incoming_loss
         self.moved_by_a_pass = list(network.buffers())  # all of batch norms, as far as a pass moves any
+        # On CUDA sizes that change from one update to the next would cost more than the rows (`cuda_graph.py`). A batch
+        # norm's statistics would be others, and images are changed anew for each draw.
+        self._rows_pass_once = (
+            device.type == "cpu" and settings.replay.fused and not self.moved_by_a_pass and not augmentation.is_on
+        )
         self._statistics = [buffer for buffer in self.moved_by_a_pass if buffer.is_floating_point()]
         self._capture: RowGradientCapture | None = None  # made when first needed
+
+    def once(self, slots_R: npt.NDArray[np.int64], draws: int, rows: int) -> Once | None:
+        """Of two draws of 128 from 200, 82 rows are in both: their logits are the same, their gradients add up."""
+        if not self._rows_pass_once or draws < 2:
+            return None
+        slots_U, places_R = np.unique(slots_R, return_inverse=True)
+        if len(slots_U) > _FEW_ENOUGH * len(slots_R):
+            return None
+        return Once(slots_U=slots_U, places=np.concatenate([np.arange(rows), rows + places_R]))
 
     def run(self, batch: Batch) -> Passed:
         """`NotFinite` where something must not enter the state."""
@@ -136,6 +165,7 @@ class Passes:
             batch.x.shape,
             batch.draws,
             batch.draw_size,
+            self._reservoir.has_narrow_rows,
             changes is not None and changes.indices is not None,
             changes is not None and changes.theta_B23 is not None,
             of_terms,
@@ -150,6 +180,8 @@ class Passes:
             y_B=to_device(batch.columns_B, self.device),
             known=batch.known,
             slots_R=place(batch.slots_R),
+            slots_U=place(batch.once.slots_U) if batch.once else None,
+            places=place(batch.once.places) if batch.once else None,
             indices=place(batch.changes.indices) if batch.changes else None,
             theta_B23=place(batch.changes.theta_B23) if batch.changes else None,
         )
@@ -167,12 +199,12 @@ class Passes:
         # 1.
         rows = len(batch.y_B)
         capture = self._capture_of(rows)
-        replayed = None if batch.slots_R is None else self._reservoir.rows(batch.slots_R)
+        replayed = None if batch.slots_R is None else self._reservoir.rows(batch.slots_R, x_of=batch.slots_U)
         drawn = len(replayed.y_B) // draws if replayed else 0
         x_all = torch.cat([batch.x, replayed.x]) if replayed else batch.x
         x_all = self._augmentation.apply(x_all, batch.indices, batch.theta_B23, incoming=rows)
         # 2.
-        logits_BK, features_BD = self._forward_slices(x_all, [rows] + [drawn] * draws)
+        logits_BK, features_BD = self._forward_slices(x_all, [rows] + [drawn] * draws, batch.places)
         incoming = Rows(y_B=batch.y_B, logits_BK=logits_BK[0], features_BD=features_BD[0])
         replays = _replay_rows(replayed, logits_BK[1:], features_BD[1:], drawn)
         # 3.
@@ -220,14 +252,17 @@ class Passes:
         self._capture.start(rows=rows, scale=float(rows))
         return self._capture
 
-    def _forward_slices(self, x_all: Tensor, sizes: list[int]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    def _forward_slices(
+        self, x_all: Tensor, sizes: list[int], places: Tensor | None
+    ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         """Logits and features of each slice of the batch, from one forward pass or from one each."""
         if self.settings.replay.fused or len(sizes) == 1:
             logits_BK, features_BD = self.forward(x_all)
+            if places is not None:
+                logits_BK, features_BD = logits_BK.index_select(0, places), features_BD.index_select(0, places)
             return torch.split_with_sizes(logits_BK, sizes), torch.split_with_sizes(features_BD, sizes)
-        parts = torch.split_with_sizes(x_all, sizes)
-        outputs = [self.forward(part) for part in parts]
-        return [logits for logits, _ in outputs], [features for _, features in outputs]
+        passed = [self.forward(part) for part in torch.split_with_sizes(x_all, sizes)]
+        return [logits for logits, _ in passed], [features for _, features in passed]
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Rows on the device -> logits and features, float32 whatever the precision of the layers."""
@@ -262,7 +297,7 @@ def _replay_rows(
             logits_RK,
             features_RD,
             torch.split_with_sizes(replayed.logits_BK, sizes),
-            torch.split_with_sizes(replayed.columns_B, sizes),
+            [None] * len(sizes) if replayed.columns_B is None else torch.split_with_sizes(replayed.columns_B, sizes),
             strict=True,
         )
     )

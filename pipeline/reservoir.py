@@ -31,7 +31,7 @@ class ReservoirRows:
     x: Tensor  # (rows, ...) in the dtype of the input spec, un-augmented
     y_B: Tensor  # int64 logit columns
     logits_BK: Tensor  # float32; zero from column S on
-    columns_B: Tensor  # int64: S of each row
+    columns_B: Tensor | None  # int64: S of each row; None: all of them have all K
 
 
 class Reservoir:
@@ -55,6 +55,7 @@ class Reservoir:
         self._columns_N = torch.zeros(capacity, dtype=torch.int64, device=device)
         self._subjects_N = torch.zeros(capacity, dtype=torch.int64, device=device)
         self._held_N = np.zeros(capacity, dtype=np.int64)  # y_N on the CPU, so that a sampling waits for no device
+        self._narrow_N = np.zeros(capacity, dtype=np.bool_)  # stored with fewer columns than there are now
 
     def insert(
         self,
@@ -84,9 +85,10 @@ class Reservoir:
         chosen = len(x) - 1 - last[kept]
         places = np.stack([slots[kept], chosen, y_B[chosen], subjects_B[chosen]])
         slot_index, row_index, y, subjects = to_device(places, self._device)
-        self._held_N[slots[kept]] = y_B[chosen]
-        self.filled = max(self.filled, int(slots[kept][-1]) + 1)
         self.grow(columns)
+        self._held_N[slots[kept]] = y_B[chosen]
+        self._narrow_N[slots[kept]] = columns < self._logits_NK.shape[1]
+        self.filled = max(self.filled, int(slots[kept][-1]) + 1)
         self._x.index_copy_(0, slot_index, x.index_select(0, row_index))
         self._y_N.index_copy_(0, slot_index, y)
         self._logits_NK.index_copy_(0, slot_index, logits_BK.index_select(0, row_index).float())
@@ -98,19 +100,25 @@ class Reservoir:
         filled = self.filled
         return generator.choice(filled, min(size, filled), replace=False, shuffle=False)
 
-    def rows(self, indices: Tensor) -> ReservoirRows:
-        """The rows in these slots (an int64 tensor on the reservoir's device)."""
+    @property
+    def has_narrow_rows(self) -> bool:
+        """Whether any row was stored with fewer columns than there are now."""
+        return bool(self._narrow_N[: self.filled].any())
+
+    def rows(self, slots: Tensor, *, x_of: Tensor | None = None) -> ReservoirRows:
+        """The rows in these slots (int64, on the reservoir's device). `x_of`: x of these slots instead."""
         return ReservoirRows(
-            x=self._x.index_select(0, indices),
-            y_B=self._y_N.index_select(0, indices),
-            logits_BK=self._logits_NK.index_select(0, indices),
-            columns_B=self._columns_N.index_select(0, indices),
+            x=self._x.index_select(0, slots if x_of is None else x_of),
+            y_B=self._y_N.index_select(0, slots),
+            logits_BK=self._logits_NK.index_select(0, slots),
+            columns_B=self._columns_N.index_select(0, slots) if self.has_narrow_rows else None,
         )
 
     def grow(self, columns: int) -> None:
         """Make room for logits of so many columns; those of rows stored before stay zero there."""
         missing = columns - self._logits_NK.shape[1]
         if missing > 0:
+            self._narrow_N[: self.filled] = True
             self._logits_NK = torch.nn.functional.pad(self._logits_NK, (0, missing))
 
     def counts_per_column(self) -> npt.NDArray[np.int64]:
@@ -163,7 +171,9 @@ class Reservoir:
         self._held_N[:filled] = y.cpu().numpy()
         self._sampling.load_state(cast(StateTree, state.get("sampled", {})))
         self._logits_NK[:filled] = logits.to(self._device)
-        self._columns_N[:filled] = cast(Tensor, state["columns"]).to(self._device)
+        stored_columns = cast(Tensor, state["columns"])
+        self._columns_N[:filled] = stored_columns.to(self._device)
+        self._narrow_N[:filled] = stored_columns.cpu().numpy() < logits.shape[1]
         subjects = cast("Tensor | None", state.get("subjects"))
         self._subjects_N[:filled] = UNKNOWN_SUBJECT if subjects is None else subjects.to(self._device)
 

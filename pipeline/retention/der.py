@@ -18,6 +18,7 @@ from collections.abc import Hashable, Mapping
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.retention.term import ReplayRows, RetentionTerm, Rows
@@ -28,10 +29,11 @@ LOGIT_ERROR_DIVISOR = 10.0  # the number of classes in the papers' benchmarks
 
 def squared_logit_error(replay: ReplayRows) -> Tensor:
     """Mean over rows of the squared error on each row's stored columns, divided by 10. A scalar."""
-    column_K = torch.arange(replay.logits_BK.shape[1], device=replay.logits_BK.device)
-    was_stored_BK = column_K < replay.stored_columns_B.unsqueeze(1)
-    error_BK = (replay.logits_BK - replay.stored_logits_BK) * was_stored_BK
-    return error_BK.square().sum() / (LOGIT_ERROR_DIVISOR * len(error_BK))
+    logits_BK, stored_BK = replay.logits_BK, replay.stored_logits_BK
+    if replay.stored_columns_B is not None:
+        column_K = torch.arange(logits_BK.shape[1], device=logits_BK.device)
+        logits_BK = logits_BK * (column_K < replay.stored_columns_B.unsqueeze(1))  # what was stored is zero there
+    return F.mse_loss(logits_BK, stored_BK, reduction="sum") / (LOGIT_ERROR_DIVISOR * len(logits_BK))
 
 
 class DarkExperienceReplay(RetentionTerm):

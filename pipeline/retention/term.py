@@ -39,7 +39,7 @@ class ReplayRows(Rows):
     """A draw from the reservoir, beside what the network said when each row was stored."""
 
     stored_logits_BK: Tensor  # zero from column S on
-    stored_columns_B: Tensor  # int64, S of each row (S <= K)
+    stored_columns_B: Tensor | None  # int64, S of each row (S <= K); None: K, of all of them
 
 
 class RowGradients(Protocol):

@@ -50,3 +50,32 @@ def test_without_momentum_there_is_nothing_to_keep() -> None:
     optimizer = Sgd(OptimizerSettings(momentum=0.0), held, {"weight": torch.ones(2, 3)})
     step(optimizer, held)
     assert optimizer.momenta == {}
+
+
+def test_steps_are_those_of_torch_bit_for_bit() -> None:
+    for settings in (
+        SETTINGS,
+        OptimizerSettings(momentum=0.9),
+        OptimizerSettings(weight_decay=0.01),
+        OptimizerSettings(),
+    ):
+        random = torch.Generator().manual_seed(1)
+        held = {name: nn.Parameter(torch.randn(7, 5, generator=random)) for name in ("a", "b", "c")}
+        theirs = [nn.Parameter(parameter.detach().clone()) for parameter in held.values()]
+        torchs = torch.optim.SGD(
+            theirs,
+            lr=settings.learning_rate,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            foreach=True,
+        )
+        ours = Sgd(settings, held, {})
+        for number in range(5):
+            for parameter, other in zip(held.values(), theirs, strict=True):
+                # one of them takes no part at first
+                some = number > 1 or other is not theirs[1]
+                parameter.grad = torch.randn(7, 5, generator=random) if some else None
+                other.grad = None if parameter.grad is None else parameter.grad.clone()
+            ours.step()
+            torchs.step()
+        assert all(torch.equal(parameter, other) for parameter, other in zip(held.values(), theirs, strict=True))

@@ -128,6 +128,7 @@ def test_stored_logits_are_zero_in_columns_that_came_later() -> None:
     reservoir.insert(*rows(2, 2, columns=4), 4)
     kept = reservoir.rows(torch.arange(4))
     assert kept.logits_BK.tolist() == [[0.5, 0.5, 0, 0], [1.5, 1.5, 0, 0], [2.5] * 4, [3.5] * 4]
+    assert kept.columns_B is not None
     assert kept.columns_B.tolist() == [2, 2, 4, 4]
     assert reservoir.counts_per_column().tolist() == [1, 1, 1, 1]
 

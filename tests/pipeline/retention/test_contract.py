@@ -176,11 +176,11 @@ def test_empty_reservoir(name: str) -> None:
     assert all(bool(torch.isfinite(loss)) for loss in world.term.loss(incoming, replays).values())
 
 
-class Recorded(TorchDispatchMode):
+class Recorded(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """What torch is asked for, and which tensors from outside it is asked for it with."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.asked: list[tuple[object, ...]] = []
         self._made: dict[int, Tensor] = {}
 
