@@ -129,8 +129,21 @@ class Patches(RowGradient):
         mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
         if any(padding):
             x_RCHW = F.pad(x_RCHW, padding, mode=mode)
-        patches = F.unfold(x_RCHW, layer.kernel_size, dilation=layer.dilation, stride=layer.stride)
-        return patches.reshape(len(x_RCHW), layer.groups, -1, patches.shape[-1])
+        # A view of every patch and one copy; F.unfold asks a GPU for each row apart.
+        x_RCHW = x_RCHW.contiguous()
+        rows, channels, *sides = x_RCHW.shape
+        (kernel_H, kernel_W), dilation, stride = layer.kernel_size, layer.dilation, layer.stride
+        out_H, out_W = (
+            (side - gap * (kernel - 1) - 1) // step + 1
+            for side, kernel, gap, step in zip(sides, (kernel_H, kernel_W), dilation, stride, strict=True)
+        )
+        of_row, of_channel, down, right = x_RCHW.stride()
+        patches = x_RCHW.as_strided(
+            (rows, channels, kernel_H, kernel_W, out_H, out_W),
+            (of_row, of_channel, down * dilation[0], right * dilation[1], down * stride[0], right * stride[1]),
+            x_RCHW.storage_offset(),
+        )
+        return patches.reshape(rows, layer.groups, -1, out_H * out_W)
 
 
 class Lookups(RowGradient):
