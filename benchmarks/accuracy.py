@@ -9,6 +9,7 @@ equation 3). Streams are the files of benchmarks/streams/, methods those of benc
 
 `--via kafka` sends the records through a real broker (the embedded one, or --bootstrap-servers), with snapshots and
 commits as in production; `--via memory` runs the same process on the in-memory twins, to the very same weights.
+`--jobs 6` runs as many seeds beside each other, each in a process of its own: a GPU, or many cores, are used so.
 `--set '{"optimizer": {"learning_rate": 0.05}}'` changes settings of the learner for all methods.
 """
 
@@ -19,9 +20,13 @@ import json
 import signal
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -43,23 +48,23 @@ def settings_for(args: argparse.Namespace, method: str, buffer: int, seed: int) 
     return learner_settings(stream, method, changes, seed=seed, buffer=buffer, epochs=args.epochs)
 
 
-def measure(args: argparse.Namespace, method: str, buffer: int, kafka: KafkaSettings | None) -> dict[str, Any]:
-    """One row of the table: all seeds."""
+def measure_seed(args: argparse.Namespace, method: str, buffer: int, seed: int, kafka: KafkaSettings | None) -> Run:
+    """One run, and a line of it."""
     stream = benchmark_streams()[args.stream]
-    runs: list[Run] = []
-    for seed in args.seeds:
-        opened = stream.open(args.data_root, seed, records=args.records, shuffled=METHODS[method].shuffled)
-        measured, _ = run_once(opened, settings_for(args, method, buffer, seed), kafka, epochs=args.epochs)
-        runs.append(measured)
-        forgotten = (
-            "" if measured.average_forgetting is None else f", average forgetting {measured.average_forgetting:.2%}"
-        )
-        print(
-            f"{args.stream} {method} buffer {buffer} seed {seed}: accuracy {measured.accuracy:.2%}{forgotten}, "
-            f"{measured.samples_per_second:,.0f} samples/s",
-            file=sys.stderr,
-            flush=True,
-        )
+    opened = stream.open(args.data_root, seed, records=args.records, shuffled=METHODS[method].shuffled)
+    measured, _ = run_once(opened, settings_for(args, method, buffer, seed), kafka, epochs=args.epochs)
+    forgotten = "" if measured.average_forgetting is None else f", average forgetting {measured.average_forgetting:.2%}"
+    print(
+        f"{args.stream} {method} buffer {buffer} seed {seed}: accuracy {measured.accuracy:.2%}{forgotten}, "
+        f"{measured.samples_per_second:,.0f} samples/s",
+        file=sys.stderr,
+        flush=True,
+    )
+    return measured
+
+
+def row_of(args: argparse.Namespace, method: str, buffer: int, runs: Sequence[Run]) -> dict[str, Any]:
+    """One row of the table: all seeds."""
     accuracies = [run.accuracy for run in runs]
     return {
         "method": method,
@@ -86,10 +91,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--set", type=json.loads, default={}, help="settings of the learner, as JSON")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=1, help="more lose on a network as small as MNIST's")
+    parser.add_argument("--jobs", type=int, default=1, help="runs beside each other (default: 1)")
     parser.add_argument("--bootstrap-servers")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(arguments)
     args.command = command_of("benchmarks.accuracy", arguments)
+    if args.jobs < 1:
+        parser.error(f"--jobs is 1 or more; got {args.jobs}")
     try:
         for method in args.methods:
             for buffer in args.buffers:
@@ -105,14 +113,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parse(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the broker must end with us
     rows: list[dict[str, Any]] = []
-    with kafka_for(args.via, args.bootstrap_servers) as kafka:
-        for method in args.methods:
-            for buffer in args.buffers:
-                rows.append(measure(args, method, buffer, kafka))
-                _write(args, rows)  # after an hour of rows a failing one must not cost them
+    with kafka_for(args.via, args.bootstrap_servers) as kafka, _runner(args.jobs) as run_beside:
+        places = [(method, buffer) for method in args.methods for buffer in args.buffers]
+        begun = {
+            place: [run_beside(measure_seed, args, *place, seed, kafka) for seed in args.seeds] for place in places
+        }
+        for place in places:
+            rows.append(row_of(args, *place, [finish() for finish in begun[place]]))
+            _write(args, rows)  # after an hour of rows a failing one must not cost them
     print(f"{benchmark_streams()[args.stream].title}; via {args.via}, {len(args.seeds)} seeds")
     for row in rows:
         print(f"{row['method']}, buffer {row['buffer']}: {row['mean']:.2%} ± {row['std']:.2%}")
+
+
+@contextmanager
+def _runner(jobs: int) -> Iterator[Callable[..., Callable[[], Run]]]:
+    """What begins a call and gives what ends it: in a process of its own, so many at once; one: here, when it is
+    asked for."""
+    if jobs == 1:
+        yield partial
+        return
+    # not forked: a process with threads and a CUDA device does not survive that
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        try:
+            yield lambda *call: pool.submit(*call).result
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _write(args: argparse.Namespace, rows: Sequence[Mapping[str, Any]]) -> None:

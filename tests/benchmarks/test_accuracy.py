@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import accuracy
 from benchmarks.accuracy import main, parse, settings_for
 from benchmarks.one_pass import run_once
 from benchmarks.streams import benchmark_streams
@@ -146,3 +147,12 @@ def test_a_paper_has_its_authors_arguments_where_they_differ() -> None:
         assert settings.replay.draw_size == draw_size
         assert settings.retention["der_pp"].model_dump() == {"alpha": alpha, "beta": 1.0}
         assert settings.optimizer.max_gradient_norm is None
+
+
+def test_runs_beside_each_other_are_those_of_one_after_the_other() -> None:
+    results = []
+    for jobs in (1, 2):
+        with accuracy._runner(jobs) as run_beside:
+            begun = [run_beside(divmod, 17, divisor) for divisor in (5, 3, 4)]
+            results.append([finish() for finish in begun])
+    assert results == [[(3, 2), (5, 2), (4, 1)]] * 2
