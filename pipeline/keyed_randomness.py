@@ -14,8 +14,12 @@ import torch
 
 def generator(seed: int, purpose: str, number: int = 0) -> np.random.Generator:
     """The generator of one purpose ("replay/der_pp/0", "augment") at one number (an update, a record)."""
-    low = (seed & 0xFFFFFFFF) << 32 | zlib.crc32(purpose.encode())
-    return np.random.Generator(np.random.Philox(key=(number << 64) | low))
+    return np.random.Generator(np.random.Philox(key=(number << 64) | _low(seed, purpose)))
+
+
+def _low(seed: int, purpose: str) -> int:
+    """The lower half of the key."""
+    return (seed & 0xFFFFFFFF) << 32 | zlib.crc32(purpose.encode())
 
 
 class KeyedGenerator:
@@ -23,7 +27,7 @@ class KeyedGenerator:
     time that a new one takes. What was handed out before is another key's from then on."""
 
     def __init__(self, seed: int) -> None:
-        self._seed = (seed & 0xFFFFFFFF) << 32
+        self.seed = seed
         self._philox = np.random.Philox(key=0)
         self._generator = np.random.Generator(self._philox)
         self._fresh = self._philox.state
@@ -34,7 +38,7 @@ class KeyedGenerator:
         """The generator of one purpose at one number, until the next call."""
         low = self._purposes.get(purpose)
         if low is None:
-            low = self._purposes[purpose] = self._seed | zlib.crc32(purpose.encode())
+            low = self._purposes[purpose] = _low(self.seed, purpose)
         self._key[0], self._key[1] = low, number
         self._philox.state = self._fresh
         return self._generator

@@ -28,7 +28,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline import keyed_randomness
 from pipeline.sampling.sampling import Sampling, Slots
 from pipeline.state import StateTree
 
@@ -47,7 +46,7 @@ class ClassBalanced(Sampling):
         """As if one by one: a sample of this batch may overwrite another one of it."""
         self._know(int(column_B.max(initial=-1)) + 1)
         # Of each row three draws, whether it needs them or not: which of the largest classes, whether, and where.
-        drawn_B3 = keyed_randomness.generator(self.seed, "reservoir", seen).random((len(column_B), 3))
+        drawn_B3 = self.keyed_generator("reservoir", seen).random((len(column_B), 3))
         held_N = column_N.copy()
         held_K = np.bincount(held_N[:filled], minlength=len(self._came_K))
         slots_B = np.full(len(column_B), self.capacity, dtype=np.int64)

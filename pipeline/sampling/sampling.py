@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.keyed_randomness import KeyedGenerator
 from pipeline.state import StateTree
 
 Slots = npt.NDArray[np.int64]
@@ -24,7 +25,7 @@ class Sampling(ABC):
 
     def __init__(self, capacity: int, seed: int) -> None:
         self.capacity = capacity
-        self.seed = seed
+        self.keyed_generator = KeyedGenerator(seed)
 
     @abstractmethod
     def slots(self, column_B: Slots, column_N: Slots, *, seen: int, filled: int) -> Slots:

@@ -20,7 +20,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from pipeline import keyed_randomness
 from pipeline.sampling.sampling import Sampling, Slots
 
 
@@ -33,7 +32,7 @@ class Uniform(Sampling):
         rows = len(column_B)
         slots_B = np.arange(seen, seen + rows, dtype=np.int64)
         if seen + rows > self.capacity:
-            drawn_B = keyed_randomness.generator(self.seed, "reservoir", seen).integers(0, slots_B + 1)
+            drawn_B = self.keyed_generator("reservoir", seen).integers(0, slots_B + 1)
             slots_B = np.where(slots_B < self.capacity, slots_B, drawn_B)
         if filled < min(seen, self.capacity):
             for row in np.flatnonzero((slots_B >= filled) & (slots_B < self.capacity)):

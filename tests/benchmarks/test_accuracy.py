@@ -150,7 +150,7 @@ def test_a_paper_has_its_authors_arguments_where_they_differ() -> None:
 
 
 def test_runs_beside_each_other_are_those_of_one_after_the_other() -> None:
-    results = []
+    results: list[list[object]] = []
     for jobs in (1, 2):
         with accuracy._runner(jobs) as run_beside:
             begun = [run_beside(divmod, 17, divisor) for divisor in (5, 3, 4)]

@@ -37,7 +37,9 @@ def fill(reservoir: Reservoir, count: int, batch: int, columns: int = 2) -> None
 def erase(reservoir: Reservoir, subject: int) -> Reservoir:
     """Another one that goes on without these rows; `fill` gives row t of the stream the subject t % 3 + 1."""
     state = reservoir.state()
-    other = Reservoir(reservoir.capacity, SPEC, seed=reservoir._sampling.seed, device=CPU, sampling="uniform")
+    other = Reservoir(
+        reservoir.capacity, SPEC, seed=reservoir._sampling.keyed_generator.seed, device=CPU, sampling="uniform"
+    )
     other.load_state(without_rows(state, subjects_of(state) == subject))
     return other
 
@@ -66,7 +68,7 @@ class ScriptedGenerator:
 def test_algorithm_r_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     # capacity 2, samples 0..5: 0 and 1 take slots 0 and 1; 2 draws 1 and replaces slot 1; 3 draws 3 and is dropped;
     # 4 draws 0 and replaces slot 0; 5 draws 1 and replaces slot 1, which 2 had just taken: the last write stays
-    monkeypatch.setattr(keyed_randomness, "generator", lambda *_: ScriptedGenerator([0, 1, 1, 3, 0, 1]))
+    monkeypatch.setattr(keyed_randomness.KeyedGenerator, "__call__", lambda *_: ScriptedGenerator([0, 1, 1, 3, 0, 1]))
     reservoir = Reservoir(2, SPEC, seed=0, device=CPU, sampling="uniform")
     reservoir.insert(*rows(0, 6), 2)
     assert held(reservoir) == [4, 5]
@@ -208,7 +210,7 @@ def test_samples_that_draw_a_hole_go_behind_the_rows_in_use(monkeypatch: pytest.
     reservoir = Reservoir(6, SPEC, seed=0, device=CPU, sampling="uniform")
     fill(reservoir, 6, batch=6)
     reservoir = erase(reservoir, 2)
-    monkeypatch.setattr(keyed_randomness, "generator", lambda *_: ScriptedGenerator([5, 4, 5, 5, 1, 9]))
+    monkeypatch.setattr(keyed_randomness.KeyedGenerator, "__call__", lambda *_: ScriptedGenerator([5, 4, 5, 5, 1, 9]))
     reservoir.insert(*rows(6, 6), 2)
     assert held(reservoir) == [0, 10, 3, 5, 7, 9]
     assert (reservoir.filled, reservoir.state()["holes"]) == (6, 0)

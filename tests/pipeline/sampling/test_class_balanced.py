@@ -38,7 +38,7 @@ def test_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
         (0.9, 0.26, 0.0),  # now 1 is the largest (full from here on); class 0 is full, 1 of 4: 0.26 is not below 1/4
         (0.0, 0.0, 0.9),  # 2 was never largest; the largest is class 1: of its slots (1, 2) the 2
     ]
-    monkeypatch.setattr(keyed_randomness, "generator", lambda *_: ScriptedGenerator(drawn))
+    monkeypatch.setattr(keyed_randomness.KeyedGenerator, "__call__", lambda *_: ScriptedGenerator(drawn))
     memory = Memory(ClassBalanced(3, seed=0))
     memory.offer(np.array([0, 0, 0, 1, 1, 0, 2]))
     assert memory.numbers == [0, 3, 6]
@@ -52,7 +52,7 @@ def test_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_full_class_takes_in_a_sample_with_its_share_of_what_came(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = [(0.9, 0.9, 0.9)] * 2 + [(0.9, 0.66, 0.7)]  # the third of its class: 2 held of 3, and 0.66 is below 2/3
-    monkeypatch.setattr(keyed_randomness, "generator", lambda *_: ScriptedGenerator(drawn))
+    monkeypatch.setattr(keyed_randomness.KeyedGenerator, "__call__", lambda *_: ScriptedGenerator(drawn))
     memory = Memory(ClassBalanced(2, seed=0))
     memory.offer(np.array([0, 0, 0]))
     assert memory.numbers == [0, 2]
