@@ -38,7 +38,7 @@ KINDS: dict[str, tuple[InputSpec, dict[str, Any]]] = {
             "replay": {"fused": False},
         },
     ),
-    "text_encoder": (TEXT, {"retention": {"der_pp": {}}}),
+    "text_encoder": (TEXT, {}),
 }
 
 
