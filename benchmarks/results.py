@@ -69,7 +69,7 @@ def throughput_section(result: dict[str, Any]) -> str:
     settings = result["settings"]
     return "\n".join(
         [
-            "## Throughput",
+            f"## Throughput, on {_kind_of_device(result['settings']['device'])}",
             "",
             *lines,
             "",
@@ -116,6 +116,37 @@ def ingest_section(result: dict[str, Any]) -> str:
     return "\n".join(["## Ingest", "", *lines, "", *_circumstances(result)])
 
 
+def update_cost_section(result: dict[str, Any]) -> str:
+    """A row a variant, a column a network."""
+    costs = result["update_costs"]
+    variants = dict.fromkeys(variant for of_network in costs.values() for variant in of_network)
+    lines = [f"| ms an update | {' | '.join(costs)} |", "|---|" + "---:|" * len(costs)]
+    for variant in variants:
+        cells = [
+            f"{cost['milliseconds']:.2f} ({cost['least']:.2f} to {cost['most']:.2f})" if cost else ""
+            for cost in (of_network.get(variant) for of_network in costs.values())
+        ]
+        lines.append(f"| {variant} | {' | '.join(cells)} |")
+    what = f"Median of {result['repeat']} turns (range), {result['device']}, {result['threads']} thread(s)"
+    if "resnet18" in costs:
+        what += f", resnet18 of width {result['width']}"
+    return "\n".join(
+        [
+            f"## What an update costs, on {_kind_of_device(result['device'])}",
+            "",
+            *lines,
+            "",
+            f"{what}. " + _circumstances(result)[0],
+            *_circumstances(result)[1:],
+        ]
+    )
+
+
+def _kind_of_device(device: str) -> str:
+    """ "a CPU" or "a GPU"; which one stands below the table."""
+    return "a GPU" if device.startswith("cuda") else "a CPU"
+
+
 def _circumstances(result: dict[str, Any]) -> list[str]:
     return [
         f"{result['date'][:10]}, {result['machine']}, load {result['load_before'][0]:.1f} at the beginning.",
@@ -152,9 +183,11 @@ def section(result: dict[str, Any]) -> str:
         return throughput_section(result)
     if "reservoirs" in result and "checkpoints" in result:
         return growth_section(result)
+    if "update_costs" in result:
+        return update_cost_section(result)
     if "kinds" in result:
         return ingest_section(result)
-    raise ValueError("not a result of benchmarks.accuracy, throughput, growth or ingest")
+    raise ValueError("not a result of benchmarks.accuracy, throughput, update_cost, growth or ingest")
 
 
 def document(results: Sequence[dict[str, Any]]) -> str:

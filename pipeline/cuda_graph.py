@@ -47,6 +47,11 @@ class RepeatedPasses:
     def is_recorded(self) -> bool:
         return bool(self._recorded)
 
+    def stop_recording(self) -> None:
+        """Launch kernels one by one from now on."""
+        self.forget()
+        self._recordable = False
+
     def forget(self) -> None:
         """Tensors that the passes read have been replaced."""
         self._met.clear()

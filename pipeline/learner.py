@@ -102,6 +102,10 @@ class Learner:
     def parameters_count(self) -> int:
         return sum(parameter.numel() for parameter in self._parameters.values())
 
+    def launch_one_by_one(self) -> None:
+        """No CUDA graph from now on, until a state is loaded: for measuring, and for comparing with it."""
+        self._repeated.stop_recording()
+
     def predict_columns(self, x: npt.NDArray[np.generic]) -> npt.NDArray[np.int64]:
         """(rows, ...) in the dtype of the input spec -> (rows,) logit columns, known classes only, as a version made
         now would predict: with the averaged weights. Changes nothing, draws nothing; waits for the device."""

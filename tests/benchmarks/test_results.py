@@ -105,4 +105,28 @@ def test_growth_and_ingest(tmp_path: Path) -> None:
 def test_a_strangers_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         written(tmp_path, {"something": "else"})
-    assert "0.json: not a result of benchmarks.accuracy, throughput, growth or ingest" in capsys.readouterr().err
+    assert (
+        "0.json: not a result of benchmarks.accuracy, throughput, update_cost, growth or ingest"
+        in capsys.readouterr().err
+    )
+
+
+def test_what_an_update_costs_has_a_row_a_variant_and_a_column_a_network(tmp_path: Path) -> None:
+    cost = {"milliseconds": 1.234, "least": 1.0, "most": 2.0}
+    result = {
+        "command": "python -m benchmarks.update_cost --json c.json",
+        "update_costs": {"mlp": {"DER++": cost, "fine-tuning": cost}, "resnet18": {"DER++": cost}},
+        "width": 64,
+        "threads": 1,
+        "device": "cuda:0",
+        "repeat": 5,
+        "load_before": [0.5, 0.5, 0.5],
+        "machine": "a card",
+        "date": "2026-01-02T03:04:05+00:00",
+    }
+    page = written(tmp_path, result)
+    assert "## What an update costs, on a GPU" in page
+    assert "| ms an update | mlp | resnet18 |" in page
+    assert "| DER++ | 1.23 (1.00 to 2.00) | 1.23 (1.00 to 2.00) |" in page
+    assert "| fine-tuning | 1.23 (1.00 to 2.00) |  |" in page
+    assert "resnet18 of width 64. 2026-01-02, a card" in page

@@ -18,11 +18,9 @@ every_kind = pytest.mark.parametrize("kind", sorted(KINDS))
 def learnt(kind: str, *, recorded: bool, updates: int = UPDATES) -> Learner:
     with deterministic(settings(kind)):
         learner = Learner(settings(kind), KINDS[kind][0])
-        learner._repeated._recordable = recorded
-        stream = batches(kind)
-        for _ in range(updates):
-            learner._repeated._recordable = recorded  # a head that grows makes no new one; a state that is loaded does
-            learner.update(*next(stream))
+        if not recorded:
+            learner.launch_one_by_one()
+        learn(learner, batches(kind), updates)
         return learner
 
 
