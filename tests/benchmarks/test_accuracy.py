@@ -156,3 +156,13 @@ def test_runs_beside_each_other_are_those_of_one_after_the_other() -> None:
             begun = [run_beside(divmod, 17, divisor) for divisor in (5, 3, 4)]
             results.append([finish() for finish in begun])
     assert results == [[(3, 2), (5, 2), (4, 1)]] * 2
+
+
+def test_for_classes_that_come_back_only_incoming_loss_and_anchor_differ() -> None:
+    args = parse(["--stream", "mnist-360"])
+    turned, recurring = (settings_for(args, name, 500, 0) for name in ("palimpsest_turned", "palimpsest_recurring"))
+    assert (turned.chosen_incoming_loss, recurring.chosen_incoming_loss) == ("er_ace", "cross_entropy")
+    assert turned.retention["der_pp"] == recurring.retention["der_pp"]
+    assert set(turned.retention) - set(recurring.retention) == {"ewc_pp"}
+    these = {"incoming_loss", "retention"}
+    assert turned.model_dump(exclude=these) == recurring.model_dump(exclude=these)
