@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -209,7 +208,7 @@ def test_repeats_are_remembered_by_the_state() -> None:
     state = learner.state()
     learner = StreamLearner(settings(deduplication_window=20))
     learner.load_state(state)
-    sent_again = [replace(decoded, record=replace(decoded.record, offset=100 + i)) for i, decoded in enumerate(records)]
+    sent_again = [decoded._replace(record=decoded.record._replace(offset=100 + i)) for i, decoded in enumerate(records)]
     learn(learner, sent_again[:20])
     report = learner.flush()
     assert report is not None
