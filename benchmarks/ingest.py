@@ -164,7 +164,7 @@ class IntakeOnly(StreamLearner):
         """What the learner's own hands to an update."""
         if batch.trainable:
             x, labels = batch.x, batch.labels
-            subjects = np.array([self.hold_out.key(sample) for sample in batch.trainable], dtype=np.int64)
+            subjects = np.array(batch.subjects, dtype=np.int64)
             assert len(x) == len(labels) == len(subjects), f"{len(x)} rows, {len(labels)} labels"
         self._trainable += len(batch.trainable)
         self._duplicates += len(batch.duplicates)

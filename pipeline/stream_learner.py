@@ -110,15 +110,20 @@ class StreamLearner:
         After a step a batch may be complete at once (`assembler.is_complete`). It may be stepped on then or when the
         next record is here, which waits for the batch after it.
         """
-        self._waiting.append(decoded)
-        self._assemble()
+        if self._waiting or self.assembler.is_complete:
+            self._waiting.append(decoded)
+            self._assemble()
+        else:
+            self._take_up(decoded)
         return self.assembler.is_complete
 
     def _assemble(self) -> None:
         while self._waiting and not self.assembler.is_complete:
-            decoded = self._waiting.popleft()
-            self._assembled.append(decoded)
-            self.assembler.add(decoded, self._spec, self.class_columns)
+            self._take_up(self._waiting.popleft())
+
+    def _take_up(self, decoded: Decoded) -> None:
+        self._assembled.append(decoded)
+        self.assembler.add(decoded, self._spec, self.class_columns)
 
     def discard_pending(self) -> None:
         """Drop the batch being assembled and what came after it: nothing of it has touched the state."""
@@ -169,8 +174,8 @@ class StreamLearner:
         self._spec = self._spec or batch.spec
         if batch.ended_by is not None:
             self.decide(self._foretold[batch.ended_by])
-        for sample in (*batch.held_out, *batch.trainable):
-            self.recent_ids.add(sample.source, sample.id)
+        for identity in (*batch.held_out_ids, *batch.trainable_ids):
+            self.recent_ids.add(identity)
         for sample in batch.held_out:
             self.hold_out.add(sample)
         self.records_held_out += len(batch.held_out)
@@ -224,7 +229,7 @@ class StreamLearner:
             assert spec is not None, "the first good sample sets the spec"
             learner = self.learner or Learner(self.settings, spec)
             x, labels, drift = batch.x, batch.labels, self._drift_pending
-            subjects = np.array([self.hold_out.key(sample) for sample in batch.trainable], dtype=np.int64)
+            subjects = np.array(batch.subjects, dtype=np.int64)
             try:
                 update = learner.update(x, labels, subjects=subjects, drift=drift)
             except NotFinite as error:
