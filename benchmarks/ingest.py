@@ -49,6 +49,7 @@ from consumers.kafka_record_source import KafkaRecordSource
 from consumers.kafka_settings import KafkaSettings
 from consumers.process_settings import StreamSettings
 from consumers.record_source import read_records
+from consumers.settled_objects import settled
 from pipeline import keyed_randomness
 from pipeline.codec.image import encode_jpeg
 from pipeline.codec.npy import encode_npy
@@ -227,19 +228,20 @@ def read_ours(kafka: KafkaSettings, stream: str, records: int) -> tuple[Turn, In
             capacity_records=settings.decode_ahead_records,
             poll_seconds=settings.poll_seconds,
         )
-        clock = _Clock(records)
-        with ahead:
-            while clock.goes_on:
-                taken = ahead.take(settings.poll_seconds)
-                if isinstance(taken, Idle):
-                    continue
-                for decoded in taken:
-                    if learner.add(decoded):
-                        learner.step(learner.assembler.take())
-                clock.took(len(taken))
-            while learner.flush() is not None:
-                pass
-            turn = clock.turn()
+        with settled():
+            clock = _Clock(records)
+            with ahead:
+                while clock.goes_on:
+                    taken = ahead.take(settings.poll_seconds)
+                    if isinstance(taken, Idle):
+                        continue
+                    for decoded in taken:
+                        if learner.add(decoded):
+                            learner.step(learner.assembler.take())
+                    clock.took(len(taken))
+                while learner.flush() is not None:
+                    pass
+                turn = clock.turn()
     return turn, learner.intake
 
 
