@@ -20,15 +20,11 @@ from pipeline.settings import InputSettings
 
 
 class PillowsJpegCodec(JpegCodec):
-    content_types = ()
-
     def plain(self, bare: bytes) -> PlainImage | None:
         return None
 
 
 class PillowsPngCodec(PngCodec):
-    content_types = ()
-
     def plain(self, bare: bytes) -> PlainImage | None:
         return None
 
