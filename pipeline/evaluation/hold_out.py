@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import cast
 
 import numpy as np
@@ -169,15 +169,20 @@ def evaluate_hold_out(
     hold_out: HoldOut,
     class_columns: Sequence[str],
     predict_columns: Callable[[npt.NDArray[np.generic]], npt.NDArray[np.integer]],
+    only: Container[str] | None = None,
 ) -> dict[str, tuple[float, int]]:
     """{class: (accuracy, n)} in the order of `class_columns`, which are the known classes by logit column.
 
-    `predict_columns` maps samples (n, ...) to the predicted columns (n,).
+    `predict_columns` maps samples (n, ...) to the predicted columns (n,). `only`: some of the classes; default: all.
 
     A held-out class that the learner does not know yet is left out until it does: it cannot be predicted, so its
     accuracy of 0 would tell nothing about the network and would stand in the averages as if it had been unlearnt.
     """
-    known = [(column, label) for column, label in enumerate(class_columns) if hold_out.count(label)]
+    known = [
+        (column, label)
+        for column, label in enumerate(class_columns)
+        if hold_out.count(label) and (only is None or label in only)
+    ]
     correct = dict.fromkeys((label for _, label in known), 0)
     for group in _groups(known, hold_out):
         x = np.concatenate([hold_out.samples(label) for _, label in group])
