@@ -63,7 +63,7 @@ bench: $(VENV)/.installed-test$(TEST_ALL)
 	@$(BIN)/python -m benchmarks.throughput $(BENCH_DATA) --json runs/bench/4-throughput.json
 	@$(BIN)/python -m benchmarks.update_cost --json runs/bench/7-update-cost.json
 	@$(BIN)/python -m benchmarks.ingest --json runs/bench/6-ingest.json
-	@$(BIN)/python -m benchmarks.growth --resnet --evaluation-every 20000 --json runs/bench/5-growth.json
+	@$(BIN)/python -m benchmarks.growth --resnet --json runs/bench/5-growth.json
 	@$(BIN)/python -m benchmarks.results runs/bench/*.json
 
 clean:

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
+
+from benchmarks.command_line import command_of
 
 
 def machine() -> str:
@@ -20,6 +26,17 @@ def machine() -> str:
     if torch.cuda.is_available():
         parts.append(torch.cuda.get_device_name())
     return ", ".join(parts)
+
+
+def circumstances(module: str, arguments: Sequence[str] | None) -> dict[str, Any]:
+    """When, how and where a benchmark was run."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command_of(module, arguments),
+        "machine": machine(),
+        "versions": {name: version(name) for name in ("palimpsest", "numpy", "kafka-python", "pillow")},
+        "load_before": list(os.getloadavg()),  # of 1, 5 and 15 minutes: other work shows here
+    }
 
 
 def _processor() -> str:

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.growth import Stream, axes_of, main, memory_now, parse, streams_of
+from benchmarks.growing_stream import Stream
+from benchmarks.growth import axes_of, main, parse, streams_of
+from benchmarks.growth_checkpoints import memory_now
 
 
 @pytest.fixture(scope="module")

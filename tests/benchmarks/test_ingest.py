@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.ingest import arrays, jpegs, main, parse, raw_options
+from benchmarks.ingest import main, parse
+from benchmarks.ingest_payloads import arrays, jpegs
+from benchmarks.ingest_readers import raw_options
 from consumers import topics
 from consumers.kafka_record_source import KafkaRecordSource
 from consumers.kafka_settings import KafkaSettings

@@ -11,7 +11,7 @@ import confluent_kafka
 import numpy as np
 import pytest
 
-from consumers import topics
+from consumers import decode_ahead, topics
 from consumers.decode_ahead import DecodeAhead, Idle
 from consumers.kafka_record_source import KafkaRecordSource
 from consumers.kafka_settings import KafkaSettings
@@ -93,6 +93,47 @@ def test_an_empty_log_is_idle_and_wakes_up(log: InMemoryLog, ahead_of: Callable[
     values, idle = take_until_idle(ahead)
     assert values == [b"at last"]
     assert idle.positions[P0] == 1
+
+
+class AskedSource(InMemoryRecordSource):
+    """Notes how many records each poll was for."""
+
+    def __init__(self, log: InMemoryLog) -> None:
+        super().__init__(log)
+        self.asked: list[int] = []
+
+    def poll(self, max_records: int, timeout_seconds: float) -> list[Record]:
+        self.asked.append(max_records)
+        return super().poll(max_records, timeout_seconds)
+
+
+def test_polls_are_for_many_records(
+    log: InMemoryLog, ahead_of: Callable[..., DecodeAhead], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decode_ahead, "_LAG_EVERY_SECONDS", DEADLINE_SECONDS)
+    for number in range(1000):
+        log.append(b"%d" % number)
+    source = AskedSource(log)
+    values, _ = take_until_idle(ahead_of(source, capacity_records=100))
+    assert values == [b"%d" % number for number in range(1000)]
+    assert min(source.asked) >= 50
+
+
+def test_a_slow_taker_lets_the_polling_go_on_after_a_while(
+    log: InMemoryLog, ahead_of: Callable[..., DecodeAhead], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decode_ahead, "_LAG_EVERY_SECONDS", 0.05)
+    for _ in range(500):
+        log.append(b"x")
+    source = AskedSource(log)
+    ahead = ahead_of(source, capacity_records=100)
+    ahead.start()
+    wait_until(lambda: ahead.waiting_records == 100)
+    taken = ahead.take(1.0)
+    assert not isinstance(taken, Idle)
+    assert len(taken) == 25, "less than half of what waits"
+    wait_until(lambda: ahead.waiting_records == 100)
+    assert source.asked == [100, 25]
 
 
 def test_a_slow_taker_stops_the_polling(log: InMemoryLog, ahead_of: Callable[..., DecodeAhead]) -> None:

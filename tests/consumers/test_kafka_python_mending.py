@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import kafka
 import pytest
+from crc32c import crc32c
+from kafka import TopicPartition
 from kafka import errors as kafka_errors
+from kafka.protocol.consumer import IsolationLevel
+from kafka.record import MemoryRecords
 from kafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 
 from consumers import kafka_python_mending
+from pipeline.record import Record
 
 
 def test_the_client_that_is_installed_is_the_one_that_is_mended() -> None:
@@ -55,6 +62,54 @@ def test_a_batch_that_does_not_decompress_is_corrupt_and_says_where() -> None:
     broken[:8] = (1234).to_bytes(8, "big")  # its first offset
     with pytest.raises(kafka_errors.CorruptRecordError, match="from offset 1234 on does not decompress"):
         list(DefaultRecordBatch(broken))
+
+
+def unpacked(data: bytearray, fetch_offset: int = 0) -> Iterator[Any]:
+    """As the client's fetcher would, in the way that we put in."""
+    records = kafka_python_mending._partition_records()(
+        fetch_offset, TopicPartition("t", 3), MemoryRecords(bytes(data)), isolation_level=IsolationLevel.READ_COMMITTED
+    )
+    while records:
+        yield from records.take(2)
+        yield records.next_fetch_offset
+
+
+@pytest.mark.parametrize("compression", [DefaultRecordBatch.CODEC_NONE, DefaultRecordBatch.CODEC_LZ4])
+def test_batches_are_unpacked_into_our_records(compression: int) -> None:
+    kafka_python_mending.mend()
+    names = ["ä", OddName("odd"), "ß"]
+    found = list(unpacked(batch(["a", "b", "c"], compression)))
+    assert [one for one in found if isinstance(one, Record)] == [
+        Record("t", 3, offset, VALUE, b"key", ((name, b"\xff"), ("after", None)), 0)
+        for offset, name in enumerate("abc")
+    ]
+    assert [one for one in found if not isinstance(one, Record)] == [2, 3]
+    odd = [one for one in unpacked(batch(names, compression)) if isinstance(one, Record)]
+    assert [record.headers[0][0] for record in odd] == ["ä", r"\xffx", "ß"]
+    assert [record.offset for record in odd] == [0, 1, 2]
+
+
+def test_a_fetch_may_begin_in_the_midst_of_a_batch() -> None:
+    kafka_python_mending.mend()
+    found = [one.offset for one in unpacked(batch(["a"] * 5), fetch_offset=3) if isinstance(one, Record)]
+    assert found == [3, 4]
+
+
+def test_a_batch_that_is_broken_says_so() -> None:
+    kafka_python_mending.mend()
+    flipped = batch(["a", "b"])
+    flipped[-1] ^= 0xFF
+    with pytest.raises(kafka_errors.CorruptRecordError, match="does not match its checksum"):
+        list(unpacked(flipped))
+
+    # A record too few under a sum that holds: what the client can read comes first, then it says what is wrong.
+    short = batch(["a", "b"])
+    short[57:61] = (3).to_bytes(4, "big")  # its number of records
+    short[17:21] = crc32c(bytes(short[21:])).to_bytes(4, "big")
+    records = unpacked(short)
+    assert [next(records).offset for _ in range(2)] == [0, 1]
+    with pytest.raises(kafka_errors.CorruptRecordError, match="invalid record structure"):
+        list(records)
 
 
 def test_another_version_is_left_alone_with_one_line_and_still_connects() -> None:
