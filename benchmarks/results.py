@@ -46,14 +46,14 @@ def accuracy_section(result: dict[str, Any]) -> str:
     less = "" if result["records"] is None else f", {result['records']:,} records only"
     if result["epochs"] > 1:
         less += f", {result['epochs']} epochs a step"
-    changes = f", with {json.dumps(result['set'])}" if result["set"] else ""
+    changes = f", all methods changed by {json.dumps(result['set'])}" if result["set"] else ""
     return "\n".join(
         [
             f"## {stream.title}",
             "",
             *lines,
             "",
-            f"Columns are the buffer's samples; {len(result['seeds'])} seeds; via {result['via']}{less}{changes}. "
+            f"Columns are the buffer's samples; {_count(len(result['seeds']), 'seed')}; via {result['via']}{less}{changes}. "
             f"{result['date']}, {result['machine']}.",
             "",
             f"    {_command(result)}",
@@ -169,6 +169,10 @@ def _command(result: dict[str, Any]) -> str:
                 kept.append(word)
         lines.append(shlex.join(kept))
     return "\n    ".join(lines)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _with_deviation(row: dict[str, Any]) -> str:
