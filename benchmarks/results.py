@@ -46,6 +46,7 @@ def accuracy_section(result: dict[str, Any]) -> str:
     less = "" if result["records"] is None else f", {result['records']:,} records only"
     if result["epochs"] > 1:
         less += f", {result['epochs']} epochs a step"
+    seeds = _count(len(result["seeds"]), "seed")
     changes = f", all methods changed by {json.dumps(result['set'])}" if result["set"] else ""
     return "\n".join(
         [
@@ -53,7 +54,7 @@ def accuracy_section(result: dict[str, Any]) -> str:
             "",
             *lines,
             "",
-            f"Columns are the buffer's samples; {_count(len(result['seeds']), 'seed')}; via {result['via']}{less}{changes}. "
+            f"Columns are the buffer's samples; {seeds}; via {result['via']}{less}{changes}. "
             f"{result['date']}, {result['machine']}.",
             "",
             f"    {_command(result)}",
