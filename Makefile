@@ -56,7 +56,7 @@ BENCH_DATA := --data-root $(or $(DATA_ROOT),data)
 bench: $(VENV)/.installed-test$(TEST_ALL)
 	@$(BIN)/python -m benchmarks.accuracy --stream split-mnist --methods palimpsest palimpsest_turned der_pp er_ace finetune joint \
 		--buffers 100 200 500 --seeds 0 1 2 3 4 --via kafka $(BENCH_DATA) --json runs/bench/1-split-mnist.json
-	@$(BIN)/python -m benchmarks.accuracy --stream mnist-360 --methods palimpsest palimpsest_turned der_pp \
+	@$(BIN)/python -m benchmarks.accuracy --stream mnist-360 --methods palimpsest palimpsest_turned palimpsest_recurring der_pp \
 		--buffers 200 500 1000 --seeds 0 1 2 --via kafka $(BENCH_DATA) --json runs/bench/2-mnist-360.json
 	@$(BIN)/python -m benchmarks.accuracy --stream thucnews --methods palimpsest der_pp finetune joint \
 		--buffers 500 --seeds 0 1 2 --via kafka $(BENCH_DATA) --json runs/bench/3-thucnews.json

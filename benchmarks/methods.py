@@ -45,6 +45,11 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return result
 
 
+_TURNED: dict[str, Any] = {
+    "augmentation": {"crop_padding": 2, "rotation_degrees": 15.0, "scale": 0.1, "rows": "replayed"},
+    "averaging": {"rate": 0.02},
+}
+
 METHODS: dict[str, Method] = {
     "finetune": _paper("no retention: the lower bound", {}),
     "joint": Method(
@@ -63,11 +68,11 @@ METHODS: dict[str, Method] = {
     "palimpsest": Method(source="the defaults of `palimpsest learn`"),
     "palimpsest_turned": Method(
         source="beta 2; replayed images shifted by 2 pixels, turned by 15 degrees, scaled by 10 %; averaged weights",
-        settings={
-            "retention": {"der_pp": {"beta": 2.0}, "ewc_pp": {}},
-            "augmentation": {"crop_padding": 2, "rotation_degrees": 15.0, "scale": 0.1, "rows": "replayed"},
-            "averaging": {"rate": 0.02},
-        },
+        settings={"retention": {"der_pp": {"beta": 2.0}, "ewc_pp": {}}, **_TURNED},
+    ),
+    "palimpsest_recurring": Method(
+        source="as `palimpsest_turned`, for classes that come back: incoming rows over all columns, no EWC++",
+        settings={"retention": {"der_pp": {"beta": 2.0}}, "incoming_loss": "cross_entropy", **_TURNED},
     ),
 }
 

@@ -146,3 +146,13 @@ def test_a_paper_has_its_authors_arguments_where_they_differ() -> None:
         assert settings.replay.draw_size == draw_size
         assert settings.retention["der_pp"].model_dump() == {"alpha": alpha, "beta": 1.0}
         assert settings.optimizer.max_gradient_norm is None
+
+
+def test_for_classes_that_come_back_only_incoming_loss_and_anchor_differ() -> None:
+    args = parse(["--stream", "mnist-360"])
+    turned, recurring = (settings_for(args, name, 500, 0) for name in ("palimpsest_turned", "palimpsest_recurring"))
+    assert (turned.chosen_incoming_loss, recurring.chosen_incoming_loss) == ("er_ace", "cross_entropy")
+    assert turned.retention["der_pp"] == recurring.retention["der_pp"]
+    assert set(turned.retention) - set(recurring.retention) == {"ewc_pp"}
+    these = {"incoming_loss", "retention"}
+    assert turned.model_dump(exclude=these) == recurring.model_dump(exclude=these)
