@@ -19,7 +19,7 @@ from consumers.kafka_record_source import KafkaRecordSource
 from consumers.kafka_settings import KafkaSettings
 from consumers.process_settings import StreamSettings
 from consumers.record_source import read_records
-from consumers.settled_objects import settled
+from deploy.settled_objects import settled
 from pipeline.codec.record_decoder import RecordDecoder
 from pipeline.learner import UpdateReport
 from pipeline.micro_batch import MicroBatch

@@ -169,7 +169,7 @@ def _records_of(batch: Any, partition: TopicPartition, check_crcs: bool) -> Iter
     if batch.magic == 2:
         iter(batch)  # decompresses
         try:
-            yield from records_in(
+            records = records_in(
                 bytes(memoryview(batch._buffer)[batch._pos :]),
                 batch.records_count,
                 topic=partition.topic,
@@ -181,6 +181,7 @@ def _records_of(batch: Any, partition: TopicPartition, check_crcs: bool) -> Iter
         except (ValueError, IndexError):
             pass
         else:
+            yield from records
             return
     for record in batch:
         if check_crcs and not record.validate_crc():
@@ -264,7 +265,7 @@ def _receive_in_large_parts() -> None:
                     parts.append(part)
             except _NOTHING_MORE_YET:
                 return b"".join(parts), None
-            except (OSError, ValueError) as error:  # ValueError: a TLS socket that was closed meanwhile
+            except Exception as error:  # also of a socket that was closed meanwhile, which may be None
                 if not parts:
                     log.info("%s: the connection ended: %s", self, error)
                     return b"", kafka_errors.KafkaConnectionError(error)

@@ -34,6 +34,7 @@ from deploy.kafka_jars import KAFKA_VERSION
 from deploy.learning import open_learner
 from deploy.progress import stage_progress
 from deploy.settings import Settings
+from deploy.settled_objects import settled
 from model_store.mlflow_registry import MlflowRegistry
 from model_store.registry import RegisteredVersion
 from pipeline.evaluation.forgetting import EvaluationReport
@@ -162,7 +163,8 @@ def _learn(stream: str, state: Path, settings: Settings, branch: str, scrape_to:
     ) as opened:
         if scrape_to is not None:
             console.metrics_shown(f"{opened.metrics_url}")
-        report = opened.process.run(stop=threading.Event(), until_idle_seconds=2.0)
+        with settled():
+            report = opened.process.run(stop=threading.Event(), until_idle_seconds=2.0)
         learner = opened.process.learner
         evaluation = learner.evaluate_unrecorded()
         assert evaluation is not None, "the stream was learnt, so its hold-outs can be evaluated"

@@ -92,6 +92,7 @@ def command(
     Says what it does on stderr: lines for a person on a terminal, one JSON object a line elsewhere.
     """
     from deploy.settings import load_settings
+    from deploy.settled_objects import settled
     from deploy.stop_signals import stop_on_signals
 
     overrides: dict[str, Any] = {
@@ -149,7 +150,10 @@ def command(
             if opened.metrics_url:
                 console.metrics_shown(opened.metrics_url)
             try:
-                report = opened.process.run(stop=stop, until_idle_seconds=until_idle_seconds, max_records=max_records)
+                with settled():
+                    report = opened.process.run(
+                        stop=stop, until_idle_seconds=until_idle_seconds, max_records=max_records
+                    )
             except Exception as error:
                 # What ends a run under way is told in the way of all else; what prevents a start, as by any command.
                 code = exit_code(error) or (DISK_REFUSED if isinstance(error, OSError) else None)

@@ -4,7 +4,7 @@ import gc
 
 import pytest
 
-from consumers.settled_objects import settled
+from deploy.settled_objects import settled
 
 
 def test_what_is_alive_is_left_alone_until_the_end() -> None:
