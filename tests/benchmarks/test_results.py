@@ -105,4 +105,7 @@ def test_growth_and_ingest(tmp_path: Path) -> None:
 def test_a_strangers_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         written(tmp_path, {"something": "else"})
-    assert "0.json: not a result of benchmarks.accuracy, throughput, growth or ingest" in capsys.readouterr().err
+    assert (
+        "0.json: not a result of benchmarks.accuracy, throughput, growth, ingest or consolidation"
+        in capsys.readouterr().err
+    )
