@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,33 @@ def update_cost_section(result: dict[str, Any]) -> str:
     )
 
 
+def consolidation_section(result: dict[str, Any]) -> str:
+    """A row each that was measured: macro-F1 on old, new and all classes."""
+    lines = ["| macro-F1, % | old | new | all | seconds |", "|---|---:|---:|---:|---:|"]
+    of_seeds = [run["rows"] for run in result["runs"]]
+    for name in of_seeds[0]:
+        cells = []
+        for part in ("old", "new", "all"):
+            values = [100 * rows[name][part] for rows in of_seeds if part in rows[name]]
+            deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.fmean(values):.1f}{deviation}" if values else "")
+        seconds = [rows[name]["seconds"] for rows in of_seeds if "seconds" in rows[name]]
+        cells.append(f"{statistics.fmean(seconds):.0f}" if seconds else "")
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return "\n".join(
+        [
+            f"## {result['title']}",
+            "",
+            *lines,
+            "",
+            f"{len(result['seeds'])} seed(s). {result['date']}, {result['machine']}. What the rows are: "
+            "`benchmarks/consolidation.py`.",
+            "",
+            f"    {_command(result)}",
+        ]
+    )
+
+
 def _kind_of_device(device: str) -> str:
     """ "a CPU" or "a GPU"; which one stands below the table."""
     return "a GPU" if device.startswith("cuda") else "a CPU"
@@ -193,7 +221,9 @@ def section(result: dict[str, Any]) -> str:
         return update_cost_section(result)
     if "kinds" in result:
         return ingest_section(result)
-    raise ValueError("not a result of benchmarks.accuracy, throughput, update_cost, growth or ingest")
+    if "consolidation" in result:
+        return consolidation_section(result)
+    raise ValueError("not a result of benchmarks.accuracy, throughput, update_cost, growth, ingest or consolidation")
 
 
 def document(results: Sequence[dict[str, Any]]) -> str:

@@ -36,6 +36,7 @@ class OnlineEwc(RetentionTerm):
     """Online EWC, no draw."""
 
     name: ClassVar[str] = "ewc"
+    anchors = True
 
     class Config(Section):
         strength: float = fixed(30.0, gt=0, why="lambda of the papers: weight of the penalty")
@@ -63,6 +64,13 @@ class OnlineEwc(RetentionTerm):
         if self._anchor.holds:
             old = self._anchor.stiffness
             fisher = {name: self._config.gamma * old[name] + new for name, new in self._new.items()}
+        self._anchor_at(fisher)
+
+    def on_adoption(self, fisher: Mapping[str, Tensor]) -> None:
+        """One Fisher for the whole past, which was of other weights."""
+        self._anchor_at({name: fisher[name] for name in self._new})
+
+    def _anchor_at(self, fisher: Mapping[str, Tensor]) -> None:
         cap = self._config.max_stiffness
         self._anchor.move(fisher, at_most=None if cap is None else cap / (self._config.strength * self._config.gamma))
         torch._foreach_zero_(list(self._new.values()))

@@ -48,6 +48,7 @@ class EwcPlusPlus(RetentionTerm):
     """EWC++, no draw."""
 
     name: ClassVar[str] = "ewc_pp"
+    anchors = True
 
     class Config(Section):
         strength: float = fixed(30.0, gt=0, why="lambda of the papers: weight of the penalty")
@@ -89,6 +90,11 @@ class EwcPlusPlus(RetentionTerm):
         cap = self._config.max_stiffness
         self._anchor.move(fisher, at_most=None if cap is None else cap / self._config.strength)
         self._records_since_anchor = 0
+
+    def on_adoption(self, fisher: Mapping[str, Tensor]) -> None:
+        """The running Fisher goes on from this one."""
+        self._running = {name: fisher[name].detach().clone() for name in self._running}
+        self.anchor_at(self._running)
 
     @property
     def needs_row_gradients(self) -> bool:

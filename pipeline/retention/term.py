@@ -22,7 +22,6 @@ class Change(StrEnum):
 
     NEW_CLASS = "new_class"  # before the first update that holds it
     DRIFT = "drift"
-    ADOPTION = "adoption"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +73,7 @@ class RetentionTerm(ABC):
     name: ClassVar[str]
     replays_labels: bool = False  # True: its loss tells old classes and new ones apart (`incoming_loss.py`)
     changes_gradients: bool = False  # True: `after_backward` may change gradients in place
+    anchors: bool = False  # True: it holds weights where they were, and `on_adoption` gets a Fisher
 
     class Config(Section):
         """Settings of the term; frozen, keyword-only."""
@@ -102,6 +102,11 @@ class RetentionTerm(ABC):
 
     def on_change(self, change: Change) -> None:
         """The stream changed; an anchor may move."""
+
+    def on_adoption(self, fisher: Mapping[str, Tensor]) -> None:
+        """The weights were replaced by those of a restructured network, between two updates; nothing that was noted of
+        the old ones holds of them. `fisher`: by parameter's name, what `takes` gives on the reservoir's samples with
+        the new weights, their mean; empty where the term has no `anchors`."""
 
     def loss(self, incoming: Rows, replays: tuple[ReplayRows, ...]) -> Mapping[str, Tensor]:
         """Named scalar losses, to be added to the incoming rows' cross-entropy. `replays` has `draws` entries, or

@@ -107,7 +107,7 @@ def test_a_strangers_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit):
         written(tmp_path, {"something": "else"})
     assert (
-        "0.json: not a result of benchmarks.accuracy, throughput, update_cost, growth or ingest"
+        "0.json: not a result of benchmarks.accuracy, throughput, update_cost, growth, ingest or consolidation"
         in capsys.readouterr().err
     )
 

@@ -309,3 +309,24 @@ def test_growth_keeps_the_loss(name: str) -> None:
 @every_term
 def test_same_rows_same_losses(name: str) -> None:
     assert [World(name).update(1)] == [World(name).update(1)]
+
+
+@every_term
+def test_an_adoption_anchors_the_new_weights(name: str) -> None:
+    world = World(name)
+    for number in range(1, 6):
+        world.update(number)
+    fisher = {key: torch.ones_like(parameter) for key, parameter in world.parameters.items()}
+    world.term.on_adoption(fisher if world.term.anchors else {})
+    at_once = world.term.loss(*world.slices(6))
+    assert ("penalty" in at_once) == world.term.anchors
+    assert not at_once.get("penalty", torch.zeros(())).item()
+    with torch.no_grad():
+        world.body.weight.add_(0.1)
+    if world.term.anchors:
+        assert world.term.loss(*world.slices(6))["penalty"].item() > 0
+    second = new_term(name, world.parameters)
+    second.load_state(stored_and_read(world.term.state()))
+    assert fingerprint(second.state()) == fingerprint(world.term.state())
+    assert all(bool((value == 1).all()) for value in fisher.values())  # what was handed in stays as it was
+    world.update(7)

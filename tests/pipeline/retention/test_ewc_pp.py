@@ -64,8 +64,13 @@ def test_ewc_pp_by_hand() -> None:
     assert penalty(term) == 0.0
     step(term, GivenGradients(0.0), weight=4.0)
     assert penalty(term) == pytest.approx(2.0 / 2 * 51.5)
-    term.on_change(Change.ADOPTION)
+    term.on_adoption({"w": torch.tensor([5.0])})  # at weight 4
     assert penalty(term) == 0.0
+    step(term, GivenGradients(5.0), weight=6.0)  # F goes on from 5
+    assert penalty(term) == pytest.approx(2.0 / 2 * 5 * (6 - 4) ** 2)
+    term.on_change(Change.DRIFT)
+    step(term, GivenGradients(0.0), weight=7.0)
+    assert penalty(term) == pytest.approx(2.0 / 2 * 5 * (7 - 6) ** 2)
 
 
 def test_ewc_pp_batch_mean() -> None:

@@ -1,0 +1,351 @@
+"""Deep Model Consolidation: two teachers, one student, unlabelled rows; snapshot's state -> snapshot's state.
+
+Zhang, Zhang, Ghosh, Li, Tasci, Heck, Zhang, Kuo 2020, "Class-incremental Learning via Deep Model Consolidation", WACV,
+arXiv:1903.07864. The old teacher is the network from before the new classes came; the specialist learns the new
+classes alone; the student regresses on what both say of rows without labels (`distillation.py`). No old record is
+needed.
+
+Where we differ: each teacher is sharp among its own classes and just as loud about the other's, and the paper's student
+copies that. A gate (`gate.py`), calibrated teachers (`combination.py`), a specialist that hears outliers
+(`specialist.py`) and replay of the reservoir while distilling are settings; `PLAIN_DMC` has none of them.
+
+The same inputs give the same bits, however often the job was stopped and resumed. It draws by (seed, purpose, step).
+
+Legend: N = rows, K = the student's classes
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipeline.network import Network
+from pipeline.restructuring.activations import layers_with_positions
+from pipeline.restructuring.combination import Combination, Said, Scales
+from pipeline.restructuring.consolidation_settings import ConsolidationSettings
+from pipeline.restructuring.gate import GateTraining
+from pipeline.restructuring.labelled_rows import LabelledRows, gather_labelled, gather_unlabelled
+from pipeline.restructuring.refused import Refused
+from pipeline.restructuring.replaced_network import reservoir_rows, with_network
+from pipeline.restructuring.specialist import SpecialistTraining
+from pipeline.restructuring.student import Lesson, StudentTraining, new_student
+from pipeline.restructuring.teacher import Answers, Teacher
+from pipeline.settings import LearnerSettings
+from pipeline.state import StateTree, fingerprint
+
+# (stage, steps done, steps in all): each stage counts from 0
+Progress = Callable[[str, int, int], None]
+
+_BESIDE = ("hints", "attention", "relational")
+
+
+def _nothing(_stage: str, _done: int, _total: int) -> None: ...
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """What a consolidation is a function of, besides its settings."""
+
+    class_names: Sequence[str]  # the student's, by column
+    columns: int  # of the student's head; spare ones are not distilled
+    old: Teacher
+    specialist: Teacher | LabelledRows  # ready, or the records from which it learns the classes that `old` lacks
+    unlabelled: npt.NDArray[np.generic]  # (N, ...)
+    reservoir: LabelledRows | None = None  # samples of old classes and new; None: there are none
+
+    def fingerprint(self) -> str:
+        """One SHA-256 over all of it."""
+        rows: dict[str, object] = {"columns": self.columns, "names": list(self.class_names), "old": self.old.state()}
+        rows["unlabelled"] = torch.from_numpy(np.ascontiguousarray(self.unlabelled))
+        for name, part in (("specialist", self.specialist), ("reservoir", self.reservoir)):
+            if isinstance(part, LabelledRows):
+                rows[name] = {"x": torch.from_numpy(np.ascontiguousarray(part.x)), "labels": list(part.labels)}
+            elif part is not None:
+                rows[name] = part.state()
+        return fingerprint(rows)
+
+
+class Consolidation:
+    """The job. `run` it; stopped, it is resumed by another one of the same inputs and settings that loads its state.
+
+    1. The specialist learns the new classes from their records, with a head of its own over these. So does the gate.
+    2. Both teachers are asked about every unlabelled row, once; what they say is put side by side and kept.
+    3. The student is distilled.
+    """
+
+    def __init__(self, inputs: Inputs, settings: ConsolidationSettings, *, device: torch.device, seed: int) -> None:
+        """`Refused` where no good student could come of it."""
+        self._inputs, self._settings, self._device, self._seed = inputs, settings, device, seed
+        self._known: Mapping[str, int] = {name: column for column, name in enumerate(inputs.class_names)}
+        _refuse(inputs, settings)
+        inputs.old.network.to(device)
+        self._specialist_training: SpecialistTraining | None = None
+        self._gate: GateTraining | None = None
+        self._student: StudentTraining | None = None
+        self._scales: Scales | None = None
+        if isinstance(inputs.specialist, Teacher):
+            inputs.specialist.network.to(device)
+        else:
+            new = [name for name in inputs.class_names if name not in inputs.old.class_names]
+            stored_old = self._stored_old()
+            hears = stored_old if settings.specialist_hears == "outliers" else stored_old[:0]
+            self._specialist_training = SpecialistTraining(
+                new, inputs.specialist, hears, inputs.old.network, settings, device=device, seed=seed
+            )
+            if settings.gated:
+                self._gate = GateTraining(
+                    inputs.unlabelled,
+                    inputs.specialist.x,
+                    stored_old,
+                    inputs.old.network,
+                    settings,
+                    device=device,
+                    seed=seed,
+                )
+
+    def run(self, *, progress: Progress = _nothing, stop: Callable[[], bool] = _never) -> Network | None:
+        """The student, in eval mode; None where it was stopped before its end. `stop` is asked before every step."""
+        # 1.
+        for stage, learning in (("specialist", self._specialist_training), ("gate", self._gate)):
+            while learning is not None and not learning.training.is_done:
+                if stop():
+                    return None
+                learning.step()
+                progress(stage, learning.training.done, learning.training.steps)
+        # 2.
+        if stop():
+            return None
+        student = self._student = self._student or self._begin_student()
+        # 3.
+        while not student.training.is_done:
+            if stop():
+                return None
+            student.step()
+            progress("student", student.training.done, student.training.steps)
+        if not all(bool(tensor.isfinite().all()) for tensor in student.network.parameters()):
+            raise Refused("the student's weights are not finite: lower learning_rate")
+        return student.network.eval()
+
+    def specialist(self) -> Teacher:
+        """After step 1."""
+        if self._specialist_training is None:
+            assert isinstance(self._inputs.specialist, Teacher)
+            return self._inputs.specialist
+        return self._specialist_training.teacher()
+
+    def side_by_side(self, x: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+        """What both teachers together say of rows, as the student is to say it: (N, K). After step 1."""
+        logits_NK = self._combination().logits(self._said(x), self.scales())
+        return cast("npt.NDArray[np.float32]", logits_NK.cpu().numpy())
+
+    def scales(self) -> Scales:
+        """Of the teachers and the gate, fitted on the reservoir where there is something to be fitted. After step 1."""
+        if self._scales is None:
+            self._scales = Scales()
+            if self._settings.calibrated or self._gate is not None:
+                reservoir = self._inputs.reservoir
+                assert reservoir is not None, "refused at the beginning"
+                y_B = torch.from_numpy(self._columns(reservoir.labels))
+                self._scales = self._combination().fitted(self._said(reservoir.x), y_B)
+        return self._scales
+
+    def state(self) -> StateTree:
+        """What has been done so far, on the CPU. Teachers' answers are not in it: they are given again."""
+        state: StateTree = {"of": self._of()}
+        if self._specialist_training is not None:
+            state["specialist"] = self._specialist_training.state()
+        if self._gate is not None:
+            state["gate"] = self._gate.state()
+        if self._student is not None:
+            state["student"] = self._student.state()
+        return state
+
+    def load_state(self, state: StateTree) -> None:
+        """Inverse of `state`. `Refused` for that of another job."""
+        if state["of"] != self._of():
+            raise Refused(
+                "what was begun is of a consolidation of other rows, teachers or settings: remove it, and begin anew"
+            )
+        if self._specialist_training is not None:
+            self._specialist_training.load_state(cast(StateTree, state["specialist"]))
+        if self._gate is not None:
+            self._gate.load_state(cast(StateTree, state["gate"]))
+        if "student" in state:
+            self._student = self._begin_student()
+            self._student.load_state(cast(StateTree, state["student"]))
+
+    # -- the steps' parts ------------------------------------------------------------------------------------------
+
+    def _of(self) -> str:
+        named = f"{self._inputs.fingerprint()} {self._settings.model_dump_json()} {self._seed}"
+        return hashlib.sha256(named.encode()).hexdigest()
+
+    def _stored_old(self) -> npt.NDArray[np.generic]:
+        """The reservoir's samples of the old classes."""
+        reservoir = self._inputs.reservoir
+        if reservoir is None:
+            return self._inputs.unlabelled[:0]
+        old = [row for row, label in enumerate(reservoir.labels) if label in self._inputs.old.class_names]
+        return reservoir.x[old]
+
+    def _begin_student(self) -> StudentTraining:
+        """Step 2, and the student before its first step."""
+        inputs, settings = self._inputs, self._settings
+        beside = settings.distillation if settings.distillation in _BESIDE else None
+        layers = layers_with_positions(inputs.old.network) if beside == "attention" else []
+        if beside == "attention" and not layers:
+            raise Refused(
+                f"attention transfer needs layers with positions, and backbone {inputs.old.network.body.name!r} has "
+                "none: choose another distillation"
+            )
+        features = beside in ("hints", "relational")
+        old = inputs.old.ask(inputs.unlabelled, features=features, layers=layers)
+        specialist = self.specialist().ask(inputs.unlabelled, features=features, layers=layers)
+        replayed = inputs.reservoir or LabelledRows(x=inputs.unlabelled[:0], labels=())
+        lesson = Lesson(
+            x=inputs.unlabelled,
+            target_NK=self._combination().logits(self._said(inputs.unlabelled, old, specialist), self.scales()),
+            answers=[old, specialist] if beside else [],
+            layers=layers,
+            replay_x=replayed.x,
+            replay_y=self._columns(replayed.labels),
+        )
+        student = new_student(inputs.old, inputs.class_names, inputs.columns, settings, self._seed)
+        return StudentTraining(student, lesson, settings, device=self._device, seed=self._seed)
+
+    def _said(self, x: npt.NDArray[np.generic], old: Answers | None = None, specialist: Answers | None = None) -> Said:
+        return Said(
+            old_BO=(old or self._inputs.old.ask(x)).logits_BC,
+            specialist_BN=(specialist or self.specialist().ask(x)).logits_BC,
+            gate_B=None if self._gate is None else self._gate.log_odds(x),
+        )
+
+    def _combination(self) -> Combination:
+        return Combination(
+            self._columns(self._inputs.old.class_names).tolist(),
+            self._columns(self.specialist().class_names).tolist(),
+            len(self._inputs.class_names),
+        )
+
+    def _columns(self, labels: Sequence[str]) -> npt.NDArray[np.int64]:
+        return np.array([self._known[label] for label in labels], dtype=np.int64)
+
+
+def consolidation_of(
+    parent: StateTree,
+    base: StateTree,
+    records: Iterable[tuple[npt.NDArray[np.generic], str]] | None,
+    unlabelled: Iterable[npt.NDArray[np.generic]],
+    settings: ConsolidationSettings,
+    *,
+    device: torch.device,
+    seed: int,
+) -> Consolidation:
+    """The job for a stream learner's state (`StreamLearner.state()`), `parent`.
+
+    `base`: the state of the last snapshot before the new classes' first record. `records`: single samples of the new
+    classes with their labels, as the log has them between the two, without those that the hold-out chooses; None: the
+    log does not have them any more, and the reservoir's are taken. `unlabelled`: single samples, without those that the
+    hold-out chooses.
+    """
+    if not parent["learner"] or not base["learner"]:
+        raise Refused("a snapshot from before the first record has nothing to consolidate: let the learner learn first")
+    learner = cast(StateTree, parent["learner"])
+    names = cast("list[str]", cast(StateTree, learner["classes"])["names"])
+    old = Teacher.from_state(cast(StateTree, base["learner"]))
+    reservoir = reservoir_rows(learner)
+    new = set(names) - set(old.class_names)
+    of_log = ((x, label) for x, label in records or () if label in new)
+    kept = gather_labelled(of_log, settings.most_records, seed) if records is not None else _only(reservoir, new)
+    inputs = Inputs(
+        class_names=names,
+        columns=cast(int, cast(StateTree, learner["architecture"])["columns"]),
+        old=old,
+        specialist=kept,
+        unlabelled=gather_unlabelled(unlabelled, settings.most_unlabelled, seed),
+        reservoir=reservoir,
+    )
+    return Consolidation(inputs, settings, device=device, seed=seed)
+
+
+def consolidated(parent: StateTree, student: Network, settings: LearnerSettings) -> StateTree:
+    """The result of `consolidation_of` as a whole state at the parent's offsets (`replaced_network.py`)."""
+    return with_network(parent, student, settings)
+
+
+def _only(rows: LabelledRows, labels: set[str]) -> LabelledRows:
+    kept = [row for row, label in enumerate(rows.labels) if label in labels]
+    return LabelledRows(x=rows.x[kept], labels=tuple(rows.labels[row] for row in kept))
+
+
+def _refuse(inputs: Inputs, settings: ConsolidationSettings) -> None:
+    """Each with what is wrong and the way out."""
+    old, names = inputs.old, list(inputs.class_names)
+    missing = [name for name in old.class_names if name not in names]
+    if missing:
+        raise Refused(
+            f"class {missing[0]!r} of the old teacher is none of the student's: take a base from the same stream"
+        )
+    new = [name for name in names if name not in old.class_names]
+    spec = old.network.spec
+    if isinstance(inputs.specialist, Teacher):
+        taught = inputs.specialist
+        unknown = [name for name in new if name not in taught.class_names]
+        if unknown:
+            raise Refused(f"no teacher knows class {unknown[0]!r}: give one that does")
+        if taught.network.spec != spec:
+            raise Refused(f"one teacher takes {spec}, the other {taught.network.spec}: they are not of one stream")
+        if settings.gated or settings.specialist_hears != "new":
+            raise Refused(
+                "a gate, and a specialist that hears outliers, learn from the new classes' records, and two ready "
+                "teachers have none: set gated to false and specialist_hears to new"
+            )
+    else:
+        if not new:
+            raise Refused(
+                f"there is no class that the old teacher does not know ({len(names)} classes): wait until one comes"
+            )
+        silent = [name for name in new if name not in inputs.specialist.labels]
+        if silent:
+            raise Refused(
+                f"there is no record of class {silent[0]!r} to train a specialist on: let more of them come, or "
+                "take the reservoir's samples"
+            )
+    rows = len(inputs.unlabelled)
+    if rows < settings.min_unlabelled:
+        raise Refused(
+            f"{rows} unlabelled rows are too few for a good student, at least {settings.min_unlabelled} are wanted: "
+            "send more, or lower min_unlabelled"
+        )
+    if tuple(inputs.unlabelled.shape[1:]) != spec.shape or inputs.unlabelled.dtype != np.dtype(spec.dtype):
+        raise Refused(
+            f"unlabelled rows are {inputs.unlabelled.dtype} of shape {inputs.unlabelled.shape[1:]}, the teachers take "
+            f"{spec.dtype} of shape {spec.shape}: send the same kind of payload"
+        )
+    wants = [
+        what
+        for what, wanted in (
+            ("calibrated", settings.calibrated),
+            ("replay_weight", settings.replay_weight > 0),
+            ("specialist_hears", settings.specialist_hears == "outliers"),
+            ("gated", settings.gated),
+        )
+        if wanted
+    ]
+    held = set(inputs.reservoir.labels) if inputs.reservoir is not None else set[str]()
+    unheld = [name for name in names if name not in held]
+    if wants and unheld:
+        raise Refused(
+            f"{wants[0]} needs samples of every class, and the reservoir has none of {unheld[0]!r}: leave it out, or "
+            "raise replay.capacity"
+        )

@@ -1,0 +1,60 @@
+"""Rows that a job reads from a log, as many as it may keep: of more, each is kept with the same probability.
+
+Algorithm R (Vitter 1985, doi:10.1145/3147.3165), its draws keyed by the row's number, so that the same log gives the
+same rows.
+
+Legend: N = rows
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import keyed_randomness
+
+_Row = TypeVar("_Row")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledRows:
+    """In memory."""
+
+    x: npt.NDArray[np.generic]  # (N, ...) in the dtype of the input spec
+    labels: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        assert len(self.x) == len(self.labels), f"{len(self.x)} rows with {len(self.labels)} labels"
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def gather_labelled(records: Iterable[tuple[npt.NDArray[np.generic], str]], most: int, seed: int) -> LabelledRows:
+    """Single samples (...) with their labels, read once."""
+    kept = _at_most(records, most, seed, "restructuring/records")
+    x = np.stack([x for x, _ in kept]) if kept else np.empty((0,), np.float32)
+    return LabelledRows(x=x, labels=tuple(label for _, label in kept))
+
+
+def gather_unlabelled(records: Iterable[npt.NDArray[np.generic]], most: int, seed: int) -> npt.NDArray[np.generic]:
+    """Single samples (...) -> (N, ...), read once."""
+    kept = _at_most(records, most, seed, "restructuring/unlabelled")
+    return np.stack(kept) if kept else np.empty((0,), np.float32)
+
+
+def _at_most(rows: Iterable[_Row], most: int, seed: int, purpose: str) -> list[_Row]:
+    keyed = keyed_randomness.KeyedGenerator(seed)
+    kept: list[_Row] = []
+    for number, row in enumerate(rows):
+        if number < most:
+            kept.append(row)
+            continue
+        place = int(keyed(purpose, number).integers(0, number + 1))
+        if place < most:
+            kept[place] = row
+    return kept

@@ -1,0 +1,114 @@
+"""Epochs over rows that are all at hand, which can stop after any step and go on to the same bits.
+
+AdamW (Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization", arXiv:1711.05101) at a learning rate that
+rises over the first tenth of the steps and then falls to zero on a line, as encoders of texts are trained (Devlin et
+al. 2019, arXiv:1810.04805, appendix A.2).
+
+Legend: N = rows, B = rows of one step
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from pipeline import keyed_randomness
+from pipeline.state import StateTree
+
+_WARM_UP = 0.1  # share of the steps
+
+
+class Training:
+    """Of one module's parameters. The order of the rows is keyed by (seed, purpose, epoch)."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        rows: int,
+        epochs: int,
+        batch_size: int,
+        learning_rate: float,
+        weight_decay: float,
+        seed: int,
+        purpose: str,
+    ) -> None:
+        assert rows > 0, "there is nothing to train on"
+        self._module = module
+        self._parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self._optimizer = torch.optim.AdamW(
+            list(self._parameters.values()), lr=learning_rate, weight_decay=weight_decay, foreach=True
+        )
+        self._rows, self._batch_size, self._learning_rate = rows, batch_size, learning_rate
+        self._seed, self._purpose = seed, purpose
+        self._steps_per_epoch = -(-rows // batch_size)
+        self._order_N: npt.NDArray[np.int64] = np.empty(0, np.int64)  # of the epoch under way
+        self.steps = epochs * self._steps_per_epoch
+        self.done = 0
+
+    @property
+    def is_done(self) -> bool:
+        return self.done == self.steps
+
+    def rows(self) -> npt.NDArray[np.int64]:
+        """(B,) rows of the next step."""
+        epoch, step = divmod(self.done, self._steps_per_epoch)
+        if not step or not len(self._order_N):
+            self._order_N = keyed_randomness.generator(self._seed, self._purpose, epoch).permutation(self._rows)
+        return self._order_N[step * self._batch_size : (step + 1) * self._batch_size]
+
+    def draw(self, what: str, of: int, size: int) -> npt.NDArray[np.int64]:
+        """min(size, of) numbers below `of` without repeats, keyed by what they are for and the step."""
+        generator = keyed_randomness.generator(self._seed, f"{self._purpose}/{what}", self.done)
+        return generator.choice(of, min(size, of), replace=False, shuffle=False)
+
+    def step(self, loss: Tensor) -> None:
+        """Take the step that lowers it."""
+        self._optimizer.param_groups[0]["lr"] = self._learning_rate * self._share()
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        self.done += 1
+
+    def _share(self) -> float:
+        """Of the learning rate, at the step to come."""
+        warm_up = max(1, round(_WARM_UP * self.steps))
+        if self.done < warm_up:
+            return (self.done + 1) / warm_up
+        return (self.steps - self.done) / max(1, self.steps - warm_up)
+
+    def state(self) -> StateTree:
+        """Copies on the CPU."""
+        first: StateTree = {}
+        second: StateTree = {}
+        for name, parameter in self._parameters.items():
+            moments = self._optimizer.state.get(parameter)
+            if moments:
+                first[name] = _copy(moments["exp_avg"])
+                second[name] = _copy(moments["exp_avg_sq"])
+        weights: StateTree = {name: _copy(tensor) for name, tensor in self._module.state_dict().items()}
+        return {"done": self.done, "weights": weights, "first": first, "second": second}
+
+    def load_state(self, state: StateTree) -> None:
+        """Inverse of `state`."""
+        self.done = cast(int, state["done"])
+        self._order_N = np.empty(0, np.int64)
+        self._module.load_state_dict(cast("dict[str, Tensor]", state["weights"]))
+        first, second = (cast("Mapping[str, Tensor]", state[name]) for name in ("first", "second"))
+        for name, parameter in self._parameters.items():
+            if name in first:
+                moments: dict[str, Any] = {
+                    "step": torch.tensor(float(self.done)),
+                    "exp_avg": first[name].to(parameter.device, copy=True),
+                    "exp_avg_sq": second[name].to(parameter.device, copy=True),
+                }
+                self._optimizer.state[parameter] = moments
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True).contiguous()

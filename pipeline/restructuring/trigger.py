@@ -1,0 +1,159 @@
+"""When to restructure: a policy over what the stream learner counts. It counts records, never seconds.
+
+The *base* of the next job is the model as it was before the new classes. Classes that come one after another, with
+fewer than `settle_records` between them, come together: until they have settled no job begins, since the specialist
+would lack the records of the last ones; and the first ones of a stream are new to nobody, so they become the base.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import cast
+
+from pipeline.settings_section import Section, changeable
+from pipeline.state import StateTree
+
+
+class Reason(StrEnum):
+    """Why a job was asked for: the value of an event's field and of a metric's label."""
+
+    NEW_CLASSES = "new_classes"
+    PERIOD = "period"
+    DRIFT = "drift"
+    FORGETTING = "forgetting"
+
+
+class RestructuringSettings(Section):
+    """Changeable: when a job begins is recorded, and a replay obeys that."""
+
+    new_classes: int | None = changeable(
+        5, ge=1, why="so many classes since the last restructuring ask for one; none: classes do not"
+    )
+    every_records: int | None = changeable(None, ge=1, why="records consumed from one job to the next; none: no period")
+    on_drift: bool = changeable(False, why="a drift of the prequential error asks for one")
+    forgetting_above: float | None = changeable(
+        None, ge=0, le=1, why="average forgetting above this asks for one; none: forgetting does not"
+    )
+    settle_records: int = changeable(
+        2_000, ge=1, why="no job begins before so many records have come since the newest class"
+    )
+    rest_records: int = changeable(
+        10_000, ge=0, why="after a job, whatever became of it, the next begins no sooner than so many records later"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """After a step of the learner."""
+
+    records_consumed: int
+    known_classes: int
+    drift: bool = False  # the detector fired after this step
+    average_forgetting: float | None = None  # of this step's evaluation, where there was one
+
+
+class RestructuringTrigger:
+    """Its state is part of the snapshot's. One job at a time: after `begun` nothing fires until `ended`."""
+
+    def __init__(self, settings: RestructuringSettings) -> None:
+        self._settings = settings
+        self._known = 0  # classes so far
+        self._newest_class_at = 0  # records consumed when the newest class came
+        self._base_classes: int | None = None  # known before the new ones; None: the first ones have not settled
+        self._base_at = 0  # the last step before the first new class, in records consumed
+        self._last_at = 0  # records consumed when the last job ended
+        self._drifted = False  # since the last job
+        self._forgetting = 0.0  # of the newest evaluation
+        self._under_way = False
+
+    @property
+    def new_classes(self) -> int:
+        """Since the base."""
+        return 0 if self._base_classes is None else self._known - self._base_classes
+
+    @property
+    def base_at_records(self) -> int | None:
+        """Records consumed at the last step before the first new class: the newest snapshot with no more is the base,
+        and is to be pinned. None while there is no new class."""
+        return self._base_at if self.new_classes else None
+
+    def observe(self, seen: Seen) -> Reason | None:
+        """What asks for a job now; None: nothing, or it is not the time.
+
+        1. What is seen is noted.
+        2. The first classes become the base when they have settled; later, a base moves on while there is no new class.
+        3. A job needs a new class, which has settled, and a rest since the last one.
+        """
+        # 1.
+        came = seen.known_classes > self._known
+        before = self._known
+        self._known = seen.known_classes
+        if came:
+            self._newest_class_at = seen.records_consumed
+        self._drifted = self._drifted or seen.drift
+        if seen.average_forgetting is not None:
+            self._forgetting = seen.average_forgetting
+        settled = seen.records_consumed - self._newest_class_at >= self._settings.settle_records
+        # 2.
+        if self._base_classes is None and before and settled:
+            self._base_classes = self._known
+        if not self.new_classes:
+            self._base_at = seen.records_consumed
+        # 3.
+        rested = seen.records_consumed - self._last_at >= self._settings.rest_records or not self._last_at
+        if self._under_way or not self.new_classes or not settled or not rested:
+            return None
+        return self._reason(seen)
+
+    def _reason(self, seen: Seen) -> Reason | None:
+        settings = self._settings
+        if settings.new_classes is not None and self.new_classes >= settings.new_classes:
+            return Reason.NEW_CLASSES
+        if settings.every_records is not None and seen.records_consumed - self._last_at >= settings.every_records:
+            return Reason.PERIOD
+        if settings.on_drift and self._drifted:
+            return Reason.DRIFT
+        if settings.forgetting_above is not None and self._forgetting > settings.forgetting_above:
+            return Reason.FORGETTING
+        return None
+
+    def begun(self) -> None:
+        """A job was asked for."""
+        self._under_way = True
+
+    def ended(self, records_consumed: int, *, adopted_classes: int | None) -> None:
+        """The job is done. `adopted_classes`: those that the network knows which was adopted, at the step of so many
+        records, and which are the base from now on; None: it was refused, and the same base stands."""
+        self._under_way = False
+        self._last_at = records_consumed
+        self._drifted = False
+        self._forgetting = 0.0
+        if adopted_classes is not None:
+            self._base_classes = adopted_classes
+            self._base_at = records_consumed
+
+    def state(self) -> StateTree:
+        return {
+            "known": self._known,
+            "newest_class_at": self._newest_class_at,
+            "base_classes": self._base_classes,
+            "base_at": self._base_at,
+            "last_at": self._last_at,
+            "drifted": self._drifted,
+            "forgetting": self._forgetting,
+            "under_way": self._under_way,
+        }
+
+    def load_state(self, state: StateTree) -> None:
+        """Inverse of `state`; of an empty one (a release without triggers) a trigger that has seen nothing."""
+        fresh = type(self)(self._settings).state()
+        state = {**fresh, **state}
+        self._known = cast(int, state["known"])
+        self._newest_class_at = cast(int, state["newest_class_at"])
+        self._base_classes = cast("int | None", state["base_classes"])
+        self._base_at = cast(int, state["base_at"])
+        self._last_at = cast(int, state["last_at"])
+        self._drifted = cast(bool, state["drifted"])
+        self._forgetting = cast(float, state["forgetting"])
+        self._under_way = cast(bool, state["under_way"])

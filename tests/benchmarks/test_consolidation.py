@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import consolidation
+from benchmarks.results import section
+from pipeline.network import build_network
+from pipeline.restructuring.consolidation_settings import ConsolidationSettings
+from pipeline.restructuring.labelled_rows import LabelledRows
+from pipeline.sample import InputSpec
+from pipeline.settings import NetworkSettings
+
+
+@pytest.fixture(autouse=True)
+def _torch_as_before() -> Iterator[None]:
+    deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
+    yield
+    torch.use_deterministic_algorithms(deterministic)
+    torch.set_num_threads(threads)
+
+
+def digits(_data_root: Path, seed: int, most_unlabelled: int | None) -> consolidation.Problem:
+    """Real digits in the place of MNIST: 60 labelled of each class, 80 unlabelled, the rest judges."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    x = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[:, None]
+    labels = [str(label) for label in bunch.target]
+    names = tuple(map(str, range(10)))
+    order = {name: [i for i, label in enumerate(labels) if label == name] for name in names}
+    parts = [[i for name in names for i in order[name][a:b]] for a, b in ((0, 60), (60, 140), (140, None))]
+    labelled, unlabelled, test = parts
+    return consolidation.Problem(
+        names=names,
+        labelled=LabelledRows(x=x[labelled], labels=tuple(labels[i] for i in labelled)),
+        unlabelled=x[unlabelled][:most_unlabelled],
+        test=LabelledRows(x=x[test], labels=tuple(labels[i] for i in test)),
+        network=build_network(
+            NetworkSettings(options={"hidden": [64]}, initial_columns=10),
+            InputSpec(kind="image", shape=(1, 8, 8)),
+            seed,
+        ),
+        settings=ConsolidationSettings(specialist_epochs=20, epochs=10, batch_size=32, learning_rate=3e-3),
+    )
+
+
+def test_all_rows_of_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(consolidation.DATASETS, "mnist", digits)
+    file = tmp_path / "result.json"
+    consolidation.main(["--seeds", "0", "1", "--device", "cpu", "--json", str(file)])
+    assert "seed 1 palimpsest: old " in capsys.readouterr().err
+    result = json.loads(file.read_text())
+    rows = result["runs"][0]["rows"]
+    assert list(rows) == [
+        "old_teacher",
+        "new_teacher",
+        "side_by_side",
+        "dmc",
+        "palimpsest, side by side",
+        "palimpsest",
+        "finetune",
+        "joint",
+    ]
+    assert set(rows["old_teacher"]) == {"old", "seconds"}
+    assert rows["old_teacher"]["old"] > 0.8
+    assert rows["new_teacher"]["new"] > 0.8
+    for name in ("side_by_side", "dmc", "palimpsest", "finetune", "joint"):
+        row = rows[name]
+        assert row["all"] == pytest.approx((row["old"] + row["new"]) / 2)
+    assert rows["finetune"]["old"] < 0.3
+    assert rows["joint"]["all"] > 0.85
+    assert rows["palimpsest"]["all"] > rows["finetune"]["all"]
+    text = section(result)
+    assert "| `old_teacher` | " in text
+    joint = [100 * run["rows"]["joint"]["all"] for run in result["runs"]]
+    assert f"| {np.mean(joint):.1f} ± {np.std(joint, ddof=1):.1f} | " in text
+
+
+def test_labelled_and_unlabelled_rows_are_different_ones() -> None:
+    x = np.arange(4000)
+    labels = [str(i % 2) for i in range(4000)]
+    labelled, unlabelled = consolidation._split(x, labels, ("0", "1"), 0, None)
+    assert len(labelled) == 1000
+    assert sorted([*labelled.x.tolist(), *unlabelled.tolist()]) == x.tolist()
+    assert all(str(i % 2) == label for i, label in zip(labelled.x.tolist(), labelled.labels, strict=True))
+    assert len(consolidation._split(x, labels, ("0", "1"), 0, 7)[1]) == 7
+    other, _ = consolidation._split(x, labels, ("0", "1"), 1, None)
+    assert other.x.tolist() != labelled.x.tolist()
+
+
+def test_characters_that_the_training_part_lacks_are_one_token() -> None:
+    ids = consolidation._tokens(["ab?", "b" * 40], {"a": 2, "b": 3})
+    assert ids[0, :4].tolist() == [2, 3, 1, 0]
+    assert ids[1].tolist() == [3] * 32
