@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from consumers.record_source import RecordSource
 from pipeline.record import Partition, Record
@@ -44,7 +43,7 @@ class EpochSource(RecordSource):
         if self._reads_from != lies_at:
             self._inner.seek({self._partition: lies_at})
         records = self._inner.poll(min(max_records, left), timeout_seconds)[:left]
-        ours = [replace(record, offset=self._position + number) for number, record in enumerate(records)]
+        ours = [record._replace(offset=self._position + number) for number, record in enumerate(records)]
         assert all(record.offset == lies_at + number for number, record in enumerate(records)), "a hole in the log"
         self._position += len(ours)
         self._reads_from = lies_at + len(ours)
@@ -71,7 +70,7 @@ class EpochSource(RecordSource):
         if not 0 <= offset < self._ends[-1]:
             return None
         record = self._inner.read_one(partition, self._place(offset)[0])
-        return None if record is None else replace(record, offset=offset)
+        return None if record is None else record._replace(offset=offset)
 
     def refresh_partitions(self) -> tuple[Partition, ...]:
         return ()

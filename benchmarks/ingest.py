@@ -49,6 +49,7 @@ from consumers.kafka_record_source import KafkaRecordSource
 from consumers.kafka_settings import KafkaSettings
 from consumers.process_settings import StreamSettings
 from consumers.record_source import read_records
+from consumers.settled_objects import settled
 from pipeline import keyed_randomness
 from pipeline.codec.image import encode_jpeg
 from pipeline.codec.npy import encode_npy
@@ -164,7 +165,7 @@ class IntakeOnly(StreamLearner):
         """What the learner's own hands to an update."""
         if batch.trainable:
             x, labels = batch.x, batch.labels
-            subjects = np.array([self.hold_out.key(sample) for sample in batch.trainable], dtype=np.int64)
+            subjects = np.array(batch.subjects, dtype=np.int64)
             assert len(x) == len(labels) == len(subjects), f"{len(x)} rows, {len(labels)} labels"
         self._trainable += len(batch.trainable)
         self._duplicates += len(batch.duplicates)
@@ -227,19 +228,20 @@ def read_ours(kafka: KafkaSettings, stream: str, records: int) -> tuple[Turn, In
             capacity_records=settings.decode_ahead_records,
             poll_seconds=settings.poll_seconds,
         )
-        clock = _Clock(records)
-        with ahead:
-            while clock.goes_on:
-                taken = ahead.take(settings.poll_seconds)
-                if isinstance(taken, Idle):
-                    continue
-                for decoded in taken:
-                    if learner.add(decoded):
-                        learner.step(learner.assembler.take())
-                clock.took(len(taken))
-            while learner.flush() is not None:
-                pass
-            turn = clock.turn()
+        with settled():
+            clock = _Clock(records)
+            with ahead:
+                while clock.goes_on:
+                    taken = ahead.take(settings.poll_seconds)
+                    if isinstance(taken, Idle):
+                        continue
+                    for decoded in taken:
+                        if learner.add(decoded):
+                            learner.step(learner.assembler.take())
+                    clock.took(len(taken))
+                while learner.flush() is not None:
+                    pass
+                turn = clock.turn()
     return turn, learner.intake
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from consumers import dead_letters
 from consumers.dead_letters import ADDED_HEADERS
@@ -56,9 +56,8 @@ class DeadLetter:
         """The record as it was; `found` is what lies where it stood, for one that is not whole."""
         if found is None:
             assert self.is_whole, f"{self.stood_at} must be found first"
-            found = replace(self.record, headers=self.headers)
-        return replace(
-            found,
+            found = self.record._replace(headers=self.headers)
+        return found._replace(
             topic=self.origin.topic,
             partition=self.origin.number,
             offset=self.origin_offset,

@@ -18,7 +18,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from consumers import kafka_connection, topics
@@ -238,7 +238,7 @@ def _restored(
     whole = letter.whole_record() if letter.is_whole else original.whole_record(letter)
     if whole is None:
         return Skipped.GONE
-    return letter.reason, replace(whole, headers=identified(whole))
+    return letter.reason, whole._replace(headers=identified(whole))
 
 
 class _Originals:

@@ -19,7 +19,8 @@ log = logging.getLogger(__name__)
 
 # Handing over in chunks makes the lock's cost vanish; small ones keep the wait for the first record short.
 _CHUNK_RECORDS = 64
-# The brokers are asked this often where the log ends, while records come.
+# The brokers are asked this often where the log ends, while records come. A poll for a few records costs as much as one
+# for many, so the polling waits until half of what may wait was taken; but no longer than this, for the lag's sake.
 _LAG_EVERY_SECONDS = 2.0
 _POLL_SECONDS = 0.25
 # The topic is looked at this often: whether it has new partitions, and whether it is still the same one.
@@ -106,8 +107,8 @@ class DecodeAhead:
                 return taken
             self._waiting_records -= len(taken.decoded)
             self._waiting_bytes -= taken.size_bytes
-            for decoded in taken.decoded:
-                self._taken[decoded.record.log_partition] = decoded.record.offset + 1
+            for record in {decoded.record.partition: decoded.record for decoded in taken.decoded}.values():
+                self._taken[record.log_partition] = record.offset + 1  # of each partition the last one
             self._changed.notify_all()
             return taken.decoded
 
@@ -166,9 +167,11 @@ class DecodeAhead:
         try:
             lag_due = time.monotonic()
             refresh_due = lag_due + self._refresh_seconds
+            half = (self._capacity_records + 1) // 2
             while True:
                 with self._changed:
-                    self._changed.wait_for(lambda: self._closing or self._has_room())
+                    self._changed.wait_for(lambda: self._closing or self._has_room(half), _LAG_EVERY_SECONDS)
+                    self._changed.wait_for(lambda: self._closing or self._has_room(1))
                     if self._closing:
                         return
                     run, seek_to, self._seek_to = self._run, self._seek_to, None
@@ -190,8 +193,9 @@ class DecodeAhead:
                 self._problem = problem
                 self._changed.notify_all()
 
-    def _has_room(self) -> bool:
-        return self._waiting_records < self._capacity_records and self._waiting_bytes < self._capacity_bytes
+    def _has_room(self, records: int) -> bool:
+        room = self._capacity_records - self._waiting_records
+        return room >= records and self._waiting_bytes < self._capacity_bytes
 
     def _hand_over(self, records: list[Record], run: int) -> None:
         """Decode and hand over in chunks; wait wherever the bytes are too many."""

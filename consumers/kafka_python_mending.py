@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Callable
+import ssl
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import kafka
 from kafka import TopicPartition
 from kafka import errors as kafka_errors
 from kafka.structs import OffsetAndMetadata
+
+from consumers.record_batch import records_in
+from pipeline.record import Record
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +30,10 @@ _REFUSALS = (
     kafka_errors.AuthorizationError,
 )
 _done: list[bool] = []
+
+# Read from a socket at once. More than this is memory that is mapped anew for every read.
+_READ_BYTES = 64 * 1024
+_NOTHING_MORE_YET = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 def mends_this_version() -> bool:
@@ -47,7 +55,7 @@ def mend() -> None:
         )
         return
     _close_refused_sockets()
-    _keep_answers_before_the_end()
+    _receive_in_large_parts()
     _read_odd_header_names()
     _name_what_does_not_decompress()
     _keep_epochs_of_positions()
@@ -103,6 +111,91 @@ def seek(consumer: Any, partition: TopicPartition, offset: int, epoch: int) -> N
         consumer._subscription.assignment[partition].seek(OffsetAndMetadata(offset, "", epoch))
 
 
+def unpack_into_records(consumer: Any) -> bool:
+    """From now on this consumer's `poll` gives our records; False: it goes on giving the client's own.
+
+    Fault: the client makes a record of its own, then another, of what it has unpacked with a call for every number. It
+    is what most of a poll's time goes to.
+    """
+    if not mends_this_version():
+        return False
+    consumer._fetcher.PartitionRecords = _partition_records()
+    return True
+
+
+def _partition_records() -> Any:
+    """The client's own, but for what is made of a batch: which batches count is asked as it asks."""
+    from kafka.consumer.fetcher import Fetcher
+    from kafka.protocol.consumer import IsolationLevel
+
+    class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
+        def _unpack_records(self, tp: TopicPartition, records: Any, *_deserializers: Any) -> Iterator[Record]:
+            last = None
+            while (batch := records.next_batch()) is not None:
+                last = batch
+                if self.check_crcs and not batch.validate_crc():
+                    raise kafka_errors.CorruptRecordError(
+                        f"the batch of {tp} from offset {batch.base_offset} on does not match its checksum"
+                    )
+                if batch.magic == 2:
+                    self.leader_epoch = batch.leader_epoch
+                    if self._is_aborted(batch) or batch.is_control_batch:
+                        self.next_fetch_offset = batch.next_offset
+                        continue
+                self.bytes_read += batch.size_in_bytes
+                for record in _records_of(batch, tp, self.check_crcs):
+                    self.records_read += 1
+                    self.next_fetch_offset = record.offset + 1
+                    yield record
+            if last is not None and last.magic == 2:
+                self.next_fetch_offset = last.next_offset  # beyond records that compaction took
+            self.drain()
+
+        def _is_aborted(self, batch: Any) -> bool:
+            """Of a transaction that was aborted; asked of every batch in the order of the log."""
+            if self.isolation_level != IsolationLevel.READ_COMMITTED or not batch.has_producer_id():
+                return False
+            self._consume_aborted_transactions_up_to(batch.last_offset)
+            if self._contains_abort_marker(batch):
+                self.aborted_producer_ids.discard(batch.producer_id)
+                return False
+            return bool(self._is_batch_aborted(batch))
+
+    return PartitionRecords
+
+
+def _records_of(batch: Any, partition: TopicPartition, check_crcs: bool) -> Iterator[Record]:
+    """What cannot be read as it should be is read by the client, which knows more and says what is wrong."""
+    if batch.magic == 2:
+        iter(batch)  # decompresses
+        try:
+            yield from records_in(
+                bytes(memoryview(batch._buffer)[batch._pos :]),
+                batch.records_count,
+                topic=partition.topic,
+                partition=partition.partition,
+                base_offset=batch.base_offset,
+                base_timestamp_ms=batch.first_timestamp,
+                append_timestamp_ms=batch.max_timestamp if batch.timestamp_type else None,
+            )
+        except (ValueError, IndexError):
+            pass
+        else:
+            return
+    for record in batch:
+        if check_crcs and not record.validate_crc():
+            raise kafka_errors.CorruptRecordError(f"{partition} offset {record.offset} does not match its checksum")
+        yield Record(
+            partition.topic,
+            partition.partition,
+            record.offset,
+            record.value,
+            record.key,
+            tuple(record.headers),
+            record.timestamp,
+        )
+
+
 def topic_id(consumer: Any, topic: str) -> str | None:
     """The topic's id, as of the last time that the client asked for the topic; None: not known."""
     known = consumer._cluster.topic_id(topic) if mends_this_version() else None
@@ -153,22 +246,35 @@ def _close_refused_sockets() -> None:
     KafkaNetSocket.sock_connect, KafkaSSLTransport.handshake = closing_connect, closing_handshake
 
 
-def _keep_answers_before_the_end() -> None:
+def _receive_in_large_parts() -> None:
     """Fault: an answer that arrives together with the end of the connection is thrown away.
 
     A broker answers a wrong password so, and one that shuts down answers its last requests so.
+
+    Fault: 4 KiB are read at once, 256 times for a fetch, by a thread that must get hold of Python's lock again after
+    each, for which a busy thread beside it may let it wait 5 ms.
     """
     from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 
-    def data_before_error(receive: Callable[[Any], tuple[bytes, Any]]) -> Callable[[Any], tuple[bytes, Any]]:
+    def large_parts(receive: Callable[[Any], tuple[bytes, Any]]) -> Callable[[Any], tuple[bytes, Any]]:
         def received(self: Any) -> tuple[bytes, Any]:
-            data, error = receive(self)
-            return (data, None) if data else (data, error)  # the next receive meets the error again
+            parts = []
+            try:
+                while part := self._sock.recv(_READ_BYTES):
+                    parts.append(part)
+            except _NOTHING_MORE_YET:
+                return b"".join(parts), None
+            except (OSError, ValueError) as error:  # ValueError: a TLS socket that was closed meanwhile
+                if not parts:
+                    log.info("%s: the connection ended: %s", self, error)
+                    return b"", kafka_errors.KafkaConnectionError(error)
+            # The end, which the client's own words are for: at once, or where it is met again by the next receive.
+            return (b"".join(parts), None) if parts else receive(self)
 
         return received
 
     for transport in (KafkaTCPTransport, KafkaSSLTransport):
-        transport._sock_recv = data_before_error(transport._sock_recv)
+        transport._sock_recv = large_parts(transport._sock_recv)
 
 
 class _Escaping(bytearray):

@@ -51,6 +51,7 @@ class KafkaRecordSource(RecordSource):
         self._theirs = {ours: theirs for theirs, ours in self._ours.items()}
         self._good_epochs: dict[TopicPartition, int] = {}  # as of the first question about offsets
         self._consumer = kafka_connection.consumer(settings, fetch_max_wait_ms=_FETCH_WAIT_MS)
+        self._gives_ours = kafka_python_mending.unpack_into_records(self._consumer)
         self._consumer.assign(list(self._ours))
         self.seek(dict.fromkeys(self.partitions, 0))
 
@@ -88,19 +89,8 @@ class KafkaRecordSource(RecordSource):
             ) from error
         if self._topic_id is not None:
             self._check_topic_id(kafka_python_mending.topic_id(self._consumer, self._topic) or self._topic_id)
-        return [
-            Record(
-                record.topic,
-                record.partition,
-                record.offset,
-                record.value,
-                record.key,
-                tuple(record.headers),
-                record.timestamp,
-            )
-            for records in polled.values()
-            for record in records
-        ]
+        records = [record for of_partition in polled.values() for record in of_partition]
+        return records if self._gives_ours else [_ours(record) for record in records]
 
     def positions(self) -> dict[Partition, int]:
         return {ours: self._position(theirs) for theirs, ours in self._ours.items()}
@@ -226,6 +216,18 @@ class KafkaRecordSource(RecordSource):
             self._admin.close()
             self._admin = None
         self._consumer.close(autocommit=False)
+
+
+def _ours(record: Any) -> Record:
+    return Record(
+        record.topic,
+        record.partition,
+        record.offset,
+        record.value,
+        record.key,
+        tuple(record.headers),
+        record.timestamp,
+    )
 
 
 def _what(error: kafka_errors.KafkaError) -> str:

@@ -24,6 +24,7 @@ from consumers.manifest_facts import ProcessFacts
 from consumers.observers import Observer
 from consumers.process_settings import RegistrySettings, SnapshotSettings, StreamSettings
 from consumers.record_source import RecordSource
+from consumers.settled_objects import settled
 from consumers.told_before import Reports
 from consumers.versions import Versions
 from model_store.fault_points import fault_point
@@ -164,7 +165,7 @@ class LearnerProcess:
             poll_seconds=self._stream_settings.poll_seconds,
         )
         try:
-            with ahead:
+            with settled(), ahead:
                 while not stop.is_set():
                     taken = self._take(ahead)
                     if not isinstance(taken, Idle):

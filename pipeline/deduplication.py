@@ -14,7 +14,7 @@ from pipeline.state import StateTree
 
 
 class RecentIds:
-    """The newest `window` pairs of ce_source and ce_id, each as a 64-bit hash; a window of 0 remembers nothing.
+    """The newest `window` pairs of ce_source and ce_id, each by its `identity`; a window of 0 remembers nothing.
 
     Two different pairs share a hash with a chance of window / 2^64 per record: about once in 10^14 records at the
     default window, and the loss is one record taken for a repeat. A repeat keeps the place of its first arrival, so
@@ -30,13 +30,17 @@ class RecentIds:
     def __len__(self) -> int:
         return len(self._in_order)
 
-    def contains(self, source: str, id: str) -> bool:
-        """Whether this pair is among the remembered ones. Changes nothing."""
-        return _hash(source, id) in self._known
+    def __contains__(self, identity: int) -> bool:
+        return identity in self._known
 
-    def add(self, source: str, id: str) -> None:
+    def add(self, identity: int) -> None:
         """Remember the pair; the oldest one goes where the window is full."""
-        self._remember(_hash(source, id))
+        if identity in self._known or not self._window:
+            return
+        if len(self._in_order) == self._window:
+            self._known.remove(self._in_order.popleft())
+        self._in_order.append(identity)
+        self._known.add(identity)
 
     def state(self) -> StateTree:
         """{"hashes": int64 (N,)}, oldest first."""
@@ -46,18 +50,13 @@ class RecentIds:
         self._in_order.clear()
         self._known.clear()
         for value in cast(list[int], cast(Tensor, state["hashes"]).tolist()):
-            self._remember(value)
-
-    def _remember(self, value: int) -> None:
-        if value in self._known or not self._window:
-            return
-        if len(self._in_order) == self._window:
-            self._known.remove(self._in_order.popleft())
-        self._in_order.append(value)
-        self._known.add(value)
+            self.add(value)
 
 
-def _hash(source: str, id: str) -> int:
-    """Signed, as int64 tensors hold it. A lone surrogate (JSON can carry one) is a character like any other here."""
+def identity(source: str, id: str) -> int:
+    """The 64-bit hash of a pair, signed, as int64 tensors hold it.
+
+    A lone surrogate (JSON can carry one) is a character like any other here.
+    """
     text = f"{source}\0{id}".encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big", signed=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.deduplication import RecentIds
+from pipeline.deduplication import RecentIds, identity
 from pipeline.erasure import Erasures, named_subject
 from pipeline.evaluation.hold_out import HoldOut
 from pipeline.record import Partition, Record
@@ -25,6 +25,9 @@ class MicroBatch:
     duplicates: list[Record] = field(default_factory=list)
     dead: list[tuple[Record, BadRecord]] = field(default_factory=list)
     erased: list[Record] = field(default_factory=list)  # of subjects erased since they were written
+    subjects: list[int] = field(default_factory=list)  # of the trainable, as `HoldOut.key` has them
+    trainable_ids: list[int] = field(default_factory=list)  # and of both what to know their repeats by
+    held_out_ids: list[int] = field(default_factory=list)
     records: int = 0
     records_by_partition: dict[Partition, int] = field(default_factory=dict)
     next_offsets: dict[Partition, int] = field(default_factory=dict)  # where the span ends, exclusive
@@ -61,7 +64,7 @@ class BatchAssembler:
 
     def _reset(self) -> None:
         self._batch = MicroBatch()
-        self._batch_ids: set[tuple[str, str]] = set()
+        self._batch_ids: set[int] = set()
         self._batch_new_classes: set[str] = set()
 
     def obey(self, ends: Sequence[Mapping[Partition, int]]) -> None:
@@ -111,7 +114,8 @@ class BatchAssembler:
         batch.records_by_partition[partition] = batch.records_by_partition.get(partition, 0) + 1
         batch.next_offsets[partition] = record.offset + 1
         batch.last_records[partition] = record
-        batch.ended_by = self._ends.get((partition, record.offset + 1), batch.ended_by)
+        if self._ends:
+            batch.ended_by = self._ends.get((partition, record.offset + 1), batch.ended_by)
 
         if self._is_erased(decoded):
             batch.erased.append(record)
@@ -125,23 +129,25 @@ class BatchAssembler:
         if problem is not None:
             batch.dead.append((record, problem))
             return
-        identity = (sample.source, sample.id)
-        if self._settings.deduplication_window and (
-            identity in self._batch_ids or self._recent_ids.contains(*identity)
-        ):
+        name = identity(sample.source, sample.id)
+        if self._settings.deduplication_window and (name in self._batch_ids or name in self._recent_ids):
             batch.duplicates.append(record)
             return
-        self._batch_ids.add(identity)
+        self._batch_ids.add(name)
         if spec is None and batch.spec is None:
             batch.spec = sample.spec
         time = sample.event_time_seconds
         newest = batch.newest_event_time_seconds
         if time is not None and (newest is None or time > newest):
             batch.newest_event_time_seconds = time
-        if self._hold_out.chooses(sample):
+        subject = self._hold_out.key(sample)
+        if self._hold_out.chooses_key(subject):
             batch.held_out.append(sample)
+            batch.held_out_ids.append(name)
         else:
             batch.trainable.append(sample)
+            batch.trainable_ids.append(name)
+            batch.subjects.append(subject)
             if sample.label is not None and sample.label not in known_classes:
                 self._batch_new_classes.add(sample.label)
 
@@ -161,12 +167,12 @@ class BatchAssembler:
 
     def _problem(self, sample: Sample, spec: InputSpec | None, known_classes: Mapping[str, int]) -> BadRecord | None:
         """What only the state can know: another shape than the stream's, one class too many."""
-        if spec is not None and sample.spec != spec:
-            got = sample.spec
-            if got.kind != spec.kind:
-                return BadRecord(DeadLetterReason.WRONG_TYPE, f"this stream holds {spec.kind}, the record {got.kind}")
+        if spec is not None and sample.kind != spec.kind:
+            return BadRecord(DeadLetterReason.WRONG_TYPE, f"this stream holds {spec.kind}, the record {sample.kind}")
+        if spec is not None and sample.x.shape != spec.shape:
             return BadRecord(
-                DeadLetterReason.WRONG_SHAPE, f"this stream's samples have shape {spec.shape}, this one {got.shape}"
+                DeadLetterReason.WRONG_SHAPE,
+                f"this stream's samples have shape {spec.shape}, this one {sample.x.shape}",
             )
         if sample.label not in known_classes and sample.label not in self._batch_new_classes:
             limit = self._settings.network.max_classes

@@ -1,13 +1,16 @@
-"""A record of the log, as bytes: what a source hands over, before anybody has looked inside."""
+"""A record of the log, as bytes: what a source hands over, before anybody has looked inside.
+
+What is made anew for every record is a `NamedTuple`, here and in sample.py: its fields are as fixed as a frozen
+dataclass's, and it is made in a third of the time.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Partition:
+class Partition(NamedTuple):
     """One partition of one topic."""
 
     topic: str
@@ -17,8 +20,7 @@ class Partition:
         return f"{self.topic}-{self.number}"
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """Key, value and headers exactly as they lie in the log, and where they lie.
 
     `headers` keep their order, may repeat a name, and a value may be null; `timestamp_ms` is the log's own (create or
@@ -30,7 +32,7 @@ class Record:
     offset: int
     value: bytes | None
     key: bytes | None = None
-    headers: Sequence[tuple[str, bytes | None]] = field(default_factory=tuple)
+    headers: Sequence[tuple[str, bytes | None]] = ()
     timestamp_ms: int = 0
 
     @property
@@ -40,8 +42,10 @@ class Record:
     @property
     def size_bytes(self) -> int:
         """Of key, value and headers, names too. Anybody may write headers that outweigh the rest."""
-        headers = sum(len(name.encode()) + len(value or b"") for name, value in self.headers)
-        return len(self.key or b"") + len(self.value or b"") + headers
+        size = len(self.key or b"") + len(self.value or b"")
+        for name, value in self.headers:
+            size += (len(name) if name.isascii() else len(name.encode())) + (len(value) if value else 0)
+        return size
 
     def header(self, name: str) -> bytes | None:
         """The last header of that name (the last one wins, as in Kafka's `Headers.lastHeader`), or None."""

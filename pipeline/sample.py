@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -61,8 +61,7 @@ class InputSpec:
         return {"image": "uint8", "vector": "float32", "text": "int32"}[self.kind]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
+class Sample(NamedTuple):
     """One labelled (or unlabelled) sample, un-augmented, in the dtype of its `InputSpec`."""
 
     x: npt.NDArray[np.generic]
@@ -79,8 +78,7 @@ class Sample:
         return InputSpec(kind=self.kind, shape=tuple(self.x.shape))
 
 
-@dataclass(frozen=True, slots=True)
-class Decoded:
+class Decoded(NamedTuple):
     """A record and what became of it in the codec: exactly one of `sample` and `problem` is set."""
 
     record: Record

@@ -124,7 +124,12 @@ class HoldOutSettings(Section):
 class EvaluationSettings(Section):
     """When the hold-outs are evaluated, and what counts."""
 
-    every_records: int = fixed(500, ge=1, why="records consumed between two evaluations")
+    every_records: int = fixed(
+        500,
+        ge=1,
+        why="records consumed between two evaluations; of more than 2,000 held-out samples each looks at 4 for every "
+        "record, the classes in turn",
+    )
     min_class_samples: int = fixed(20, ge=1, why="classes with fewer held-out samples stay out of averages")
     prequential_window: int = fixed(500, ge=1, why="newest records that the prequential accuracy is taken over")
     burst_records: int = fixed(200, ge=1, why="a class's first burst ends with this many records at the latest")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -24,6 +24,7 @@ from pipeline.evaluation.drift import DriftDetector
 from pipeline.evaluation.forgetting import EvaluationReport, ForgettingHistory
 from pipeline.evaluation.hold_out import HoldOut, evaluate_hold_out
 from pipeline.evaluation.prequential import Prequential
+from pipeline.evaluation.turns import classes_in_turn, periodic_budget
 from pipeline.finiteness import NotFinite
 from pipeline.learner import Learner, UpdateReport
 from pipeline.micro_batch import BatchAssembler, MicroBatch
@@ -110,15 +111,20 @@ class StreamLearner:
         After a step a batch may be complete at once (`assembler.is_complete`). It may be stepped on then or when the
         next record is here, which waits for the batch after it.
         """
-        self._waiting.append(decoded)
-        self._assemble()
+        if self._waiting or self.assembler.is_complete:
+            self._waiting.append(decoded)
+            self._assemble()
+        else:
+            self._take_up(decoded)
         return self.assembler.is_complete
 
     def _assemble(self) -> None:
         while self._waiting and not self.assembler.is_complete:
-            decoded = self._waiting.popleft()
-            self._assembled.append(decoded)
-            self.assembler.add(decoded, self._spec, self.class_columns)
+            self._take_up(self._waiting.popleft())
+
+    def _take_up(self, decoded: Decoded) -> None:
+        self._assembled.append(decoded)
+        self.assembler.add(decoded, self._spec, self.class_columns)
 
     def discard_pending(self) -> None:
         """Drop the batch being assembled and what came after it: nothing of it has touched the state."""
@@ -154,7 +160,8 @@ class StreamLearner:
         1. One update on its trainable records (none of them: no update). What no update can bear goes to the dead.
         2. What the batch holds becomes part of the state: ids, hold-outs, counts.
         3. The prequential bits are read every so many updates; the drift detector hears of them.
-        4. The hold-outs are evaluated where so many records have passed, or where a class's first burst has ended.
+        4. The hold-outs are evaluated where so many records have passed, or where a class's first burst has ended; of
+           many samples only those of the classes whose turn it is (evaluation/turns.py).
         5. What the batch was cut short by begins the next one, which may be complete at once.
 
         `WeightsDiverged` where nothing more can be learnt; the state is then undefined.
@@ -169,8 +176,8 @@ class StreamLearner:
         self._spec = self._spec or batch.spec
         if batch.ended_by is not None:
             self.decide(self._foretold[batch.ended_by])
-        for sample in (*batch.held_out, *batch.trainable):
-            self.recent_ids.add(sample.source, sample.id)
+        for identity in (*batch.held_out_ids, *batch.trainable_ids):
+            self.recent_ids.add(identity)
         for sample in batch.held_out:
             self.hold_out.add(sample)
         self.records_held_out += len(batch.held_out)
@@ -189,8 +196,9 @@ class StreamLearner:
         seconds = {"intake": taken - learnt, **(update.seconds if update else {})}
         evaluation = None
         period = self.settings.evaluation.every_records
-        if self.forgetting.burst_ended() or before // period != self.records_consumed // period:
-            evaluation = self._evaluate()
+        is_due = before // period != self.records_consumed // period
+        if self.forgetting.burst_ended() or is_due:
+            evaluation = self._evaluate(periodic_budget(period) if is_due else 0)
             seconds["evaluate"] = time.perf_counter() - read
         # 5.
         self._waiting.extendleft(reversed(self._assembled[batch.records :]))
@@ -224,7 +232,7 @@ class StreamLearner:
             assert spec is not None, "the first good sample sets the spec"
             learner = self.learner or Learner(self.settings, spec)
             x, labels, drift = batch.x, batch.labels, self._drift_pending
-            subjects = np.array([self.hold_out.key(sample) for sample in batch.trainable], dtype=np.int64)
+            subjects = np.array(batch.subjects, dtype=np.int64)
             try:
                 update = learner.update(x, labels, subjects=subjects, drift=drift)
             except NotFinite as error:
@@ -291,24 +299,35 @@ class StreamLearner:
         self._drift_pending = self._drift_pending or drift
         return drift
 
-    def _accuracies(self) -> Mapping[str, tuple[float, int]]:
-        if self.learner is None:
-            return {}
-        return evaluate_hold_out(self.hold_out, self.learner.class_names, self.learner.predict_columns)
+    def _held_out_counts(self) -> dict[str, int]:
+        """{class: held-out samples} of the known classes that have any, by logit column."""
+        counts = {label: self.hold_out.count(label) for label in self.class_names}
+        return {label: count for label, count in counts.items() if count}
 
-    def _evaluate(self) -> EvaluationReport | None:
-        accuracies = self._accuracies()
-        return self.forgetting.record(self.records_consumed, accuracies) if accuracies else None
+    def _accuracies(self, labels: Collection[str]) -> Mapping[str, tuple[float, int]]:
+        assert self.learner is not None, "nothing was learnt yet"
+        return evaluate_hold_out(self.hold_out, self.class_names, self.learner.predict_columns, frozenset(labels))
+
+    def _evaluate(self, budget: int) -> EvaluationReport | None:
+        counts = self._held_out_counts()
+        if not counts:
+            return None
+        now = classes_in_turn(counts, self.forgetting.evaluated_at, ended=self.forgetting.unmeasured, budget=budget)
+        return self.forgetting.record(self.records_consumed, self._accuracies(now), left_out=counts.keys() - set(now))
 
     def evaluate_unrecorded(self) -> EvaluationReport | None:
-        """How the model stands now, beside the history but not in it: the moment of a stop is nobody's to choose, so
-        an evaluation made then must not be part of the state. The recorded one where that is of this very moment. None
-        while nothing is known or held out."""
+        """How the model stands now, with all classes, beside the history but not in it: the moment of a stop is
+        nobody's to choose, so an evaluation made then must not be part of the state. The recorded one where that is of
+        all classes at this very moment. None while nothing is known or held out."""
+        counts = self._held_out_counts()
+        if not counts:
+            return None
         newest = self.forgetting.newest_report()
         if newest is not None and newest.at_records == self.records_consumed:
-            return newest
-        accuracies = self._accuracies()
-        return copy.deepcopy(self.forgetting).record(self.records_consumed, accuracies) if accuracies else None
+            at_this_moment = {entry.name for entry in newest.classes if entry.at_records == newest.at_records}
+            if at_this_moment >= counts.keys():
+                return newest
+        return copy.deepcopy(self.forgetting).record(self.records_consumed, self._accuracies(counts))
 
     # -- state -----------------------------------------------------------------------------------------------------
 

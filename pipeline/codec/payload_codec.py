@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +16,7 @@ from pipeline.settings import InputSettings
 MAX_DIMENSIONS = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Payload:
+class Payload(NamedTuple):
     """What a payload held. `x` is C-contiguous, writable and in the dtype that `InputSpec` gives for `kind`."""
 
     x: npt.NDArray[np.generic]

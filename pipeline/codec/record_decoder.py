@@ -67,7 +67,7 @@ class RecordDecoder:
         # 2.
         label = self._header_label(headers) if self.labelled else None
         # 3.
-        identity = {name: _text(headers, f"ce_{name}") for name in ("id", "source", "subject")}
+        id, source, subject = _text(headers, "ce_id"), _text(headers, "ce_source"), _text(headers, "ce_subject")
         time = _text_or_none(headers, "ce_time")
         # 4.
         payload = self._payload(record.value, _text(headers, "content-type") or "")
@@ -78,9 +78,9 @@ class RecordDecoder:
             x=payload.x,
             kind=payload.kind,
             label=label,
-            source=identity["source"] or record.topic,
-            id=identity["id"] or f"{record.topic}/{record.partition}/{record.offset}",
-            subject=identity["subject"],
+            source=source or record.topic,
+            id=id or f"{record.topic}/{record.partition}/{record.offset}",
+            subject=subject,
             task=_text_or_none(headers, "ce_task"),
             event_time_seconds=None if time is None else unix_seconds(time),
         )

@@ -27,13 +27,36 @@ _BITS_KEPT = 100_000
 
 
 class _Adwin(Protocol):
-    """What is used of river.drift.ADWIN."""
+    """What is used of river's compiled ADWIN."""
 
-    @property
-    def drift_detected(self) -> bool: ...
-    @property
-    def width(self) -> float: ...
-    def update(self, x: float) -> None: ...
+    def update(self, value: float) -> bool: ...  # whether it saw a change
+    def get_width(self) -> float: ...
+
+
+class _PublicAdwin:
+    """The same by way of river.drift.ADWIN."""
+
+    def __init__(self, delta: float) -> None:
+        from river.drift import ADWIN
+
+        self._adwin = ADWIN(delta=delta)  # type: ignore[no-untyped-call]
+
+    def update(self, value: float) -> bool:
+        self._adwin.update(value)  # type: ignore[no-untyped-call]
+        return bool(self._adwin.drift_detected)
+
+    def get_width(self) -> float:
+        return self._adwin.width
+
+
+def _adwin(delta: float) -> _Adwin:
+    """river.drift.ADWIN is a thin shell around this; but importing it brings pandas, scipy and scikit-learn with it:
+    three seconds, and 150 MB for as long as the process lives."""
+    try:
+        from river._river_rust.drift import AdaptiveWindowing
+    except ImportError:  # a name that river does not promise to keep
+        return _PublicAdwin(delta)
+    return cast(_Adwin, AdaptiveWindowing(delta=delta))
 
 
 class DriftDetector:
@@ -59,11 +82,11 @@ class DriftDetector:
         for error in errors:
             # 1.
             adwin = self._adwin if self._adwin is not None else self._rebuilt()
-            adwin.update(float(error))
+            changed = adwin.update(float(error))
             self._log.append(bool(error))
             # 2.
-            if adwin.drift_detected:
-                risen = _mean_has_risen(self._log, int(adwin.width)) or risen
+            if changed:
+                risen = _mean_has_risen(self._log, int(adwin.get_width())) or risen
                 self._begin_anew()
             # 3.
             elif len(self._log) == _BITS_KEPT:
@@ -88,9 +111,7 @@ class DriftDetector:
         self._adwin = None
 
     def _rebuilt(self) -> _Adwin:
-        from river.drift import ADWIN  # two seconds: not for those who only look at a state
-
-        adwin = cast(_Adwin, ADWIN(delta=self._settings.delta))  # type: ignore[no-untyped-call]
+        adwin = _adwin(self._settings.delta)
         for bit in self._log:
             adwin.update(float(bit))
         self._adwin = adwin

@@ -1,6 +1,7 @@
 """Forgetting per class, over the course of a stream that tells nobody where a task ends.
 
-a_c(t) = accuracy on class c's hold-out at evaluation t.
+a_c(t) = accuracy on class c's hold-out at evaluation t. Where an evaluation leaves classes out (turns.py), a_c now is
+that of the newest one that did not.
 
     forgetting of c    = best a_c so far (now included, so it is never negative) - a_c now
     average forgetting = mean over the classes that an earlier evaluation has seen
@@ -17,7 +18,7 @@ accuracy at the end of the burst is one measurement, not the best of many, so it
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -42,11 +43,12 @@ class ClassEvaluation:
     forgetting: float  # best - accuracy, at least 0
     at_burst_end: float | None  # None: the first burst has not ended, or nothing was held out when it did
     in_averages: bool  # n is at least `min_class_samples`
+    at_records: int  # records consumed when it was evaluated: before the report's where its turn was an earlier one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationReport:
-    """One evaluation of all hold-outs. An average over no class is None."""
+    """How all classes stand after an evaluation. An average over no class is None."""
 
     at_records: int  # records consumed by then
     classes: tuple[ClassEvaluation, ...]  # in order of their first evaluation
@@ -60,10 +62,11 @@ class EvaluationReport:
 @dataclass(slots=True)
 class _ClassHistory:
     accuracy: float = math.nan
-    n: int = 0  # 0: not in the newest evaluation
+    n: int = 0  # 0: it had no held-out samples at the newest evaluation
     best: float = math.nan
     counted: int = 0  # evaluations so far on enough samples
     at_burst_end: float = math.nan  # NaN: not measured
+    at_records: int = -1  # of its newest evaluation; -1: it had none
 
 
 class ForgettingHistory:
@@ -92,22 +95,37 @@ class ForgettingHistory:
         ended, self._untold = self._untold, []
         return ended
 
-    def record(self, at_records: int, accuracies: Mapping[str, tuple[float, int]]) -> EvaluationReport:
-        """One evaluation of all hold-outs: {class: (accuracy, n)}, n at least 1.
+    @property
+    def evaluated_at(self) -> dict[str, int]:
+        """{class: records consumed when it was last evaluated}."""
+        return {label: history.at_records for label, history in self._classes.items() if history.at_records >= 0}
 
-        1. Each class's newest and best accuracy.
+    @property
+    def unmeasured(self) -> list[str]:
+        """The classes whose first burst has ended since the newest evaluation; the next one has to measure them."""
+        return list(self._unmeasured)
+
+    def record(
+        self, at_records: int, accuracies: Mapping[str, tuple[float, int]], left_out: Container[str] = ()
+    ) -> EvaluationReport:
+        """One evaluation: {class: (accuracy, n)}, n at least 1.
+
+        `left_out`: classes with held-out samples whose turn it was not; all others are in `accuracies`.
+
+        1. Each class's newest and best accuracy; those that were left out stay as they were.
         2. The accuracy of those whose first burst has ended since the evaluation before. One that has no held-out
            sample now is never measured: a later accuracy would be another quantity.
         3. The point for plots.
         """
         # 1.
         self._at_records = at_records
-        for history in self._classes.values():
-            history.n = 0
+        for label, history in self._classes.items():
+            if label not in left_out:
+                history.n = 0
         for label, (accuracy, n) in accuracies.items():
             assert n >= 1, f"class {label!r} was evaluated on {n} samples"
             history = self._classes.setdefault(label, _ClassHistory())
-            history.accuracy, history.n = accuracy, n
+            history.accuracy, history.n, history.at_records = accuracy, n, at_records
             enough = n >= self._min_class_samples
             if math.isnan(history.best) or (enough and not history.counted):
                 history.best = accuracy
@@ -126,7 +144,7 @@ class ForgettingHistory:
             at_records,
             report.average_accuracy,
             report.average_forgetting,
-            {label: accuracy for label, (accuracy, _) in accuracies.items()},
+            {entry.name: entry.accuracy for entry in report.classes},
         )
         return report
 
@@ -177,6 +195,7 @@ class ForgettingHistory:
             "best": torch.tensor([history.best for history in classes], dtype=torch.float64),
             "counted": torch.tensor([history.counted for history in classes], dtype=torch.int64),
             "at_burst_end": torch.tensor([history.at_burst_end for history in classes], dtype=torch.float64),
+            "evaluated_at": torch.tensor([history.at_records for history in classes], dtype=torch.int64),
             "at_records": self._at_records,
             "untold": list(self._untold),
             "unmeasured": list(self._unmeasured),
@@ -189,6 +208,14 @@ class ForgettingHistory:
         labels = cast(list[str], state["labels"])
         self._classes = {label: _ClassHistory(*values) for label, *values in zip(labels, *columns, strict=True)}
         self._at_records = cast("int | None", state["at_records"])
+        if "evaluated_at" in state:
+            for history, at_records in zip(
+                self._classes.values(), cast(Tensor, state["evaluated_at"]).tolist(), strict=True
+            ):
+                history.at_records = at_records
+        else:  # a state from before evaluations left classes out
+            for history in self._classes.values():
+                history.at_records = self._at_records if history.n and self._at_records is not None else -1
         self._untold = list(cast(list[str], state["untold"]))
         self._unmeasured = list(cast(list[str], state["unmeasured"]))
         self._bursts.load_state(cast(StateTree, state["bursts"]))
@@ -204,6 +231,7 @@ class ForgettingHistory:
             forgetting=max(0.0, history.best - history.accuracy),
             at_burst_end=None if math.isnan(history.at_burst_end) else history.at_burst_end,
             in_averages=history.n >= self._min_class_samples,
+            at_records=history.at_records,
         )
 
 

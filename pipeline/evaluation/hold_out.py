@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import cast
 
 import numpy as np
@@ -37,7 +37,10 @@ class HoldOut:
     def __init__(self, settings: HoldOutSettings) -> None:
         self._per_class = settings.per_class
         self._limit = int(settings.share * 2**64)  # exact: 2^64 only shifts the exponent
-        self._key = hashlib.blake2b(settings.salt.encode(), digest_size=32).digest()  # a salt may be of any length
+        key = hashlib.blake2b(settings.salt.encode(), digest_size=32).digest()  # a salt may be of any length
+        # Hashes begun: with the key in them, and the kind of name, so that a subject is never an id.
+        self._of_id = hashlib.blake2b(digest_size=8, key=key, person=b"id")
+        self._of_subject = hashlib.blake2b(digest_size=8, key=key, person=b"subject")
         self._classes: dict[str, _SmallestHashes] = {}
 
     def key(self, sample: Sample) -> int:
@@ -46,11 +49,15 @@ class HoldOut:
 
     def subject_key(self, subject: str) -> int:
         """The `key` of every sample with this ce_subject."""
-        return _signed(self._hash_of(subject, b"subject"))
+        return _signed(_ended(self._of_subject, subject))
 
     def chooses(self, sample: Sample) -> bool:
         """Whether the sample is held out: never to be trained on, kept here or not."""
-        return self._hash(sample) < self._limit
+        return self.chooses_key(self.key(sample))
+
+    def chooses_key(self, key: int) -> bool:
+        """The same of a sample's `key`."""
+        return key % 2**64 < self._limit
 
     def add(self, sample: Sample) -> bool:
         """Keep a chosen, labelled sample if its hash is among its class's smallest. True if it is kept now."""
@@ -102,14 +109,16 @@ class HoldOut:
             start += count
 
     def _hash(self, sample: Sample) -> int:
-        """Uniform in 0 .. 2^64 - 1. The two kinds of names are hashed apart (`person`): a subject is never an id."""
+        """Uniform in 0 .. 2^64 - 1."""
         if sample.subject is None:
-            return self._hash_of(f"{sample.source}\0{sample.id}", b"id")
-        return self._hash_of(sample.subject, b"subject")
+            return _ended(self._of_id, f"{sample.source}\0{sample.id}")
+        return _ended(self._of_subject, sample.subject)
 
-    def _hash_of(self, name: str, kind: bytes) -> int:
-        text = name.encode("utf-8", "surrogatepass")
-        return int.from_bytes(hashlib.blake2b(text, digest_size=8, key=self._key, person=kind).digest(), "big")
+
+def _ended(begun: hashlib.blake2b, name: str) -> int:
+    whole = begun.copy()
+    whole.update(name.encode("utf-8", "surrogatepass"))
+    return int.from_bytes(whole.digest(), "big")
 
 
 def _signed(value: int) -> int:
@@ -160,15 +169,20 @@ def evaluate_hold_out(
     hold_out: HoldOut,
     class_columns: Sequence[str],
     predict_columns: Callable[[npt.NDArray[np.generic]], npt.NDArray[np.integer]],
+    only: Container[str] | None = None,
 ) -> dict[str, tuple[float, int]]:
     """{class: (accuracy, n)} in the order of `class_columns`, which are the known classes by logit column.
 
-    `predict_columns` maps samples (n, ...) to the predicted columns (n,).
+    `predict_columns` maps samples (n, ...) to the predicted columns (n,). `only`: some of the classes; default: all.
 
     A held-out class that the learner does not know yet is left out until it does: it cannot be predicted, so its
     accuracy of 0 would tell nothing about the network and would stand in the averages as if it had been unlearnt.
     """
-    known = [(column, label) for column, label in enumerate(class_columns) if hold_out.count(label)]
+    known = [
+        (column, label)
+        for column, label in enumerate(class_columns)
+        if hold_out.count(label) and (only is None or label in only)
+    ]
     correct = dict.fromkeys((label for _, label in known), 0)
     for group in _groups(known, hold_out):
         x = np.concatenate([hold_out.samples(label) for _, label in group])

@@ -11,7 +11,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import confluent_kafka
@@ -56,7 +55,7 @@ def test_a_dead_letter_gives_back_the_record_that_it_was_made_of() -> None:
     assert letter is not None
     assert (letter.reason, letter.detail, letter.stood_at) == ("no_label", "none", "t.samples/2/7")
     without_ours = tuple(header for header in headers if header[0] != dead_letters.OFFSET)
-    assert letter.whole_record() == replace(record, headers=without_ours)
+    assert letter.whole_record() == record._replace(headers=without_ours)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +96,7 @@ def test_the_learner_knows_a_record_by_the_same_id_wherever_it_lies(headers: Any
     rest = tuple(header for header in good.headers if header[0] not in ("ce_id", "ce_source"))
     record = Record("t.samples", 2, 7, good.value, None, (*rest, *headers), 5)
     decode = RecordDecoder(InputSettings()).decode
-    at_first, sent_on = decode(record), decode(replace(record, offset=99, headers=identified(record)))
+    at_first, sent_on = decode(record), decode(record._replace(offset=99, headers=identified(record)))
     if at_first.sample is None:
         assert at_first.problem is not None
         assert sent_on.problem is not None
@@ -105,7 +104,7 @@ def test_the_learner_knows_a_record_by_the_same_id_wherever_it_lies(headers: Any
         return
     assert sent_on.sample is not None
     assert (sent_on.sample.source, sent_on.sample.id) == (at_first.sample.source, at_first.sample.id)
-    assert identified(replace(record, headers=identified(record))) == identified(record)
+    assert identified(record._replace(headers=identified(record))) == identified(record)
 
 
 def test_positions_are_kept_for_each_reason_and_stay_small() -> None:
@@ -260,8 +259,8 @@ def test_a_value_that_was_left_out_is_fetched_from_where_it_stood(
     with monkeypatch.context() as small:
         small.setattr(dead_letters, "DEAD_LETTER_RECORD_BYTES", 500)
         letters.dead(huge, R.PAYLOAD_TOO_LARGE)
-        letters.dead(replace(other, timestamp_ms=other.timestamp_ms + 1), R.PAYLOAD_TOO_LARGE)  # another lies there now
-        letters.dead(replace(other, offset=500), R.PAYLOAD_TOO_LARGE)  # retention left none there
+        letters.dead(other._replace(timestamp_ms=other.timestamp_ms + 1), R.PAYLOAD_TOO_LARGE)  # another lies there now
+        letters.dead(other._replace(offset=500), R.PAYLOAD_TOO_LARGE)  # retention left none there
     assert {record.value for record in letters.read(topics.dead_letters(letters.stream))} == {None}
     warnings: list[str] = []
     report = letters.replay(warned=warnings.append)

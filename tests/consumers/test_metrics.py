@@ -177,6 +177,7 @@ def evaluation(accuracies: dict[str, float]) -> EvaluationReport:
             forgetting=1.0 - accuracy,
             at_burst_end=None,
             in_averages=True,
+            at_records=1,
         )
         for name, accuracy in accuracies.items()
     )

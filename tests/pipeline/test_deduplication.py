@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipeline.deduplication import RecentIds
+from pipeline.deduplication import RecentIds, identity
 from pipeline.state import fingerprint
 from tests.pipeline.evaluation.stored import stored_and_loaded
 
@@ -15,41 +15,41 @@ PROPERTY = settings(derandomize=True, deadline=None, database=None, max_examples
 
 def test_a_repeat_is_known_until_the_window_has_passed_it() -> None:
     recent = RecentIds(2)
-    recent.add("s", "1")
-    assert recent.contains("s", "1")
-    recent.add("s", "2")
-    recent.add("s", "3")  # pushes 1 out
-    assert recent.contains("s", "2")
-    assert not recent.contains("s", "1")
+    recent.add(identity("s", "1"))
+    assert identity("s", "1") in recent
+    recent.add(identity("s", "2"))
+    recent.add(identity("s", "3"))  # pushes 1 out
+    assert identity("s", "2") in recent
+    assert identity("s", "1") not in recent
     assert len(recent) == 2
 
 
 def test_source_and_id_both_count() -> None:
     recent = RecentIds(10)
-    recent.add("a", "b")
-    assert not recent.contains("b", "a")
-    assert not recent.contains("ab", "")
-    assert not recent.contains("", "ab")
+    recent.add(identity("a", "b"))
+    assert identity("b", "a") not in recent
+    assert identity("ab", "") not in recent
+    assert identity("", "ab") not in recent
 
 
 def test_looking_changes_nothing() -> None:
     recent = RecentIds(10)
-    assert not recent.contains("s", "1")
-    assert not recent.contains("s", "1")
+    assert identity("s", "1") not in recent
+    assert identity("s", "1") not in recent
     assert len(recent) == 0
 
 
 def test_a_repeat_does_not_push_others_out() -> None:
     recent = RecentIds(2)
     for id in ("1", "2", "2", "2"):
-        recent.add("s", id)
-    assert recent.contains("s", "1")
+        recent.add(identity("s", id))
+    assert identity("s", "1") in recent
 
 
 def test_a_window_of_zero_remembers_nothing() -> None:
     recent = RecentIds(0)
-    recent.add("s", "1")
-    assert not recent.contains("s", "1")
+    recent.add(identity("s", "1"))
+    assert identity("s", "1") not in recent
     state = stored_and_loaded(recent.state())
     recent.load_state(state)
     assert len(recent) == 0
@@ -58,7 +58,7 @@ def test_a_window_of_zero_remembers_nothing() -> None:
 def test_the_state_is_the_hashes_in_order() -> None:
     recent = RecentIds(2)
     for id in ("x", "y", "z"):
-        recent.add("topic", id)
+        recent.add(identity("topic", id))
     hashes = recent.state()["hashes"]
     assert isinstance(hashes, Tensor)
     digests = [hashlib.blake2b(f"topic\0{id}".encode(), digest_size=8).digest() for id in ("y", "z")]
@@ -67,9 +67,9 @@ def test_the_state_is_the_hashes_in_order() -> None:
 
 def test_a_lone_surrogate_is_an_id_like_any_other() -> None:
     recent = RecentIds(2)
-    assert not recent.contains("s", "\ud800")
-    recent.add("s", "\ud800")
-    assert recent.contains("s", "\ud800")
+    assert identity("s", "\ud800") not in recent
+    recent.add(identity("s", "\ud800"))
+    assert identity("s", "\ud800") in recent
 
 
 @PROPERTY
@@ -89,7 +89,7 @@ def test_decisions_are_those_of_a_plain_list_with_a_restart_anywhere(
             recent = RecentIds(window)
             recent.load_state(state)
             assert fingerprint(recent.state()) == fingerprint(state)
-        assert recent.contains("s", id) == (id in plain)
-        recent.add("s", id)
+        assert (identity("s", id) in recent) == (id in plain)
+        recent.add(identity("s", id))
         if id not in plain:
             plain = [*plain, id][-window:] if window else []

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.deduplication import RecentIds
+from pipeline.deduplication import RecentIds, identity
 from pipeline.erasure import Erasures
 from pipeline.evaluation.hold_out import HoldOut
 from pipeline.micro_batch import BatchAssembler
@@ -103,7 +103,7 @@ def test_the_span_reaches_over_partitions() -> None:
 
 def test_repeats_within_a_batch_and_of_earlier_ones_are_dropped() -> None:
     assembly = Assembly()
-    assembly.recent_ids.add("s", "old")
+    assembly.recent_ids.add(identity("s", "old"))
     assembly.add(id="old")
     assembly.add(id="new")
     assembly.add(id="new")
@@ -187,7 +187,7 @@ def test_nothing_of_a_batch_that_is_discarded_stays() -> None:
     assembly.add("new", id="x")
     assembly.assembler.discard()
     assert assembly.assembler.pending_records == 0
-    assert not assembly.recent_ids.contains("s", "x")
+    assert identity("s", "x") not in assembly.recent_ids
     assembly.add("new", id="x")
     batch = assembly.assembler.take()
     assert batch.labels == ["new"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 import torch
 
 from pipeline import keyed_randomness
+from pipeline.evaluation import turns
 from pipeline.record import Partition, Record
 from pipeline.sample import BadRecord, DeadLetterReason, Decoded, Sample
 from pipeline.settings import LearnerSettings
@@ -209,7 +209,7 @@ def test_repeats_are_remembered_by_the_state() -> None:
     state = learner.state()
     learner = StreamLearner(settings(deduplication_window=20))
     learner.load_state(state)
-    sent_again = [replace(decoded, record=replace(decoded.record, offset=100 + i)) for i, decoded in enumerate(records)]
+    sent_again = [decoded._replace(record=decoded.record._replace(offset=100 + i)) for i, decoded in enumerate(records)]
     learn(learner, sent_again[:20])
     report = learner.flush()
     assert report is not None
@@ -239,6 +239,37 @@ def test_an_evaluation_that_was_just_recorded_is_not_made_again(monkeypatch: pyt
         reports += learn(learner, stream(10, first=learner.records_consumed + learner.assembler.pending_records))
     monkeypatch.setattr(StreamLearner, "_accuracies", None)
     assert learner.evaluate_unrecorded() == reports[-1].evaluation
+
+
+def test_with_many_held_out_samples_classes_are_evaluated_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "ALL_AT_ONCE", 30)
+    # 16 samples an evaluation, so one or two of the seven classes; bursts never end
+    spread = settings(
+        hold_out={"share": 0.4},
+        evaluation={"every_records": 4, "min_class_samples": 1, "burst_records": 10_000},
+        deduplication_window=0,
+    )
+    whole, pieces = StreamLearner(spread), StreamLearner(spread)
+    reports = learn(whole, stream(400))
+    for decoded in stream(400):
+        if pieces.add(decoded):
+            pieces.step(pieces.assembler.take())
+            state = pieces.state()
+            pieces = StreamLearner(spread)
+            pieces.load_state(state)
+    assert fingerprint(pieces.state()) == fingerprint(whole.state())
+
+    newest = [report.evaluation for report in reports if report.evaluation is not None][-1]
+    at = {entry.name: entry.at_records for entry in newest.classes}
+    assert at.keys() == set(whole.class_names)
+    assert max(at.values()) == newest.at_records
+    assert len(set(at.values())) > 3, "most were evaluated at other times"
+    assert min(at.values()) > newest.at_records - 150, "everybody has had a turn lately"
+
+    now = whole.evaluate_unrecorded()
+    assert now is not None
+    assert {entry.at_records for entry in now.classes} == {whole.records_consumed}
+    assert whole.forgetting.newest_report() == newest, "nothing of it is recorded"
 
 
 def test_prequential_accuracy_is_read_every_sixteen_updates() -> None:

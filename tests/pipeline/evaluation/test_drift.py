@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -52,6 +55,26 @@ def test_it_fires_where_rivers_adwin_does_and_its_estimate_rises(seed: int, rate
         if adwin.drift_detected and adwin.estimation > estimate:
             expected.append(place)
     assert fired_at(DriftDetector(DriftSettings(delta=0.01)), errors) == expected
+
+
+def test_where_river_has_no_such_name_its_public_one_does_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = bits(2, (400, 0.1), (200, 0.8), (400, 0.1))
+    expected = fired_at(DriftDetector(DriftSettings()), errors)
+    monkeypatch.setitem(sys.modules, "river._river_rust.drift", None)
+    assert expected
+    assert fired_at(DriftDetector(DriftSettings()), errors) == expected
+
+
+def test_what_river_alone_needs_is_not_imported() -> None:
+    code = """
+import sys
+from pipeline.evaluation.drift import DriftDetector
+from pipeline.settings import DriftSettings
+DriftDetector(DriftSettings()).update([True])
+print([name for name in ("river.drift", "pandas", "scipy.stats", "sklearn") if name in sys.modules])
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert ran.stdout.strip() == "[]"
 
 
 def test_bits_may_come_in_batches_of_any_size() -> None:

@@ -52,6 +52,7 @@ def test_a_course_worked_out_by_hand() -> None:
         forgetting=0.0,
         at_burst_end=None,
         in_averages=False,
+        at_records=300,
     )
     assert third.average_accuracy == pytest.approx((0.6 + 0.75) / 2)
     assert third.average_forgetting == pytest.approx((0.3 + 0.0) / 2)
@@ -65,6 +66,46 @@ def test_a_course_worked_out_by_hand() -> None:
     assert [point.at_records for point in history.points] == [100, 200, 300, 400]
     assert history.points[2].average_forgetting == third.average_forgetting
     assert history.points[3].class_accuracies == pytest.approx({"a": 0.4, "b": 0.65, "c": 0.5})
+
+
+def test_classes_that_were_left_out_stay_as_they_were() -> None:
+    history = ForgettingHistory(SETTINGS)
+    assert history.evaluated_at == {}
+    history.record(100, {"a": (0.9, 25), "b": (0.5, 25), "c": (0.2, 25)})
+    report = history.record(200, {"b": (0.3, 30)}, left_out={"a", "c"})
+    a, b, _ = report.classes
+    assert (a.accuracy, a.n, a.forgetting, a.at_records) == (0.9, 25, 0.0, 100)
+    assert (b.accuracy, b.n, b.forgetting, b.at_records) == (0.3, 30, pytest.approx(0.2), 200)
+    assert report.average_accuracy == pytest.approx((0.9 + 0.3 + 0.2) / 3)
+    assert report.average_forgetting == pytest.approx(0.2)  # only b was evaluated before as well
+    assert history.evaluated_at == {"a": 100, "b": 200, "c": 100}
+    assert history.points[-1].class_accuracies == pytest.approx({"a": 0.9, "b": 0.3, "c": 0.2})
+
+    # c has no held-out samples any more; the end of a's burst is measured by the evaluation that follows it
+    history.observe({"a": 50, "c": 50})
+    assert history.unmeasured == history.burst_ended() == ["a", "c"]
+    report = history.record(300, {"a": (0.7, 25)}, left_out={"b"})
+    assert [(entry.name, entry.at_burst_end) for entry in report.classes] == [("a", 0.7), ("b", None)]
+    assert report.average_forgetting == pytest.approx((0.2 + 0.2) / 2)
+    assert history.unmeasured == []
+
+    again = ForgettingHistory(SETTINGS)
+    again.load_state(stored_and_loaded(history.state()))
+    assert again.newest_report() == report
+    assert again.evaluated_at == {"a": 300, "b": 200, "c": 100}
+    assert fingerprint(again.state()) == fingerprint(history.state())
+
+
+def test_a_state_from_before_evaluations_left_classes_out_still_loads() -> None:
+    history = ForgettingHistory(SETTINGS)
+    history.record(100, {"a": (0.9, 25), "b": (0.5, 25)})
+    report = history.record(200, {"b": (0.3, 25)})
+    state = stored_and_loaded(history.state())
+    del state["evaluated_at"]
+    again = ForgettingHistory(SETTINGS)
+    again.load_state(state)
+    assert again.newest_report() == report
+    assert again.evaluated_at == {"b": 200}
 
 
 def test_a_lucky_best_on_few_samples_does_not_stand_for_good() -> None:
