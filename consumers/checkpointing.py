@@ -143,6 +143,22 @@ class Checkpointing:
         self._told_at = time.monotonic()
         self._submit_again(beginning)
 
+    def go_back(
+        self,
+        offsets: Mapping[Partition, int],
+        last_records: Mapping[Partition, tuple[int, str]],
+        told_before: ToldBefore,
+        told_since: Json,
+        *,
+        trigger: str,
+    ) -> None:
+        """The learner has adopted a state at these earlier offsets: commit it, whatever else is due, and register it.
+        What comes is learnt a second time and told once. Raises as `commit_now`."""
+        self.offsets, self._last_records = dict(offsets), dict(last_records)
+        self._newest_records.clear()
+        self._told_before, self._told_since = told_before, told_since
+        self._commit_to_the_end(trigger)
+
     def note(self, batch: MicroBatch) -> None:
         """The learner has stepped on this batch."""
         self.offsets.update(batch.next_offsets)
@@ -305,7 +321,8 @@ class Checkpointing:
         self._due = _Due(
             snapshot_at=time.monotonic(),
             records_at_commit=records,
-            records_at_version=before.records_at_version if version is None else records,
+            # after an adoption fewer records than at the newest version: those between have had theirs
+            records_at_version=max(before.records_at_version, 0 if version is None else records),
         )
         submit = None if trigger is None else self._prepare(trigger, before.records_at_version, self.offsets)
         began = time.perf_counter()

@@ -3,6 +3,8 @@
 Start: learner_start.py.
 Loop: take decoded records, step on every complete batch; at batch boundaries checkpointing.py hands a copy of the state
 to the thread that makes snapshots of it, tells of them and registers versions.
+Between two batches it may take over what a restructuring has made of an earlier state (adoption.py), and then learns
+once more what came since.
 Stop: drop the batch begun (its records are read again), snapshot, commit, leave.
 """
 
@@ -13,6 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from consumers.adoption import Adoption, Pace
 from consumers.checkpointing import Checkpointing, Outcome
 from consumers.commit_log import CommitLog
 from consumers.commit_thread import Commits
@@ -23,10 +26,11 @@ from consumers.log_gap import Gap
 from consumers.manifest_facts import ProcessFacts
 from consumers.observers import Observer
 from consumers.process_settings import RegistrySettings, SnapshotSettings, StreamSettings
-from consumers.record_source import RecordSource
+from consumers.record_source import RecordSource, SourceUnavailable
 from consumers.told_before import Reports
 from consumers.versions import Versions
 from model_store.fault_points import fault_point
+from model_store.offers import Offer, OfferStore
 from model_store.snapshot_store import SnapshotEntry, SnapshotStore
 from pipeline.codec.record_decoder import RecordDecoder
 from pipeline.record import Partition
@@ -45,6 +49,20 @@ class RunReport:
     sequence: int
     waiting_registrations: int
     stopped_by: str  # "signal", "idle", "max_records"
+
+
+@dataclass(slots=True, kw_only=True)
+class _Course:
+    """A run so far; times are monotonic."""
+
+    began: float
+    newest_record_at: float
+    busy_until: float
+    first_taken_at: float | None = None
+    records: int = 0  # learnt; those between an offer's place and where it was adopted count twice
+
+    def has_reached(self, max_records: int | None) -> bool:
+        return max_records is not None and self.records >= max_records
 
 
 class LearnerProcess:
@@ -66,9 +84,11 @@ class LearnerProcess:
         reports: Reports | None = None,
         accept_gap: bool = False,
         commits: Commits[Outcome | None] | None = None,
+        offers: OfferStore | None = None,
     ) -> None:
         """`reports`: of the branch that writes to the stream's topics. Without them a fall-back tells things twice.
         `accept_gap`: go on where the log has lost what comes next. `commits`: a `CommitThread` by default.
+        `offers`: where restructurings put theirs; without it none is looked for.
         """
         self.learner = learner
         self.facts = facts
@@ -89,6 +109,20 @@ class LearnerProcess:
             reports=reports,
             commits=commits,
         )
+        self._course = _Course(began=0.0, newest_record_at=0.0, busy_until=0.0)
+        self._offer: Offer | None = None
+        self._adoption: Adoption | None = None
+        if offers is not None:
+            self._adoption = Adoption(
+                learner=learner,
+                offers=offers,
+                store=store,
+                checkpoints=self._checkpoints,
+                source=source,
+                facts=facts,
+                observer=observer,
+                reports=reports,
+            )
         self._start = LearnerStart(
             learner=learner,
             source=source,
@@ -150,58 +184,70 @@ class LearnerProcess:
         """
         self._checkpoints.stop = stop
         self._checkpoints.open()
-        began = time.monotonic()
-        first_record = self.learner.records_consumed
-        newest_record_at = began
-        first_taken_at: float | None = None
-        busy_until = began
-        stopped_by = "signal"
-        self._source.seek(self._checkpoints.offsets)  # a run before this one has read ahead of what it learnt
-        ahead = DecodeAhead(
-            self._source,
-            RecordDecoder(self.learner.settings.input).decode,
-            capacity_records=self._stream_settings.decode_ahead_records,
-            poll_seconds=self._stream_settings.poll_seconds,
-        )
+        now = time.monotonic()
+        course = self._course = _Course(began=now, newest_record_at=now, busy_until=now)
         try:
-            with ahead:
-                while not stop.is_set():
-                    taken = self._take(ahead)
-                    if not isinstance(taken, Idle):
-                        if taken:
-                            newest_record_at = time.monotonic()
-                            first_taken_at = first_taken_at or newest_record_at
-                        for decoded in taken:
-                            if self.learner.add(decoded):
-                                self._take_in(self.learner.step(self.learner.assembler.take()))
-                                self._checkpoints.commit_if_due()
-                                if stop.is_set() or self._reached(max_records, first_record):
-                                    break
-                        if taken:
-                            busy_until = time.monotonic()
-                    else:
-                        idle_seconds = time.monotonic() - newest_record_at
-                        is_last = until_idle_seconds is not None and idle_seconds >= until_idle_seconds
-                        if is_last or idle_seconds >= self._stream_settings.idle_flush_seconds:
-                            self._idle(taken.positions)
-                        if is_last:
-                            stopped_by = "idle"
-                            break
-                    if self._reached(max_records, first_record):
-                        stopped_by = "max_records"
-                        break
-                    self._checkpoints.commit_if_due()
+            while (stopped_by := self._learn(stop, until_idle_seconds, max_records)) is None:
+                self._take_offer(stop)
             return self._stop(
                 stopped_by,
-                records=self.learner.records_consumed - first_record,
-                began=began,
-                busy_seconds=busy_until - (first_taken_at or busy_until),
+                records=course.records,
+                began=course.began,
+                busy_seconds=course.busy_until - (course.first_taken_at or course.busy_until),
             )
         finally:
             self._checkpoints.close()
 
-    def _reached(self, max_records: int | None, first_record: int) -> bool:
-        return max_records is not None and self.learner.records_consumed - first_record >= max_records
+    def _learn(self, stop: threading.Event, until_idle_seconds: float | None, max_records: int | None) -> str | None:
+        """Read and learn until something ends it: what ended the run; None: an offer waits."""
+        course = self._course
+        self._source.seek(self._checkpoints.offsets)  # what was read ahead of what was learnt is read again
+        with DecodeAhead(
+            self._source,
+            RecordDecoder(self.learner.settings.input).decode,
+            capacity_records=self._stream_settings.decode_ahead_records,
+            poll_seconds=self._stream_settings.poll_seconds,
+        ) as ahead:
+            while not stop.is_set():
+                if self._adoption is not None and (offer := self._adoption.waiting()) is not None:
+                    self._offer = offer
+                    return None
+                taken = self._take(ahead)
+                if not isinstance(taken, Idle):
+                    if taken:
+                        course.newest_record_at = time.monotonic()
+                        course.first_taken_at = course.first_taken_at or course.newest_record_at
+                    for decoded in taken:
+                        if self.learner.add(decoded):
+                            self._take_in(self.learner.step(self.learner.assembler.take()))
+                            self._checkpoints.commit_if_due()
+                            if stop.is_set() or course.has_reached(max_records):
+                                break
+                    if taken:
+                        course.busy_until = time.monotonic()
+                else:
+                    idle_seconds = time.monotonic() - course.newest_record_at
+                    is_last = until_idle_seconds is not None and idle_seconds >= until_idle_seconds
+                    if is_last or idle_seconds >= self._stream_settings.idle_flush_seconds:
+                        self._idle(taken.positions)
+                    if is_last:
+                        return "idle"
+                if course.has_reached(max_records):
+                    return "max_records"
+                self._checkpoints.commit_if_due()
+        return "signal"
+
+    def _take_offer(self, stop: threading.Event) -> None:
+        """Adopt or refuse the one that waits. Nothing reads meanwhile."""
+        assert self._adoption is not None, "somebody looks for offers"
+        assert self._offer is not None, "one waits"
+        course, offer, self._offer = self._course, self._offer, None
+        busy_seconds = course.busy_until - (course.first_taken_at or course.busy_until)
+        try:
+            self._adoption.take(offer, Pace(records=course.records, seconds=busy_seconds), stop)
+        except SourceUnavailable as error:
+            self._observer.warned(f"the offer of {offer.job} waits for the brokers: {error}")
+        course.newest_record_at = time.monotonic()
 
     def _take(self, ahead: DecodeAhead) -> list[Decoded] | Idle:
         """One turn of the loop begins."""
@@ -217,6 +263,7 @@ class LearnerProcess:
     def _take_in(self, report: StepReport) -> None:
         """Note what a step consumed and what has to be told of it."""
         batch = report.batch
+        self._course.records += batch.records
         self._checkpoints.note(batch)
         self._checkpoints.tell(*(dead_letter(self.facts.stream, record, problem) for record, problem in batch.dead))
         if report.update is not None:

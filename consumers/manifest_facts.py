@@ -59,6 +59,7 @@ def manifest_facts(
         "architecture": None if learner.learner is None else learner.learner.architecture,
         "classes": list(learner.class_names),
         "records_consumed": learner.records_consumed,
+        "decided_jobs": [d["job"] for d in learner.decisions if d["kind"] in ("adoption", "refusal")],
         "records_at_version": records_at_version,
         "version": None if version is None else dict(version),
         "report_positions": report_positions or [],

@@ -126,6 +126,10 @@ class LearnerMetrics(Observer):
         self._snapshot_at = gauge("snapshot_last_success_timestamp_seconds", "Unix time of the newest snapshot.")
         self._snapshot_failures = counter("snapshot_failures_total", "Snapshots that could not be written.")
         self._drifts = counter("drift_events_total", "Drifts detected.", "detector")
+        self._adoptions = counter(
+            "adoptions_total", "Offers of restructurings that were taken or refused.", "kind", "outcome"
+        )
+        self._relearning = gauge("relearning_records", "Records to be learnt once more after an adoption.")
         self._registrations = gauge("registrations_waiting", "Versions that wait for MLflow.")
         self._parameters = gauge("network_parameters", "Parameters of the network.")
         self._model = gauge("model_info", "The model in a role.", "role", "version", "run_id")
@@ -164,23 +168,26 @@ class LearnerMetrics(Observer):
         """Count one step. Nothing here reads from the device but the losses, at most once a second."""
         self.last_turn = time.monotonic()  # a chunk of records may be many slow updates
         batch = report.batch
-        for partition, records in batch.records_by_partition.items():
-            self._consumed.labels(partition.topic, partition.number).inc(records)
-        self._held_out.inc(len(batch.held_out))
-        self._duplicates.inc(len(batch.duplicates))
-        self._erased.inc(len(batch.erased))
-        for _, problem in batch.dead:
-            self._dead_letters.labels(str(problem.reason)).inc()
+        self._relearning.set(max(0, learner.high_water - learner.records_consumed))
+        if learner.records_consumed > learner.high_water:  # else they were counted before an adoption went back
+            for partition, records in batch.records_by_partition.items():
+                self._consumed.labels(partition.topic, partition.number).inc(records)
+            self._held_out.inc(len(batch.held_out))
+            self._duplicates.inc(len(batch.duplicates))
+            self._erased.inc(len(batch.erased))
+            for _, problem in batch.dead:
+                self._dead_letters.labels(str(problem.reason)).inc()
+            if report.drift:
+                self._drifts.labels(str(learner.settings.drift.detector)).inc()
         if batch.newest_event_time_seconds is not None:
             self._newest_event_time_seconds = batch.newest_event_time_seconds
-        if report.drift:
-            self._drifts.labels(str(learner.settings.drift.detector)).inc()
         for stage, seconds in report.seconds.items():
             self._step.labels(stage).observe(seconds)
         update = report.update
         if update is not None:
-            self._trained.labels("incoming").inc(update.rows)
-            self._trained.labels("replay").inc(update.replayed_rows)
+            if learner.records_consumed > learner.high_water:
+                self._trained.labels("incoming").inc(update.rows)
+                self._trained.labels("replay").inc(update.replayed_rows)
             now = time.monotonic()
             if now - self._losses_read_at >= _LOSS_READ_SECONDS:
                 self._losses_read_at = now
@@ -211,6 +218,16 @@ class LearnerMetrics(Observer):
         partition = (gap.partition.topic, gap.partition.number)
         self._gaps.labels(*partition).inc()
         self._gap_records.labels(*partition).inc(gap.lost_records or 0)
+
+    def adopted(self, learner: StreamLearner, kind: str) -> None:
+        """The learner goes back, and on with another network."""
+        self._adoptions.labels(kind, "adopted").inc()
+        self._relearning.set(max(0, learner.high_water - learner.records_consumed))
+        self._show_learner(learner)
+
+    def refused(self, kind: str) -> None:
+        """The learner goes on without it."""
+        self._adoptions.labels(kind, "refused").inc()
 
     def turned(self, lag_records: Mapping[Partition, int]) -> None:
         """The loop has turned: /livez asks when it did last."""

@@ -38,6 +38,12 @@ class Observer:
     def gap_accepted(self, gap: Gap) -> None:
         """The log has lost records, and learning goes on without them, as somebody has said it should."""
 
+    def adopted(self, learner: StreamLearner, kind: str) -> None:
+        """The learner goes on with what a restructuring of this kind has made, and learns once more what came since."""
+
+    def refused(self, kind: str) -> None:
+        """The learner goes on without what a restructuring of this kind has made."""
+
     def warned(self, message: str) -> None:
         """One line for a person. Also from the thread that commits."""
 
@@ -75,6 +81,14 @@ class Observers(Observer):
     def gap_accepted(self, gap: Gap) -> None:
         for observer in self._observers:
             observer.gap_accepted(gap)
+
+    def adopted(self, learner: StreamLearner, kind: str) -> None:
+        for observer in self._observers:
+            observer.adopted(learner, kind)
+
+    def refused(self, kind: str) -> None:
+        for observer in self._observers:
+            observer.refused(kind)
 
     def warned(self, message: str) -> None:
         for observer in self._observers:

@@ -29,6 +29,7 @@ from consumers.version_submission import VersionSubmission
 from deploy.process_facts import process_facts
 from deploy.settings import Settings
 from deploy.state_folder import make_state_folder
+from model_store.offers import OfferStore
 from model_store.registrar_process import RegistrarProcess
 from model_store.registration_queue import RegistrationQueue
 from model_store.snapshot_store import SnapshotStore
@@ -147,6 +148,7 @@ def _opened(
         versions=submission,
         reports=kafka_reports(settings.kafka, stream=stream, branch=branch) if speaks else None,
         accept_gap=accept_gap,
+        offers=OfferStore(state / "offers"),
     )
     resumed = process.start(stop)
     return OpenLearner(

@@ -1,6 +1,7 @@
-"""Named places in the commit and the start where a test may kill the process. Without a test each is a no-op.
+"""Named places in commit, start and adoption where a test may kill the process. Without a test each is a no-op.
 
-The names are those of the numbered steps: `snapshot.*` while one is written, `commit.*`, `transaction.*`, `start.*`.
+The names are those of the numbered steps: `snapshot.*` while one is written, `commit.*`, `transaction.*`, `start.*`,
+`adopt.*`.
 """
 
 from __future__ import annotations

@@ -71,6 +71,7 @@ class StreamLearner:
         self.records_consumed = 0
         self.records_trained = 0
         self.records_held_out = 0
+        self.high_water = 0  # records consumed before an adoption went back: below it the log is learnt once more
         self.decisions: list[dict[str, Json]] = []  # recorded decisions, each with its offsets
         self._spec: InputSpec | None = None
         self._assembled: list[Decoded] = []  # the records of the batch being assembled
@@ -81,6 +82,11 @@ class StreamLearner:
         self._drift_pending = False
 
     # -- what others may see ---------------------------------------------------------------------------------------
+
+    @property
+    def is_relearning(self) -> bool:
+        """What comes was learnt before, by a model that an adoption has replaced, and was told then."""
+        return self.records_consumed < self.high_water
 
     @property
     def class_columns(self) -> Mapping[str, int]:
@@ -353,6 +359,7 @@ class StreamLearner:
             "records_consumed": self.records_consumed,
             "records_trained": self.records_trained,
             "records_held_out": self.records_held_out,
+            "high_water": self.high_water,
             "decisions": cast(Json, list(self.decisions)),  # nobody writes into one
             "erasures": self.erasures.state(),
             "poison": self._culprits.state(),
@@ -389,10 +396,29 @@ class StreamLearner:
         self.records_consumed = cast(int, state["records_consumed"])
         self.records_trained = cast(int, state["records_trained"])
         self.records_held_out = cast(int, state["records_held_out"])
+        self.high_water = cast(int, state.get("high_water", 0))  # releases before there were adoptions saved none
         self.decisions = list(cast("list[dict[str, Json]]", state["decisions"]))
         self.erasures.load_state(cast(Json, state.get("erasures", [])))
         self._culprits.load_state(_tree(state.get("poison", {})))
         self.obey(())
+
+    def adopt(self, state: StateTree, decision: dict[str, Json], decisions: Sequence[Mapping[str, Json]] = ()) -> None:
+        """Go on with the state that a restructuring has made of an earlier one of this learner.
+
+        Of the present one are kept: the hold-outs (those at the earlier place are among them), the best accuracies, the
+        decisions, which are obeyed again, and how far it had come. `decision`: that it is adopted; `decisions`: further
+        ones to obey. `UserError` where the state does not fit these settings; then nothing has changed.
+        """
+        StreamLearner(self.settings).load_state(state)
+        hold_out, best, erasures = self.hold_out.state(), self.forgetting.best, self.erasures.state()
+        recorded, high_water = self.decisions, max(self.high_water, self.records_consumed)
+        self.load_state(state)
+        self.hold_out.load_state(hold_out)
+        self.forgetting.keep_best(best)
+        self.erasures.load_state(erasures)
+        self.decisions, self.high_water = list(recorded), high_water
+        self.decide(decision)
+        self.obey(decisions)
 
     def predict_columns(self, x: np.ndarray) -> np.ndarray:
         """Logit columns that the present network chooses among the known classes."""

@@ -22,6 +22,7 @@ from consumers.snapshot_commit import CommitReport
 from consumers.told_before import Reports
 from consumers.versions import Versions
 from model_store.manifest import NotWhole
+from model_store.offers import OfferStore
 from model_store.snapshot import OutboxMessage, Snapshot
 from model_store.snapshot_store import SnapshotEntry, SnapshotStore
 from pipeline.evaluation.forgetting import EvaluationReport
@@ -105,6 +106,10 @@ class World:
     def store(self) -> SnapshotStore:
         return SnapshotStore(self.folder / "snapshots")
 
+    @property
+    def offers(self) -> OfferStore:
+        return OfferStore(self.folder / "offers")
+
     def commit_log(self, branch: str = "main") -> InMemoryCommitLog:
         return InMemoryCommitLog(self.commits, STREAM, branch, dict.fromkeys(self.log.partitions, 0))
 
@@ -152,6 +157,7 @@ class World:
             accept_gap=accept_gap,
             # Without a thread, so that a test knows when each commit is; the thread has tests of its own.
             commits=commits or CommitAtOnce(),
+            offers=self.offers,
         )
 
     def learn(self, *, max_records: int | None = None, **parts: Any) -> RunReport:

@@ -1,0 +1,197 @@
+"""How a learner takes over what a restructuring has made of an earlier state of it. ARCHITECTURE.md."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import cast
+
+from consumers.checkpointing import Checkpointing
+from consumers.log_gap import find_gaps
+from consumers.manifest_facts import ProcessFacts
+from consumers.observers import Observer
+from consumers.record_source import RecordSource
+from consumers.told_before import Reports, ToldBefore
+from model_store.fault_points import fault_point
+from model_store.manifest import NotWhole
+from model_store.offers import Offer, OfferStore
+from model_store.snapshot import Snapshot
+from model_store.snapshot_store import SnapshotStore
+from pipeline.record import Partition
+from pipeline.state import Json
+from pipeline.stream_learner import StreamLearner
+from pipeline.user_error import UserError
+
+# Looking costs a listing of a folder that is mostly not there.
+_LOOK_EVERY_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How fast this process has learnt so far."""
+
+    records: int
+    seconds: float
+
+    def seconds_for(self, records: int) -> float | None:
+        """None: it has not learnt long enough to tell."""
+        return records * self.seconds / self.records if self.records and self.seconds > 0 else None
+
+
+class Adoption:
+    """Looks for offers, adopts or refuses each once.
+
+    The result of a job is a whole state at its parent's offsets. Adopting it is like falling back to an older snapshot,
+    except that the snapshot is a new one, under the learner's own next sequence, so that every later start finds it:
+
+    1. Everything learnt and told so far is committed.
+    2. The offer is checked: of this state, whole, fit for these settings, and a log that still goes on from there.
+    3. What was told since the parent is read back: it is learnt again, with the decisions of the first time, and told
+       once.
+    4. The learner loads the offer; it keeps what is not the network's (`StreamLearner.adopt`).
+    5. A snapshot under the next sequence, and the commit: offsets go back. A kill before this leaves the state before
+       the adoption, and the offer, which is adopted again; a kill after it, the adopted one.
+    6. The caller seeks to the parent's offsets.
+    """
+
+    def __init__(
+        self,
+        *,
+        learner: StreamLearner,
+        offers: OfferStore,
+        store: SnapshotStore,
+        checkpoints: Checkpointing,
+        source: RecordSource,
+        facts: ProcessFacts,
+        observer: Observer,
+        reports: Reports | None,
+    ) -> None:
+        self._learner = learner
+        self._offers = offers
+        self._store = store
+        self._checkpoints = checkpoints
+        self._source = source
+        self._facts = facts
+        self._observer = observer
+        self._reports = reports
+        self._looked_at = 0.0
+
+    def waiting(self) -> Offer | None:
+        """An offer that is neither adopted nor refused; looked for once a second. Those that are decided go when no
+        fall-back can need them any more."""
+        now = time.monotonic()
+        if now - self._looked_at < _LOOK_EVERY_SECONDS:
+            return None
+        self._looked_at = now
+        waiting = self._offers.waiting()
+        decided = {
+            decision["job"] for decision in self._learner.decisions if decision["kind"] in ("adoption", "refusal")
+        }
+        for offer in waiting:
+            if offer.job in decided and self._is_durable(offer.job):
+                with suppress(OSError):  # on a disk that takes no change it harms nobody
+                    self._offers.remove(offer.job)
+        return next((offer for offer in waiting if offer.job not in decided), None)
+
+    def _is_durable(self, job: str) -> bool:
+        """Whether the two newest snapshots both know of it: the newest may turn out to be broken."""
+        newest = self._store.entries()[-2:]
+        return len(newest) == 2 and all(job in cast("list[Json]", e.facts.get("decided_jobs") or []) for e in newest)
+
+    def take(self, offer: Offer, pace: Pace, stop: threading.Event) -> Mapping[Partition, int] | None:
+        """Numbered as above: where to go on from; None: refused. No other thread uses the source meanwhile.
+
+        Raises as `Checkpointing.commit_now`, and `SourceUnavailable`, with nothing changed.
+        """
+        # 1.
+        self._learner.discard_pending()
+        self._checkpoints.commit_now()
+        fault_point("adopt.begun")
+        # 2.
+        try:
+            snapshot = self._offers.load(offer)
+        except NotWhole as problem:
+            self._refuse(offer, f"it is not whole: {problem.why}")
+            return None
+        why = self._why_not(snapshot)
+        if why is not None:
+            self._refuse(offer, why)
+            return None
+        # 3.
+        told, told_since = ToldBefore(), snapshot.facts.get("report_positions")
+        if self._reports is not None:
+            told = self._reports.read_back(told_since, stop)
+        beginnings = self._source.beginning_offsets()
+        # 4.
+        before = self._learner.records_consumed
+        parent = cast(int, snapshot.state["records_consumed"])
+        expected = pace.seconds_for(before - parent)
+        decision: dict[str, Json] = {"kind": "adoption", "job": offer.job, "parent_records": parent}
+        try:
+            self._learner.adopt(snapshot.state, decision, told.decisions)
+        except UserError as error:
+            self._refuse(offer, str(error))
+            return None
+        fault_point("adopt.loaded")
+        # 5.
+        self._checkpoints.tell_event(
+            "adopted",
+            offer.job,
+            {
+                **offer.facts,
+                "parent_records": parent,
+                "records_to_relearn": before - parent,
+                "expected_seconds": None if expected is None else round(expected, 1),
+            },
+        )
+        offsets = {**beginnings, **{p: offset for p, offset in snapshot.offsets.items() if p in beginnings}}
+        self._checkpoints.go_back(
+            offsets, _last_records(snapshot), told, told_since, trigger=str(offer.facts.get("kind", "manual"))
+        )
+        fault_point("adopt.committed")
+        self._observer.adopted(self._learner, str(offer.facts.get("kind")))
+        return offsets
+
+    def _why_not(self, snapshot: Snapshot) -> str | None:
+        """One line; None: it may be adopted."""
+        facts, learner = snapshot.facts, self._learner
+        for name, ours in (
+            ("stream", self._facts.stream),
+            ("branch", self._facts.branch),
+            ("state_id", self._facts.state_id),
+        ):
+            if facts.get(name) != ours:
+                return f"it was made of another state: {name} {facts.get(name)!r}, this one is {ours!r}"
+        if cast(int, snapshot.state["records_consumed"]) > learner.records_consumed:
+            return "its parent is ahead of this state, which has fallen back since"
+        if snapshot.state.get("erasures", []) != learner.erasures.state():
+            return "a subject was erased since its parent was written: let the job be done again"
+        gaps = find_gaps(
+            facts,
+            self._source,
+            snapshot.offsets,
+            cluster_id=self._facts.cluster_id,
+            topic_id=self._facts.topic_id,
+        )
+        return f"the log cannot be learnt again from there: {gaps[0].why}" if gaps else None
+
+    def _refuse(self, offer: Offer, why: str) -> None:
+        """Recorded, so that it is refused once, and told."""
+        kind = str(offer.facts.get("kind"))
+        self._learner.decide({"kind": "refusal", "job": offer.job, "why": why})
+        self._checkpoints.tell_event("offer_refused", offer.job, {**offer.facts, "why": why})
+        self._checkpoints.commit_now(at_any_rate=True)
+        self._observer.warned(f"the offer of {offer.job} was refused: {why}")
+        self._observer.refused(kind)
+
+
+def _last_records(snapshot: Snapshot) -> dict[Partition, tuple[int, str]]:
+    return {
+        Partition(topic, number): (offset, checksum)
+        for topic, number, offset, checksum in cast(
+            "list[tuple[str, int, int, str]]", snapshot.facts.get("last_records") or []
+        )
+    }

@@ -1,0 +1,81 @@
+"""What restructurings offer to a learner: whole snapshots at their parents' offsets, a folder for each job.
+
+<folder>/<job>/<generation>-<sequence>/    the offer, under its parent's numbers, whole or absent like any snapshot
+
+Whoever did the job puts it here, the learner adopts or refuses it, and removes it when that is durable twice: a learner
+that falls back to the snapshot before finds it again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from model_store.durable_files import remove_folder
+from model_store.snapshot import Snapshot
+from model_store.snapshot_store import SnapshotEntry, SnapshotStore
+from pipeline.state import Json
+
+_JOB = re.compile(r"[a-z][a-z_]{0,31}-[0-9]{1,18}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """One that is whole as far as its manifest says."""
+
+    job: str
+    entry: SnapshotEntry
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What the job says of it: `kind`, and what it measured."""
+        offer = self.entry.facts.get("offer")
+        return cast("Mapping[str, Any]", offer) if isinstance(offer, dict) else {}
+
+
+class OfferStore:
+    """A folder of offers. One process puts a job's offer, one learner takes it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def put(self, job: str, kind: str, parent: Snapshot, result: Snapshot, said: Mapping[str, Json]) -> Offer:
+        """Offer a snapshot in its parent's place. A job that is done twice offers once: what lies there stays.
+
+        `job`: KIND-NUMBER in lower case. `said`: for events and metrics. Raises `OSError`.
+        """
+        assert _JOB.fullmatch(job), f"{job!r} is no name of a job"
+        waiting = {offer.job: offer for offer in self.waiting()}
+        if job in waiting:
+            return waiting[job]
+        offered = Snapshot(
+            generation=parent.generation,
+            sequence=parent.sequence,
+            state=result.state,
+            offsets=parent.offsets,
+            facts={**result.facts, "offer": {**said, "kind": kind, "job": job}},
+        )
+        return Offer(job=job, entry=SnapshotStore(self.folder / job).write(offered))
+
+    def waiting(self) -> list[Offer]:
+        """In the jobs' order. A folder without a good manifest is none."""
+        if not self.folder.is_dir():
+            return []
+        offers = []
+        for path in sorted(self.folder.iterdir()):
+            if _JOB.fullmatch(path.name) and path.is_dir():
+                entries = SnapshotStore(path).entries()
+                offers += [Offer(job=path.name, entry=entry) for entry in entries[-1:]]
+        return offers
+
+    def load(self, offer: Offer) -> Snapshot:
+        """Every sum is checked: `NotWhole` where one is wrong."""
+        return SnapshotStore(self.folder / offer.job).load(offer.entry)
+
+    def remove(self, job: str) -> None:
+        """Raises `OSError`."""
+        assert _JOB.fullmatch(job), f"{job!r} is no name of a job"
+        remove_folder(self.folder / job)

@@ -1,0 +1,326 @@
+"""A learner takes over what was made of an earlier state of it: once, whatever kills it, and nothing is told twice."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor
+
+from consumers.memory_record_source import InMemoryRecordSource
+from consumers.metrics import LearnerMetrics
+from consumers.process_settings import MetricsSettings
+from model_store.fault_points import on_fault_point
+from model_store.snapshot import Snapshot
+from model_store.snapshot_store import SnapshotStore
+from pipeline.codec.record_decoder import RecordDecoder
+from pipeline.state import StateTree, fingerprint
+from pipeline.stream_learner import StreamLearner
+from tests.consumers.digit_records import digit_stream
+from tests.consumers.learner_world import (
+    STREAM,
+    Killed,
+    KilledAfterSteps,
+    KilledBeforeTelling,
+    Witness,
+    World,
+    run,
+)
+
+RECORDS = digit_stream(90)
+OFTEN: dict[str, Any] = {"every_records": 45, "keep": 50}
+JOB = "consolidation-1"
+
+
+@pytest.fixture(autouse=True)
+def _looks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("consumers.adoption._LOOK_EVERY_SECONDS", 0.0)
+
+
+def begun(folder: Path, records: int = 150) -> World:
+    """Has learnt half of the log, with a snapshot every 45 records."""
+    world = World(folder)
+    world.write(RECORDS)
+    world.learn(max_records=records, snapshots=OFTEN)
+    return world
+
+
+def parent_of(world: World, records: int = 45) -> Snapshot:
+    """An early snapshot."""
+    entry = next(entry for entry in world.store.entries() if cast(int, entry.facts["records_consumed"]) >= records)
+    return world.store.load(entry)
+
+
+def changed(state: StateTree) -> StateTree:
+    """Another network of the same shape: what a job would make of it."""
+    other = copy.deepcopy(state)
+    network = cast("dict[str, Tensor]", cast("dict[str, Any]", other["learner"])["network"])
+    for number, tensor in enumerate(network.values()):
+        random = torch.Generator().manual_seed(number)
+        tensor.add_(0.01 * torch.randn(tensor.shape, generator=random))
+    return other
+
+
+@contextmanager
+def kill_at(place: str) -> Iterator[None]:
+    """The process dies where it comes to this point."""
+
+    def die(name: str) -> None:
+        if name == place:
+            raise Killed
+
+    on_fault_point(die)
+    try:
+        yield
+    finally:
+        on_fault_point(None)
+
+
+def offer(
+    world: World, change: Callable[[StateTree], StateTree] = changed, records: int = 45, **facts: Any
+) -> Snapshot:
+    parent = parent_of(world, records)
+    result = Snapshot(
+        generation=0,
+        sequence=0,
+        state=change(parent.state),
+        offsets=parent.offsets,
+        facts={**parent.facts, **facts},
+    )
+    world.offers.put(JOB, "consolidation", parent, result, {"accuracy_before": 0.5, "accuracy_after": 0.75})
+    return parent
+
+
+def model(world: World) -> str:
+    """What was learnt, without what is only kept beside it."""
+    return fingerprint(cast(StateTree, world.newest().state["learner"]))
+
+
+def by_hand(world: World, change: Callable[[StateTree], StateTree]) -> str:
+    """The changed parent, learnt on from its place to the end, with no process around it."""
+    parent = parent_of(world)
+    learner = StreamLearner(world.settings)
+    learner.load_state(change(parent.state))
+    source, decode = InMemoryRecordSource(world.log), RecordDecoder(world.settings.input).decode
+    source.seek(parent.offsets)
+    while records := source.poll(100, 0.0):
+        for record in records:
+            if learner.add(decode(record)):
+                learner.step(learner.assembler.take())
+    learner.flush()
+    assert learner.learner is not None
+    return fingerprint(learner.learner.state())
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> World:
+    world = World(tmp_path_factory.mktemp("undisturbed"))
+    world.write(RECORDS)
+    world.learn()
+    return world
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return begun(tmp_path)
+
+
+def told_once(world: World, undisturbed: World) -> None:
+    assert world.dead_offsets() == undisturbed.dead_offsets()
+    classes = [json.loads(message.value or b"")["class"] for message in world.events("new_class")]
+    assert sorted(classes) == ["0", "1", "2", "3", "4", "5"]
+    assert len(world.events("adopted")) == 1
+    ids = [dict(message.headers)["ce_id"] for message in world.told(f"{STREAM}.events")]
+    assert len(ids) == len(set(ids))
+
+
+def test_an_adopted_parent_learns_its_way_back_to_the_very_same_model(world: World, undisturbed: World) -> None:
+    """The one result whose outcome is known: a job that changes nothing."""
+    offer(world, lambda state: state)
+    report = world.learn(snapshots=OFTEN)
+    assert model(world) == model(undisturbed)
+    told_once(world, undisturbed)
+    assert report.records > len(RECORDS) - 150, "what came since the parent was learnt once more"
+    newest = world.newest()
+    assert newest.offsets == {world.partition: len(RECORDS)}
+    assert newest.state["records_consumed"] == len(RECORDS)
+
+
+def test_a_changed_network_learns_what_came_since_and_everything_is_told_once(world: World, undisturbed: World) -> None:
+    expected = by_hand(world, changed)
+    parent, before = offer(world), cast(int, world.newest().state["records_consumed"])
+    world.learn(snapshots=OFTEN)
+    assert model(world) == expected != model(undisturbed)
+    told_once(world, undisturbed)
+    (told,) = world.events("adopted")
+    data = json.loads(told.value or b"")
+    assert data["kind"] == "consolidation"
+    assert data["accuracy_after"] == 0.75
+    assert data["parent_records"] == parent.state["records_consumed"]
+    assert data["records_to_relearn"] == before - cast(int, parent.state["records_consumed"])
+
+
+def test_it_is_adopted_while_the_learner_runs(tmp_path: Path, undisturbed: World) -> None:
+    world = begun(tmp_path)
+    expected = by_hand(world, changed)
+
+    class OffersLate(Witness):
+        def stepped(self, learner: StreamLearner, report: Any) -> None:
+            super().stepped(learner, report)
+            if len(self.steps) == 3:
+                offer(world)
+
+    witness = OffersLate()
+    world.learn(observer=witness, snapshots=OFTEN)
+    assert model(world) == expected
+    told_once(world, undisturbed)
+    (told,) = world.events("adopted")
+    assert json.loads(told.value or b"")["expected_seconds"] > 0
+
+
+@pytest.mark.parametrize("point", ["adopt.begun", "adopt.loaded", "adopt.committed", "commit.written", "commit.told"])
+def test_a_kill_during_the_adoption_adopts_once(world: World, undisturbed: World, point: str) -> None:
+    expected = by_hand(world, changed)
+    offer(world)
+    with kill_at(point), pytest.raises(Killed):
+        world.learn(snapshots=OFTEN)
+    world.learn(snapshots=OFTEN)
+    assert model(world) == expected
+    told_once(world, undisturbed)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 9])
+def test_a_kill_while_it_learns_again_changes_nothing(world: World, undisturbed: World, steps: int) -> None:
+    expected = by_hand(world, changed)
+    offer(world)
+    with pytest.raises(Killed):
+        world.learn(observer=KilledAfterSteps(steps), snapshots=OFTEN)
+    with pytest.raises(Killed):
+        world.learn(commit_log=KilledBeforeTelling(world.commit_log(), commits=2), snapshots=OFTEN)
+    world.learn(snapshots=OFTEN)
+    assert model(world) == expected
+    told_once(world, undisturbed)
+
+
+def test_a_lost_adoption_is_made_again(world: World, undisturbed: World) -> None:
+    """Its snapshot decays before there is another: the one before knows nothing of it, and the offer is still there."""
+    expected = by_hand(world, changed)
+    offer(world)
+    with kill_at("adopt.committed"), pytest.raises(Killed):
+        world.learn(snapshots=OFTEN)
+    adopted = world.newest_entry()
+    (adopted.path / adopted.manifest.files[0].name).write_bytes(b"decayed")
+    world.learn(snapshots=OFTEN)
+    assert model(world) == expected
+    told_once(world, undisturbed)
+
+
+def test_what_is_kept_is_of_the_present_and_what_is_the_networks_is_not(world: World) -> None:
+    before = world.newest().state
+    offer(world)
+    process = world.process(snapshots=OFTEN)
+    process.start()
+    with kill_at("adopt.committed"), pytest.raises(Killed):
+        run(process)
+    after = world.newest().state
+    parent = parent_of(world).state
+    assert fingerprint(cast(StateTree, after["hold_out"])) == fingerprint(cast(StateTree, before["hold_out"]))
+    assert after["high_water"] == before["records_consumed"]
+    assert after["records_consumed"] == parent["records_consumed"]
+    assert fingerprint(cast(StateTree, after["recent_ids"])) == fingerprint(cast(StateTree, parent["recent_ids"]))
+    assert world.newest().offsets == parent_of(world).offsets
+    assert world.newest().sequence > 3
+
+
+def test_an_offer_goes_when_two_snapshots_know_of_it(world: World) -> None:
+    offer(world)
+    world.learn(max_records=1, snapshots=OFTEN)
+    assert [waiting.job for waiting in world.offers.waiting()] == [JOB]
+    world.learn(max_records=100, snapshots=OFTEN)
+    world.learn(snapshots=OFTEN)
+    assert world.offers.waiting() == []
+    assert len(world.events("adopted")) == 1
+
+
+def test_counters_count_each_record_once(world: World) -> None:
+    before = cast(int, world.newest().state["records_consumed"])
+    offer(world)
+    metrics = LearnerMetrics(MetricsSettings(), stream=STREAM, branch="main")
+    world.learn(observer=metrics, snapshots=OFTEN)
+    found = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in metrics.registry.collect()
+        for sample in family.samples
+    }
+    topic = world.partition.topic
+    assert found[("palimpsest_samples_consumed_total", topic, "0")] == len(RECORDS) - before
+    assert found[("palimpsest_adoptions_total", "consolidation", "adopted")] == 1
+    assert found[("palimpsest_relearning_records",)] == 0
+
+
+# -- refusals ----------------------------------------------------------------------------------------------------------
+
+
+def refused(world: World, undisturbed: World) -> str:
+    """Once, and the learner goes on as if nothing had been offered."""
+    witness = Witness()
+    world.learn(observer=witness, max_records=20, snapshots=OFTEN)
+    world.learn(snapshots=OFTEN)
+    assert model(world) == model(undisturbed)
+    (told,) = world.events("offer_refused")
+    assert world.events("adopted") == []
+    assert world.dead_offsets() == undisturbed.dead_offsets()
+    why = cast(str, json.loads(told.value or b"")["why"])
+    assert witness.warnings == [f"the offer of {JOB} was refused: {why}"]
+    return why
+
+
+def test_another_states_offer_is_refused(world: World, undisturbed: World) -> None:
+    offer(world, state_id="another")
+    assert refused(world, undisturbed) == "it was made of another state: state_id 'another', this one is 'state'"
+
+
+def test_a_damaged_offer_is_refused(world: World, undisturbed: World) -> None:
+    offer(world)
+    (waiting,) = world.offers.waiting()
+    (waiting.entry.path / waiting.entry.manifest.files[0].name).write_bytes(b"decayed")
+    assert refused(world, undisturbed).startswith("it is not whole")
+
+
+def test_an_offer_that_does_not_fit_the_settings_is_refused(world: World, undisturbed: World) -> None:
+    def without_a_term(state: StateTree) -> StateTree:
+        other = copy.deepcopy(state)
+        del cast("dict[str, Any]", cast("dict[str, Any]", other["learner"])["retention"])["ewc_pp"]
+        return other
+
+    offer(world, without_a_term)
+    assert "retention terms" in refused(world, undisturbed)
+
+
+def test_an_offer_whose_parent_is_ahead_is_refused(tmp_path: Path, undisturbed: World) -> None:
+    world = begun(tmp_path)
+    offer(world, records=100)
+    for entry in world.store.entries():
+        if cast(int, entry.facts["records_consumed"]) >= 100:
+            SnapshotStore(entry.path.parent).remove(entry.path)
+    assert "its parent is ahead of this state" in refused(world, undisturbed)
+
+
+def test_an_offer_before_the_logs_beginning_is_refused(world: World, undisturbed: World) -> None:
+    offer(world)
+    world.log.truncate_before(world.partition.number, 120)
+    assert "retention deleted" in refused(world, undisturbed)
+
+
+def test_an_offer_of_before_an_erasure_is_refused(world: World, undisturbed: World) -> None:
+    def with_an_erasure(state: StateTree) -> StateTree:
+        return {**state, "erasures": [{"subject": "00000000000000aa", "until": [["digits.samples", 0, 5]]}]}
+
+    offer(world, with_an_erasure)
+    assert "a subject was erased" in refused(world, undisturbed)
