@@ -16,6 +16,7 @@ from consumers.state_checks import check_belongs
 from consumers.told_before import Reports
 from model_store.fault_points import fault_point
 from model_store.manifest import NotWhole
+from model_store.offers import OfferStore
 from model_store.snapshot import OutboxMessage, Snapshot
 from model_store.snapshot_store import SnapshotEntry, SnapshotStore
 from pipeline.erasure import erased, named_subject, subject_hex, unknown_rows
@@ -59,7 +60,8 @@ class SubjectErasure:
        ordinary. (Records of a producer's transaction that is open just now come later.)
     5. Rewrite every kept snapshot, the newest first. From then on the one that a learner starts from has no more of the
        subject, also where this is killed. Dead letters of the subject leave the outboxes.
-    6. Remove what is no whole snapshot, and what was left half written or half removed: it may hold raw samples.
+    6. Remove what is no whole snapshot, and what was left half written or half removed: it may hold raw samples. So
+       may what restructurings have offered: their jobs are to be done again.
     7. One more snapshot of the newest, under the new generation, with an event in its outbox; then its commit. So the
        event is told when all is done, and once.
 
@@ -74,9 +76,11 @@ class SubjectErasure:
         commit_log: CommitLog,
         facts: ProcessFacts,
         reports: Reports | None,
+        offers: OfferStore,
     ) -> None:
         """`reports`: of the branch that writes to the stream's topics; None: nothing is told."""
         self._store = store
+        self._offers = offers
         self._source = source
         self._commit_log = commit_log
         self._facts = facts
@@ -131,6 +135,7 @@ class SubjectErasure:
             self._store.remove(path)
         broken += [folder.path for folder in self._store.broken()]
         self._store.remove_leftovers()
+        self._offers.clear()
         fault_point("erase.removed")
         # 7.
         done = ErasureReport(

@@ -11,6 +11,9 @@ class SnapshotSettings(Section):
     every_seconds: float = changeable(30.0, gt=0, why="seconds between two snapshots while records come")
     every_records: int | None = changeable(None, ge=1, why="a snapshot after so many records too (none: by time alone)")
     keep: int = changeable(3, ge=2, why="newest snapshots kept, beside those of versions in a role")
+    keep_bases: int = changeable(
+        3, ge=0, why="snapshots from right before new classes that are kept too: a consolidation's old teachers"
+    )
     keep_days: float = changeable(30.0, gt=0, why="older ones go even if few are left, but never the two newest")
     max_outbox_messages: int = changeable(10_000, ge=1, why="a fuller outbox forces a snapshot")
     max_outbox_bytes: int = changeable(64 * 1024 * 1024, ge=1, why="a larger outbox forces a snapshot")

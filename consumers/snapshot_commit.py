@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from consumers.base_snapshots import base_numbers
 from consumers.commit_log import BrokerUnavailable, CommitLog
 from consumers.process_settings import SnapshotSettings
 from model_store.fault_points import fault_point
@@ -107,7 +108,7 @@ class SnapshotCommit:
         try:
             self._store.prune(
                 self._settings.keep,
-                pinned=self.pinned,
+                pinned=self.pinned | base_numbers(self._store.entries(), self._settings.keep_bases),
                 pinned_sha256=self._pinned_sha256(),
                 max_age_seconds=self._settings.keep_days * 86_400.0,
             )

@@ -148,6 +148,23 @@ class SamplesTopic:
     partitions: tuple[Partition, ...]
 
 
+def check_unlabelled_topic(settings: KafkaSettings, name: str) -> tuple[Partition, ...]:
+    """The partitions of a topic of records without labels. Raises `UserError` where it is missing or not to be read."""
+    with kafka_connection.admin(settings) as admin, kafka_connection.talking(settings):
+        (described,) = admin.describe_topics([name])
+    error = kafka_errors.for_code(described["error_code"])
+    if error is kafka_errors.UnknownTopicOrPartitionError:
+        raise UserError(
+            f"topic {name} does not exist at {kafka_connection.bootstrap_servers(settings)}; send records without a "
+            "label to it (`palimpsest produce --unlabelled-share`), or name another one"
+        )
+    if issubclass(error, kafka_errors.AuthorizationError):
+        raise UserError(refusal("topic", name, "Read", "Describe"))
+    if error is not kafka_errors.NoError and not issubclass(error, kafka_errors.LeaderNotAvailableError):
+        raise error
+    return tuple(sorted(Partition(name, partition["partition_index"]) for partition in described["partitions"]))
+
+
 def check_samples_topic(settings: KafkaSettings, stream: str) -> SamplesTopic:
     """What the brokers say of `<stream>.samples`.
 

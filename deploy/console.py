@@ -26,7 +26,7 @@ class ConsoleObserver(Observer):
     """One line every two seconds while records come: rate, lag, accuracy, worst class. JSON where nobody is watching.
 
     Every line of JSON has `time` (seconds since 1970) and `event`: started, metrics, learning, new_class, drift,
-    snapshot, snapshot_failed, accepted_gap, version, warning, stopped, failed.
+    snapshot, snapshot_failed, accepted_gap, adopted, version, warning, stopped, failed.
     """
 
     def __init__(self, out: TextIO | None = None, *, as_json: bool | None = None) -> None:
@@ -126,6 +126,16 @@ class ConsoleObserver(Observer):
                 "lost_records": gap.lost_records,
                 "message": gap.why,
             },
+        )
+
+    def adopted(self, learner: StreamLearner, kind: str) -> None:
+        """The records go back with it, so the rate counts from there."""
+        again = learner.high_water - learner.records_consumed
+        self._told_at, self._records_told = time.monotonic(), learner.records_consumed
+        self._note(
+            "adopted",
+            f"adopted a {kind}; {again:,} records are learnt once more",
+            {"kind": kind, "records_consumed": learner.records_consumed, "records_to_relearn": again},
         )
 
     def registered(self, version: str, run_id: str) -> None:

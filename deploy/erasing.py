@@ -14,6 +14,7 @@ from consumers.state_lock import exclusive_lock
 from consumers.topics import MAIN_BRANCH
 from deploy.process_facts import process_facts
 from deploy.settings import Settings
+from model_store.offers import OfferStore
 from model_store.snapshot_store import SnapshotStore
 from pipeline.user_error import UserError
 
@@ -37,5 +38,6 @@ def erase(
             commit_log=stack.enter_context(KafkaCommitLog(settings.kafka, stream, branch, samples.partitions)),
             facts=process_facts(samples, stream=stream, branch=branch),
             reports=kafka_reports(settings.kafka, stream=stream, branch=branch) if speaks else None,
+            offers=OfferStore(state / "offers"),
         )
         return erasure.erase(subject, unknown_too=unknown_too)

@@ -3,6 +3,7 @@
 0    done, also where a signal ended it
 1    a bug of ours, with its traceback
 2    something the user can put right: an option, a setting, a missing topic, a folder of another stream
+3    a job made nothing that is to be taken: it was refused, or its result is worse than what there is
 4    a newer learner has taken over this stream and branch; nothing is lost
 5    the log lost what was to be read next (`--accept-gap` goes on without it) or holds what cannot be read, or the
      brokers refuse for good what has to be told: a person must decide
@@ -14,6 +15,7 @@
 
 from __future__ import annotations
 
+NOT_OFFERED = 3
 FENCED = 4
 REFUSED = 5
 BROKERS_AWAY = 6

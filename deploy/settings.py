@@ -25,6 +25,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from consumers.kafka_settings import KafkaSettings
 from consumers.process_settings import MetricsSettings, RegistrySettings, SnapshotSettings, StreamSettings
+from pipeline.restructuring.acceptance import AcceptanceSettings
+from pipeline.restructuring.consolidation_settings import ConsolidationSettings
 from pipeline.settings import LearnerSettings, NetworkSettings
 from pipeline.user_error import UserError
 
@@ -44,6 +46,8 @@ class Settings(BaseSettings):
     snapshots: SnapshotSettings = SnapshotSettings()
     registry: RegistrySettings = RegistrySettings()
     metrics: MetricsSettings = MetricsSettings()
+    consolidation: ConsolidationSettings = ConsolidationSettings()
+    acceptance: AcceptanceSettings = AcceptanceSettings()
 
     @classmethod
     def settings_customise_sources(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from model_store.durable_files import remove_folder
+from model_store.durable_files import remove_folder, remove_temporary
 from model_store.snapshot import Snapshot
 from model_store.snapshot_store import SnapshotEntry, SnapshotStore
 from pipeline.state import Json
@@ -74,6 +74,15 @@ class OfferStore:
     def load(self, offer: Offer) -> Snapshot:
         """Every sum is checked: `NotWhole` where one is wrong."""
         return SnapshotStore(self.folder / offer.job).load(offer.entry)
+
+    def clear(self) -> int:
+        """Remove all, whole or not: they hold raw samples. How many folders there were. Raises `OSError`."""
+        folders = [path for path in self.folder.iterdir() if path.is_dir()] if self.folder.is_dir() else []
+        for path in folders:
+            remove_folder(path)
+        if self.folder.is_dir():
+            remove_temporary(self.folder)
+        return len(folders)
 
     def remove(self, job: str) -> None:
         """Raises `OSError`."""

@@ -94,6 +94,7 @@ def erasure(world: World, **changes: Any) -> SubjectErasure:
             state_id="",
         ),
         "reports": Reports(world.open_report, stream=STREAM, branch="main"),
+        "offers": world.offers,
     }
     return SubjectErasure(**parts | changes)
 
@@ -523,3 +524,14 @@ def test_versions_find_a_rewritten_snapshot_by_its_former_name(world: World) -> 
         names[-1:],
     ]
     assert not set(names) & {entry.sha256 for entry in world.store.entries()}
+
+
+def test_what_restructurings_have_offered_goes_too(world: World) -> None:
+    """It is a whole state, with raw samples; its job is to be done again."""
+    world.write(stream(60))
+    world.learn()
+    newest = world.newest()
+    world.offers.put("consolidation-1", "consolidation", newest, newest, {})
+    (world.offers.folder / "consolidation-2").mkdir()
+    erase(world)
+    assert list(world.offers.folder.iterdir()) == []

@@ -1,0 +1,232 @@
+"""One consolidation, from a stream's snapshots and topics to an offer that its learner adopts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from consumers.base_snapshots import class_names
+from consumers.record_source import RecordSource, read_records
+from model_store.durable_files import remove_folder
+from model_store.offers import OfferStore
+from model_store.snapshot import Snapshot
+from model_store.snapshot_store import SnapshotEntry, SnapshotStore
+from pipeline.codec.record_decoder import RecordDecoder
+from pipeline.device import choose_device
+from pipeline.evaluation.hold_out import HoldOut, evaluate_hold_out
+from pipeline.record import Partition
+from pipeline.restructuring.acceptance import AcceptanceSettings, Judgement, judged
+from pipeline.restructuring.consolidation import Consolidation, Progress, consolidated, consolidation_of
+from pipeline.restructuring.consolidation_settings import ConsolidationSettings
+from pipeline.sample import InputSpec, Sample
+from pipeline.settings import LearnerSettings
+from pipeline.state import Json, StateTree
+from pipeline.stream_learner import StreamLearner
+
+KIND = "consolidation"
+
+# What is lost at most where the process is killed.
+_SAVED_EVERY_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobReport:
+    """What came of a job."""
+
+    job: str
+    judgement: Judgement
+    new_classes: tuple[str, ...]
+    unlabelled_rows: int
+    from_reservoir: bool  # the log no longer had the new classes' records
+    seconds: float
+
+    @property
+    def as_json(self) -> dict[str, Json]:
+        """For events: what the offer says of itself."""
+        return {
+            "new_classes": list(self.new_classes),
+            "unlabelled_rows": self.unlabelled_rows,
+            "from_reservoir": self.from_reservoir,
+            "seconds": round(self.seconds, 1),
+            "average_accuracy_before": self.judgement.average_before,
+            "average_accuracy_after": self.judgement.average_after,
+            "reasons": list(self.judgement.reasons),
+        }
+
+
+class ConsolidationJob:
+    """Begun again after a kill or a stop it goes on from what it saved, and comes to the same result.
+
+    1. The parent's state, and that of its base: the last snapshot before the new classes' first record.
+    2. The new classes' records, read again from the log between the two, and all unlabelled records; neither what the
+       hold-out chooses nor what was erased. Where retention has cut the log, the reservoir's samples.
+    3. Teachers, distillation.
+    4. Parent and result judged on the parent's hold-outs.
+    5. Accepted: a whole state at the parent's offsets, offered.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: SnapshotStore,
+        offers: OfferStore,
+        work: Path,
+        samples: RecordSource,
+        unlabelled: RecordSource,
+        consolidation: ConsolidationSettings,
+        acceptance: AcceptanceSettings,
+        device: str = "auto",
+    ) -> None:
+        """`work`: a folder for what is begun. The stream's own settings are those that the parent was learnt with."""
+        self._store = store
+        self._offers = offers
+        self._work = work
+        self._samples = samples
+        self._unlabelled = unlabelled
+        self._consolidation = consolidation
+        self._acceptance = acceptance
+        self._device = device
+
+    def run(
+        self, parent_entry: SnapshotEntry, base_entry: SnapshotEntry, *, progress: Progress, stop: Callable[[], bool]
+    ) -> JobReport | None:
+        """Numbered as above; None where `stop()` ended it, with what was done so far saved.
+
+        `Refused` where no good student could come of it; `NotWhole`, `SourceUnavailable`, `LogTruncated`, `OSError`.
+        """
+        began = time.monotonic()
+        # 1.
+        parent, base = self._store.load(parent_entry), self._store.load(base_entry)
+        learner_settings = LearnerSettings.model_validate(parent.facts["settings"]).model_copy(
+            update={"device": self._device}
+        )
+        job = f"{KIND}-{parent.state['records_consumed']}"
+        new = [name for name in class_names(parent_entry) if name not in class_names(base_entry)]
+        # 2.
+        reader = _Reader(parent, learner_settings)
+        records = None if self._is_cut(base) else list(reader.labelled(self._samples, base.offsets, new))
+        unlabelled = list(reader.unlabelled(self._unlabelled))
+        # 3.
+        consolidation = consolidation_of(
+            parent.state,
+            base.state,
+            records,
+            unlabelled,
+            self._consolidation,
+            device=choose_device(self._device),
+            seed=learner_settings.seed,
+        )
+        saved = SnapshotStore(self._work / job)
+        self._resume(saved, consolidation)
+        student = consolidation.run(progress=_Saving(saved, consolidation, progress), stop=stop)
+        if student is None:
+            _save(saved, consolidation)
+            return None
+        state = consolidated(parent.state, student, learner_settings)
+        # 4.
+        judgement = judged(
+            _accuracies(parent.state, learner_settings), _accuracies(state, learner_settings), self._acceptance
+        )
+        report = JobReport(
+            job=job,
+            judgement=judgement,
+            new_classes=tuple(new),
+            unlabelled_rows=len(unlabelled),
+            from_reservoir=records is None,
+            seconds=time.monotonic() - began,
+        )
+        # 5.
+        if judgement.accepted:
+            result = Snapshot(generation=0, sequence=0, state=state, offsets=parent.offsets, facts=parent.facts)
+            self._offers.put(job, KIND, parent, result, report.as_json)
+        if saved.folder.exists():
+            remove_folder(saved.folder)
+        return report
+
+    def _is_cut(self, base: Snapshot) -> bool:
+        beginnings = self._samples.beginning_offsets()
+        return any(beginning > base.offsets.get(partition, 0) for partition, beginning in beginnings.items())
+
+    @staticmethod
+    def _resume(saved: SnapshotStore, consolidation: Consolidation) -> None:
+        """What was saved for other rows or settings (more unlabelled records came) is of no use: begun anew."""
+        found = saved.newest_whole().snapshot if saved.folder.is_dir() else None
+        if found is not None and found.state["of"] == consolidation.state()["of"]:
+            consolidation.load_state(found.state)
+
+
+class _Saving:
+    """Progress that is saved now and then."""
+
+    def __init__(self, saved: SnapshotStore, consolidation: Consolidation, progress: Progress) -> None:
+        self._saved, self._consolidation, self._progress = saved, consolidation, progress
+        self._at = time.monotonic()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        self._progress(stage, done, total)
+        if time.monotonic() - self._at >= _SAVED_EVERY_SECONDS:
+            _save(self._saved, self._consolidation)
+            self._at = time.monotonic()
+
+
+def _save(saved: SnapshotStore, consolidation: Consolidation) -> None:
+    entries = saved.entries() if saved.folder.is_dir() else []
+    sequence = entries[-1].sequence + 1 if entries else 1
+    saved.write(Snapshot(generation=0, sequence=sequence, state=consolidation.state(), offsets={}))
+    saved.prune(1)
+
+
+class _Reader:
+    """What a job may read of the log: nothing held out, nothing erased, of the stream's kind."""
+
+    def __init__(self, parent: Snapshot, settings: LearnerSettings) -> None:
+        self._parent = parent
+        self._settings = settings
+        learner = StreamLearner(settings)
+        learner.load_state(parent.state)
+        self._hold_out, self._erasures, self._spec = learner.hold_out, learner.erasures, learner.spec
+
+    def labelled(
+        self, source: RecordSource, begin: Mapping[Partition, int], new: list[str]
+    ) -> Iterator[tuple[npt.NDArray[np.generic], str]]:
+        """Records of these classes up to the parent's offsets."""
+        ends = {partition: self._parent.offsets.get(partition, 0) for partition in source.partitions}
+        begins = {partition: min(begin.get(partition, 0), end) for partition, end in ends.items()}
+        wanted = set(new)
+        for sample in self._samples(source, begins, ends, labelled=True):
+            if sample.label in wanted:
+                yield sample.x, sample.label
+
+    def unlabelled(self, source: RecordSource) -> Iterator[npt.NDArray[np.generic]]:
+        """All that lies there now."""
+        for sample in self._samples(source, source.beginning_offsets(), source.end_offsets(), labelled=False):
+            yield sample.x
+
+    def _samples(
+        self, source: RecordSource, begin: Mapping[Partition, int], end: Mapping[Partition, int], *, labelled: bool
+    ) -> Iterator[Sample]:
+        decode = RecordDecoder(self._settings.input, labelled=labelled).decode
+        spec: InputSpec | None = self._spec
+        for record in read_records(source, begin, end):
+            sample = decode(record).sample
+            if sample is None or sample.spec != spec:
+                continue
+            key = self._hold_out.key(sample)
+            if self._hold_out.chooses_key(key):
+                continue
+            if self._erasures and self._erasures.covers(key, record.log_partition, record.offset):
+                continue
+            yield sample
+
+
+def _accuracies(state: StateTree, settings: LearnerSettings) -> dict[str, tuple[float, int]]:
+    learner = StreamLearner(settings)
+    learner.load_state(state)
+    assert learner.learner is not None, "what was consolidated has learnt"
+    hold_out: HoldOut = learner.hold_out
+    return dict(evaluate_hold_out(hold_out, learner.learner.class_names, learner.learner.predict_columns))

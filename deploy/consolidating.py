@@ -1,0 +1,90 @@
+"""Puts a consolidation together from its parts: what `palimpsest consolidate` runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from consumers import topics
+from consumers.base_snapshots import base_of, class_names
+from consumers.consolidation_job import ConsolidationJob, JobReport
+from consumers.kafka_record_source import KafkaRecordSource
+from consumers.state_lock import shared_lock
+from deploy.settings import Settings
+from model_store.offers import OfferStore
+from model_store.snapshot_store import SnapshotEntry, SnapshotStore
+from pipeline.device import configure_torch
+from pipeline.restructuring.consolidation import Progress
+from pipeline.settings import LearnerSettings
+from pipeline.user_error import UserError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """What a job begins with."""
+
+    parent: SnapshotEntry
+    base: SnapshotEntry
+
+    @property
+    def new_classes(self) -> list[str]:
+        known = set(class_names(self.base))
+        return [name for name in class_names(self.parent) if name not in known]
+
+
+def choose(state: Path, *, stream: str, base: int | None = None) -> Chosen:
+    """The newest snapshot, and the one before its newest classes, or that of sequence `base`. Raises `UserError`."""
+    store = SnapshotStore(state / "snapshots")
+    entries = store.entries()
+    if not entries:
+        raise UserError(f"{state} holds no snapshots; `palimpsest learn --state {state}` writes them")
+    parent = entries[-1]
+    if parent.facts.get("stream") != stream:
+        raise UserError(f"{state} holds the state of stream {parent.facts.get('stream')!r}, not {stream!r}")
+    if base is None:
+        found = base_of(entries, parent)
+        if found is None:
+            raise UserError(
+                f"of the snapshots in {state} none knows fewer classes than the newest ({len(class_names(parent))}), "
+                "so there is no old teacher: raise snapshots.keep_bases, or wait for new classes"
+            )
+    else:
+        chosen = [entry for entry in entries if entry.sequence == base]
+        if not chosen:
+            kept = ", ".join(str(entry.sequence) for entry in entries)
+            raise UserError(f"{state} holds no snapshot {base}; there are {kept} (`palimpsest snapshots`)")
+        found = chosen[-1]
+    return Chosen(parent=parent, base=found)
+
+
+def consolidate(
+    chosen: Chosen,
+    *,
+    stream: str,
+    state: Path,
+    settings: Settings,
+    unlabelled: str | None,
+    progress: Progress,
+    stop: Callable[[], bool],
+) -> JobReport | None:
+    """Connect and do the job; `unlabelled`: another topic than the stream's. Raises as `ConsolidationJob.run`."""
+    stored = LearnerSettings.model_validate(chosen.parent.facts["settings"])
+    device = settings.learner.device
+    configure_torch(stored.model_copy(update={"device": device, "threads": settings.learner.threads}))
+    with ExitStack() as stack:
+        stack.enter_context(shared_lock(state))
+        samples = topics.check_samples_topic(settings.kafka, stream)
+        partitions = topics.check_unlabelled_topic(settings.kafka, unlabelled or topics.unlabelled(stream))
+        job = ConsolidationJob(
+            store=SnapshotStore(state / "snapshots"),
+            offers=OfferStore(state / "offers"),
+            work=state / "jobs",
+            samples=stack.enter_context(KafkaRecordSource(settings.kafka, samples.partitions, samples.topic_id)),
+            unlabelled=stack.enter_context(KafkaRecordSource(settings.kafka, partitions)),
+            consolidation=settings.consolidation,
+            acceptance=settings.acceptance,
+            device=device,
+        )
+        return job.run(chosen.parent, chosen.base, progress=progress, stop=stop)

@@ -1,0 +1,162 @@
+"""A consolidation from a world's snapshots and logs to an offer, and its learner that adopts it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from consumers import topics
+from consumers.base_snapshots import base_of
+from consumers.consolidation_job import ConsolidationJob, JobReport
+from consumers.memory_record_source import InMemoryLog, InMemoryRecordSource
+from model_store.snapshot_store import SnapshotStore
+from pipeline.codec.cloud_event import CloudEvent
+from pipeline.codec.image import encode_png
+from pipeline.evaluation.hold_out import HoldOut
+from pipeline.restructuring.acceptance import AcceptanceSettings
+from pipeline.restructuring.consolidation import Inputs
+from pipeline.restructuring.consolidation_settings import ConsolidationSettings
+from pipeline.restructuring.labelled_rows import LabelledRows
+from pipeline.restructuring.refused import Refused
+from pipeline.state import StateTree, fingerprint
+from tests.consumers.digit_records import digit_images, digit_stream
+from tests.consumers.learner_world import STREAM, World
+
+EVEN_THE_WORST = AcceptanceSettings(average_margin=1, worst_class_margin=1, class_margin=1, min_class_samples=1)
+QUICK = ConsolidationSettings(epochs=4, batch_size=32, specialist_epochs=4, min_unlabelled=50)
+
+
+class Desk:
+    """A world with unlabelled records, and jobs on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.world = World(folder)
+        self.world.write(digit_stream(90, clean=True))
+        self.world.learn(snapshots={"every_records": 30, "keep": 100})
+        self.unlabelled = InMemoryLog(topics.unlabelled(STREAM))
+        x, y = digit_images()
+        for item in np.flatnonzero(y < 6)[300:700].tolist():
+            event = CloudEvent(
+                id=f"digit-{item}", source="tests", type="s", content_type="image/png", data=encode_png(x[item])
+            )
+            self.unlabelled.append(event.data, headers=tuple(event.headers()))
+
+    def run(
+        self,
+        settings: ConsolidationSettings = QUICK,
+        acceptance: AcceptanceSettings = EVEN_THE_WORST,
+        stop_after: int | None = None,
+    ) -> JobReport | None:
+        world, steps = self.world, [0]
+
+        def stop() -> bool:
+            steps[0] += 1
+            return stop_after is not None and steps[0] > stop_after
+
+        job = ConsolidationJob(
+            store=world.store,
+            offers=world.offers,
+            work=world.folder / "jobs",
+            samples=InMemoryRecordSource(world.log),
+            unlabelled=InMemoryRecordSource(self.unlabelled),
+            consolidation=settings,
+            acceptance=acceptance,
+            device="cpu",
+        )
+        entries = world.store.entries()
+        parent = entries[-1]
+        base = base_of(entries, parent)
+        assert base is not None
+        return job.run(parent, base, progress=lambda *_: None, stop=stop)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def test_what_it_made_is_offered_and_adopted(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("consumers.adoption._LOOK_EVERY_SECONDS", 0.0)
+    report = desk.run()
+    assert report is not None
+    assert sorted(report.new_classes) == ["4", "5"]
+    assert not report.from_reservoir
+    (offer,) = desk.world.offers.waiting()
+    assert offer.job == report.job == f"consolidation-{desk.world.newest().state['records_consumed']}"
+    desk.world.write(digit_stream(20, clean=True, seed=5))
+    desk.world.learn()
+    (told,) = desk.world.events("adopted")
+    data = json.loads(told.value or b"")
+    assert data["new_classes"] == list(report.new_classes)
+    assert data["average_accuracy_after"] == report.judgement.average_after
+    learnt = cast(dict[str, Any], desk.world.newest().state["learner"])
+    assert sorted(learnt["classes"]["names"]) == ["0", "1", "2", "3", "4", "5"]
+
+
+def test_a_worse_one_is_not_offered(desk: Desk) -> None:
+    lazy = {"epochs": 1, "specialist_epochs": 1, "learning_rate": 1e-9, "initialisation": "fresh"}
+    report = desk.run(QUICK.model_copy(update=lazy), AcceptanceSettings(min_class_samples=5))
+    assert report is not None
+    assert not report.judgement.accepted
+    assert desk.world.offers.waiting() == []
+
+
+@pytest.mark.parametrize("after", [1, 20, 60])
+def test_stopped_and_begun_again_it_comes_to_the_same(desk: Desk, after: int) -> None:
+    assert desk.run(stop_after=after) is None
+    assert desk.run(stop_after=3) is None
+    report = desk.run()
+    assert report is not None
+    (offer,) = desk.world.offers.waiting()
+    again = fingerprint(desk.world.offers.load(offer).state)
+    desk.world.offers.remove(offer.job)
+    desk.run()
+    (offer,) = desk.world.offers.waiting()
+    assert fingerprint(desk.world.offers.load(offer).state) == again
+    assert not list((desk.world.folder / "jobs").glob("*")), "nothing is left of it"
+
+
+def test_it_reads_nothing_held_out_and_only_new_classes(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Inputs] = []
+    original = Inputs.__init__
+
+    def spy(self: Inputs, **parts: Any) -> None:
+        original(self, **parts)
+        seen.append(self)
+
+    monkeypatch.setattr(Inputs, "__init__", spy)
+    desk.run()
+    (inputs,) = seen
+    assert isinstance(inputs.specialist, LabelledRows)
+    assert set(inputs.specialist.labels) == {"4", "5"}
+    hold_out = HoldOut(desk.world.settings.hold_out)
+    hold_out.load_state(cast(StateTree, desk.world.newest().state["hold_out"]))
+    held_out = {row.tobytes() for label in hold_out.classes for row in hold_out.samples(label)}
+    read = {row.tobytes() for rows in (inputs.specialist.x, inputs.unlabelled) for row in rows}
+    assert len(held_out) > 10
+    assert not held_out & read
+    assert 300 < len(inputs.unlabelled) < 400, "some of the unlabelled are held out too"
+
+
+def test_where_the_log_was_cut_the_reservoir_teaches(desk: Desk) -> None:
+    desk.world.log.truncate_before(0, 200)
+    report = desk.run()
+    assert report is not None
+    assert report.from_reservoir
+
+
+def test_too_few_unlabelled_are_refused(desk: Desk) -> None:
+    with pytest.raises(Refused, match="unlabelled rows are too few"):
+        desk.run(QUICK.model_copy(update={"min_unlabelled": 5_000}))
+
+
+def test_a_job_that_is_done_twice_offers_once(desk: Desk) -> None:
+    desk.run()
+    (first,) = desk.world.offers.waiting()
+    desk.run()
+    assert [offer.entry.sha256 for offer in desk.world.offers.waiting()] == [first.entry.sha256]
+    assert isinstance(desk.world.store, SnapshotStore)

@@ -1,0 +1,113 @@
+"""`palimpsest consolidate` on a real broker: what it makes is offered, and the state's learner adopts it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from consumers import topics
+from consumers.kafka_record_source import KafkaRecordSource
+from consumers.record_source import read_records
+from deploy.commands.consolidate import command
+from deploy.embedded_kafka import EmbeddedKafka
+from deploy.learning import open_learner
+from deploy.settings import load_settings
+from model_store.snapshot_store import SnapshotStore
+from pipeline.record import Partition
+from pipeline.user_error import UserError
+from producers.dataset_source import DatasetOptions
+from producers.datasets import open_dataset
+from producers.sample_producer import produce
+from producers.sample_stream import SampleStream
+from producers.schedules.split import Split
+from tests.deploy.streams import kafka, settings_file
+
+SETTINGS = """
+registry: {enabled: false}
+snapshots: {every_records: 40, keep: 30}
+consolidation: {min_unlabelled: 100}
+"""
+ANYTHING = "acceptance: {average_margin: 1, worst_class_margin: 1, class_margin: 1, min_class_samples: 1}\n"
+
+
+@pytest.fixture(autouse=True)
+def _torch_as_before() -> Iterator[None]:
+    """A learner in this process sets it up for itself."""
+    mode, threads = torch.get_deterministic_debug_mode(), torch.get_num_threads()
+    yield
+    torch.set_deterministic_debug_mode(mode)
+    torch.set_num_threads(threads)
+
+
+def send(broker: EmbeddedKafka, stream_name: str, records: int, *, seed: int = 0) -> None:
+    """Three steps of two digits, a third without labels."""
+    dataset = open_dataset("digits", DatasetOptions())
+    stream = SampleStream(dataset, Split(), seed=seed, records=records, unlabelled_share=0.33)
+    produce(stream, stream_name=stream_name, kafka=kafka(broker))
+
+
+def learn(stream: str, state: Path, file: Path) -> int:
+    with open_learner(stream=stream, state=state, settings=load_settings(file)) as opened:
+        return opened.process.run(stop=threading.Event(), until_idle_seconds=0.5).records
+
+
+def consolidate(stream: str, state: Path, file: Path, *arguments: str) -> Result:
+    given = ["--stream", stream, "--state", str(state), "--settings", str(file), "--epochs", "2", *arguments]
+    return CliRunner().invoke(command, given, catch_exceptions=False)
+
+
+def events(broker: EmbeddedKafka, stream: str, kind: str) -> list[dict[str, object]]:
+    with KafkaRecordSource(kafka(broker), [Partition(topics.events(stream), 0)]) as source:
+        records = list(read_records(source, source.beginning_offsets(), source.end_offsets()))
+    return [json.loads(record.value or b"") for record in records if record.key == kind.encode()]
+
+
+@pytest.mark.kafka
+def test_what_it_makes_is_offered_and_adopted(kafka_broker: EmbeddedKafka, stream_name: str, tmp_path: Path) -> None:
+    state, file = tmp_path / "state", settings_file(tmp_path, kafka_broker, SETTINGS + ANYTHING)
+    send(kafka_broker, stream_name, 900)
+    records = learn(stream_name, state, file)
+    done = consolidate(stream_name, state, file)
+    assert done.exit_code == 0, done.output
+    first, *_, last = done.stdout.splitlines()
+    assert "old teacher from snapshot" in first
+    assert "new classes: " in first
+    assert last.startswith(f"consolidation-{records} is offered, from ")
+    send(kafka_broker, stream_name, 60, seed=1)
+    learn(stream_name, state, file)
+    (told,) = events(kafka_broker, stream_name, "adopted")
+    assert told["job"] == f"consolidation-{records}"
+    assert told["kind"] == "consolidation"
+    newest = SnapshotStore(state / "snapshots").newest_whole().snapshot
+    assert newest is not None
+    assert newest.facts["decided_jobs"] == [f"consolidation-{records}"]
+
+
+@pytest.mark.kafka
+def test_a_refusal_is_one_line_and_exit_code_3(kafka_broker: EmbeddedKafka, stream_name: str, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    file = settings_file(tmp_path, kafka_broker, SETTINGS.replace("min_unlabelled: 100", "min_unlabelled: 5000"))
+    send(kafka_broker, stream_name, 600)
+    learn(stream_name, state, file)
+    refused = consolidate(stream_name, state, file)
+    assert refused.exit_code == 3
+    assert refused.stderr.startswith("palimpsest: nothing is offered: ")
+    assert "unlabelled rows are too few" in refused.stderr
+    assert not (state / "offers").exists()
+    with pytest.raises(UserError, match="topic nowhere does not exist"):
+        consolidate(stream_name, state, file, "--unlabelled", "nowhere")
+    with pytest.raises(UserError, match="holds no snapshot 99; there are "):
+        consolidate(stream_name, state, file, "--base", "99")
+    with pytest.raises(UserError, match=f"holds the state of stream '{stream_name}', not 'another'"):
+        consolidate("another", state, file)
+
+
+def test_a_folder_without_snapshots_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no snapshots; `palimpsest learn"):
+        CliRunner().invoke(command, ["--stream", "s", "--state", str(tmp_path)], catch_exceptions=False)
