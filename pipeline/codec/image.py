@@ -52,7 +52,8 @@ class _ImageCodec(PayloadCodec):
     def decode(self, value: bytes, parameters: Mapping[str, str], settings: InputSettings) -> Payload:
         """1. Drop metadata, 2. read the header, 3. check the size it claims, 4. only then unpack and convert.
 
-        All but 1 is done twice as fast for an image of the usual kind, and done again by Pillow where that failed.
+        For an image of the usual kind 2 to 4 are shorter (a third less time for small ones); where that failed, they
+        are done again by Pillow.
         """
         shape = settings.shape
         if shape is not None and (len(shape) != 3 or shape[0] not in (1, 3)):
