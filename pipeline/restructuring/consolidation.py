@@ -214,11 +214,6 @@ class Consolidation:
         inputs, settings = self._inputs, self._settings
         beside = settings.distillation if settings.distillation in _BESIDE else None
         layers = layers_with_positions(inputs.old.network) if beside == "attention" else []
-        if beside == "attention" and not layers:
-            raise Refused(
-                f"attention transfer needs layers with positions, and backbone {inputs.old.network.body.name!r} has "
-                "none: choose another distillation"
-            )
         features = beside in ("hints", "relational")
         old = inputs.old.ask(inputs.unlabelled, features=features, layers=layers)
         specialist = self.specialist().ask(inputs.unlabelled, features=features, layers=layers)
@@ -347,6 +342,11 @@ def _refuse(inputs: Inputs, settings: ConsolidationSettings) -> None:
         raise Refused(
             f"unlabelled rows are {inputs.unlabelled.dtype} of shape {inputs.unlabelled.shape[1:]}, the teachers take "
             f"{spec.dtype} of shape {spec.shape}: send the same kind of payload"
+        )
+    if settings.distillation == "attention" and not layers_with_positions(old.network):
+        raise Refused(
+            f"attention transfer needs layers with positions, and backbone {old.network.body.name!r} has none: "
+            "choose another distillation"
         )
     wants = [
         what

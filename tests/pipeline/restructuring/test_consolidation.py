@@ -248,7 +248,7 @@ def test_two_teachers_that_share_a_class() -> None:
 def test_attention_wants_layers_with_positions() -> None:
     teachers = ready(("a", "b"), 1), ready(("c",), 2)
     with pytest.raises(Refused, match="attention transfer needs layers with positions, and backbone 'mlp' has none"):
-        by_hand(*teachers, ("a", "b", "c"), distillation="attention").run()
+        by_hand(*teachers, ("a", "b", "c"), distillation="attention")
 
 
 def test_attention_of_a_convolutional_network() -> None:
