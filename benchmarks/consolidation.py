@@ -50,7 +50,7 @@ from pipeline.network import Network, build_network
 from pipeline.restructuring.consolidation import Consolidation, Inputs
 from pipeline.restructuring.consolidation_settings import PLAIN_DMC, ConsolidationSettings
 from pipeline.restructuring.labelled_rows import LabelledRows
-from pipeline.restructuring.specialist import SpecialistTraining
+from pipeline.restructuring.specialist import SpecialistTraining, network_like
 from pipeline.restructuring.student import new_student
 from pipeline.restructuring.teacher import Teacher
 from pipeline.restructuring.training import Training
@@ -92,7 +92,8 @@ class Problem:
     unlabelled: Rows
     test: LabelledRows
     network: Network  # fresh, with a column for each class
-    settings: ConsolidationSettings  # plain DMC
+    settings: ConsolidationSettings  # the data set's own, before a variant's
+    pretrained: bool = False  # the fresh network's body is where every fresh one begins
 
     @property
     def old(self) -> tuple[str, ...]:
@@ -192,6 +193,7 @@ def thucnews(data_root: Path, seed: int, most_unlabelled: int | None) -> Problem
         test=LabelledRows(x=x["dev"], labels=tuple(_labels(parts["dev"]))),
         network=network,
         settings=ConsolidationSettings(epochs=8, specialist_epochs=8, learning_rate=3e-4),
+        pretrained=True,
     )
 
 
@@ -232,14 +234,14 @@ class Measurement:
     def _teacher(self, names: Sequence[str]) -> Teacher:
         """From the problem's fresh network, on these classes' labelled rows."""
         problem = self.problem
-        settings = problem.settings.model_copy(update={"specialist_initialisation": "old_teacher"})  # the embeddings
         began = time.perf_counter()
         training = SpecialistTraining(
             names,
             problem.of(names),
             problem.labelled.x[:0],
             problem.network,
-            settings,
+            problem.network,
+            problem.settings,
             device=self.device,
             seed=self.seed,
         )
@@ -259,6 +261,7 @@ class Measurement:
             specialist=problem.of(problem.new),
             unlabelled=problem.unlabelled,
             reservoir=problem.reservoir(self.seed),
+            pretrained=problem.network if problem.pretrained else None,
         )
         began = time.perf_counter()
         job = Consolidation(inputs, settings, device=self.device, seed=self.seed)
@@ -301,7 +304,9 @@ class Measurement:
         self.supervised("finetune", network, problem.new)
 
     def joint(self) -> None:
-        self.supervised("joint", self.problem.network, self.problem.names)
+        network = self.problem.network
+        copy = network_like(network, network.columns, self.seed, "joint", body=network)
+        self.supervised("joint", copy, self.problem.names)
 
     def _answers(self, teacher: Teacher) -> npt.NDArray[np.float32]:
         answers: npt.NDArray[np.float32] = teacher.ask(self.problem.test.x).logits_BC.cpu().numpy()

@@ -62,10 +62,13 @@ class Inputs:
     specialist: Teacher | LabelledRows  # ready, or the records from which it learns the classes that `old` lacks
     unlabelled: npt.NDArray[np.generic]  # (N, ...)
     reservoir: LabelledRows | None = None  # samples of old classes and new; None: there are none
+    pretrained: Network | None = None  # whose body fresh networks begin with; None: they are drawn
 
     def fingerprint(self) -> str:
         """One SHA-256 over all of it."""
         rows: dict[str, object] = {"columns": self.columns, "names": list(self.class_names), "old": self.old.state()}
+        if self.pretrained is not None:
+            rows["pretrained"] = dict(self.pretrained.state_dict())
         rows["unlabelled"] = torch.from_numpy(np.ascontiguousarray(self.unlabelled))
         for name, part in (("specialist", self.specialist), ("reservoir", self.reservoir)):
             if isinstance(part, LabelledRows):
@@ -99,8 +102,16 @@ class Consolidation:
             new = [name for name in inputs.class_names if name not in inputs.old.class_names]
             stored_old = self._stored_old()
             hears = stored_old if settings.specialist_hears == "outliers" else stored_old[:0]
+            keep = settings.specialist_initialisation == "old_teacher"
             self._specialist_training = SpecialistTraining(
-                new, inputs.specialist, hears, inputs.old.network, settings, device=device, seed=seed
+                new,
+                inputs.specialist,
+                hears,
+                inputs.old.network,
+                inputs.old.network if keep else inputs.pretrained,
+                settings,
+                device=device,
+                seed=seed,
             )
             if settings.gated:
                 self._gate = GateTraining(
@@ -203,11 +214,6 @@ class Consolidation:
         inputs, settings = self._inputs, self._settings
         beside = settings.distillation if settings.distillation in _BESIDE else None
         layers = layers_with_positions(inputs.old.network) if beside == "attention" else []
-        if beside == "attention" and not layers:
-            raise Refused(
-                f"attention transfer needs layers with positions, and backbone {inputs.old.network.body.name!r} has "
-                "none: choose another distillation"
-            )
         features = beside in ("hints", "relational")
         old = inputs.old.ask(inputs.unlabelled, features=features, layers=layers)
         specialist = self.specialist().ask(inputs.unlabelled, features=features, layers=layers)
@@ -220,7 +226,9 @@ class Consolidation:
             replay_x=replayed.x,
             replay_y=self._columns(replayed.labels),
         )
-        student = new_student(inputs.old, inputs.class_names, inputs.columns, settings, self._seed)
+        student = new_student(
+            inputs.old, inputs.class_names, inputs.columns, settings, self._seed, fresh=inputs.pretrained
+        )
         return StudentTraining(student, lesson, settings, device=self._device, seed=self._seed)
 
     def _said(self, x: npt.NDArray[np.generic], old: Answers | None = None, specialist: Answers | None = None) -> Said:
@@ -250,13 +258,15 @@ def consolidation_of(
     *,
     device: torch.device,
     seed: int,
+    pretrained: Network | None = None,
 ) -> Consolidation:
     """The job for a stream learner's state (`StreamLearner.state()`), `parent`.
 
     `base`: the state of the last snapshot before the new classes' first record. `records`: single samples of the new
     classes with their labels, as the log has them between the two, without those that the hold-out chooses; None: the
     log does not have them any more, and the reservoir's are taken. `unlabelled`: single samples, without those that the
-    hold-out chooses.
+    hold-out chooses. `pretrained`: a network that `build_network` made with a checkpoint's weights, where the stream's
+    began so: fresh ones begin with its body, too.
     """
     if not parent["learner"] or not base["learner"]:
         raise Refused("a snapshot from before the first record has nothing to consolidate: let the learner learn first")
@@ -274,6 +284,7 @@ def consolidation_of(
         specialist=kept,
         unlabelled=gather_unlabelled(unlabelled, settings.most_unlabelled, seed),
         reservoir=reservoir,
+        pretrained=pretrained,
     )
     return Consolidation(inputs, settings, device=device, seed=seed)
 
@@ -331,6 +342,11 @@ def _refuse(inputs: Inputs, settings: ConsolidationSettings) -> None:
         raise Refused(
             f"unlabelled rows are {inputs.unlabelled.dtype} of shape {inputs.unlabelled.shape[1:]}, the teachers take "
             f"{spec.dtype} of shape {spec.shape}: send the same kind of payload"
+        )
+    if settings.distillation == "attention" and not layers_with_positions(old.network):
+        raise Refused(
+            f"attention transfer needs layers with positions, and backbone {old.network.body.name!r} has none: "
+            "choose another distillation"
         )
     wants = [
         what

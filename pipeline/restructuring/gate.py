@@ -35,7 +35,7 @@ from pipeline.device import to_device
 from pipeline.network import Network
 from pipeline.restructuring.consolidation_settings import ConsolidationSettings
 from pipeline.restructuring.refused import Refused
-from pipeline.restructuring.specialist import fresh_network
+from pipeline.restructuring.specialist import network_like
 from pipeline.restructuring.teacher import Teacher
 from pipeline.restructuring.training import Training
 from pipeline.state import StateTree
@@ -52,15 +52,15 @@ class GateTraining:
         unlabelled: npt.NDArray[np.generic],
         records: npt.NDArray[np.generic],
         stored_old: npt.NDArray[np.generic],
-        body_of: Network,
+        old: Network,
         settings: ConsolidationSettings,
         *,
         device: torch.device,
         seed: int,
     ) -> None:
-        """Rows (N, ...) each. `body_of`: the old teacher, at whose body this one begins."""
+        """Rows (N, ...) each. `old`: the old teacher, at whose body this one begins."""
         self._device = device
-        self._network = fresh_network(body_of, 1, seed, "gate", keep_body=True).to(device)
+        self._network = network_like(old, 1, seed, "gate", body=old).to(device)
         self._network.train()
         self._unlabelled, self._records = to_device(unlabelled, device), to_device(records, device)
         self._stored = to_device(stored_old, device)

@@ -39,18 +39,18 @@ class SpecialistTraining:
         class_names: Sequence[str],
         records: LabelledRows,
         outliers: npt.NDArray[np.generic],
-        body_of: Network,
+        like: Network,
+        body: Network | None,
         settings: ConsolidationSettings,
         *,
         device: torch.device,
         seed: int,
     ) -> None:
-        """`outliers` (rows, ...): may be none. `body_of`: the old teacher, whose kind of body the specialist has."""
+        """`outliers` (rows, ...): may be none. `like`: the kind of network. `body`: whose it begins with."""
         self.class_names = tuple(class_names)
         self._settings = settings
         self._device = device
-        keep = settings.specialist_initialisation == "old_teacher"
-        self._network = fresh_network(body_of, len(class_names), seed, "specialist", keep_body=keep).to(device)
+        self._network = network_like(like, len(class_names), seed, "specialist", body=body).to(device)
         self._network.train()
         column_of: Mapping[str, int] = {name: column for column, name in enumerate(class_names)}
         self._x = to_device(records.x, device)
@@ -91,10 +91,10 @@ class SpecialistTraining:
         self.training.load_state(state)
 
 
-def fresh_network(like: Network, columns: int, seed: int, purpose: str, *, keep_body: bool) -> Network:
-    """A network of the same kind, with so many columns, on the CPU: its weights drawn anew, or the body's kept."""
+def network_like(like: Network, columns: int, seed: int, purpose: str, *, body: Network | None) -> Network:
+    """A network of the same kind, with so many columns, on the CPU: with this body's weights, or all drawn anew."""
     drawn = keyed_randomness.torch_seed(seed, f"restructuring/{purpose}")
     network = network_from_architecture({**like.architecture, "columns": columns}, drawn)
-    if keep_body:
-        network.body.load_state_dict(like.body.state_dict())
+    if body is not None:
+        network.body.load_state_dict(body.body.state_dict())
     return network

@@ -20,7 +20,7 @@ from pipeline.network import Network, keyed_initialisation
 from pipeline.restructuring import distillation
 from pipeline.restructuring.activations import Activations
 from pipeline.restructuring.consolidation_settings import ConsolidationSettings
-from pipeline.restructuring.specialist import fresh_network
+from pipeline.restructuring.specialist import network_like
 from pipeline.restructuring.teacher import Answers, Teacher
 from pipeline.restructuring.training import Training
 from pipeline.state import StateTree
@@ -119,12 +119,19 @@ class StudentTraining:
 
 
 def new_student(
-    old: Teacher, class_names: Sequence[str], columns: int, settings: ConsolidationSettings, seed: int
+    old: Teacher,
+    class_names: Sequence[str],
+    columns: int,
+    settings: ConsolidationSettings,
+    seed: int,
+    *,
+    fresh: Network | None = None,
 ) -> Network:
     """As it begins. From the old teacher: its body, and its head centred over its classes, so that of the old classes
-    the student says at once what it is to say. New columns begin as a fresh head's."""
+    the student says at once what it is to say. New columns begin as a fresh head's. `fresh`: whose body a fresh student
+    begins with; None: it is drawn."""
     keep = settings.initialisation == "old_teacher"
-    network = fresh_network(old.network, columns, seed, "student", keep_body=keep)
+    network = network_like(old.network, columns, seed, "student", body=old.network if keep else fresh)
     if keep:
         head, taught = network.head, old.network.head
         of_old = [class_names.index(name) for name in old.class_names]

@@ -68,6 +68,12 @@ class RestructuringTrigger:
         self._under_way = False
 
     @property
+    def has_base(self) -> bool:
+        """Whether the first classes have settled. A snapshot from then on, and from before any new class, must be
+        there: without one the new classes could never be consolidated."""
+        return self._base_classes is not None
+
+    @property
     def new_classes(self) -> int:
         """Since the base."""
         return 0 if self._base_classes is None else self._known - self._base_classes

@@ -198,6 +198,25 @@ def test_a_fresh_student_and_one_that_begins_as_the_old_teacher() -> None:
     assert not torch.equal(fresh.body.state_dict()["layers.0.weight"], kept.body.state_dict()["layers.0.weight"])
 
 
+def test_fresh_networks_begin_with_a_pretrained_body_where_there_is_one() -> None:
+    from pipeline.restructuring.student import new_student
+
+    inputs = inputs_of()
+    pretrained = build_network(NetworkSettings(options={"hidden": [32]}), inputs.old.network.spec, 7)
+    student = new_student(
+        inputs.old, inputs.class_names, 8, ConsolidationSettings(initialisation="fresh"), 0, fresh=pretrained
+    )
+    for name, tensor in pretrained.body.state_dict().items():
+        assert torch.equal(student.body.state_dict()[name], tensor)
+    settings = ConsolidationSettings.model_validate({**QUICK, "initialisation": "fresh"})
+    jobs = [
+        Consolidation(replace(inputs, pretrained=body), settings, device=CPU, seed=0) for body in (pretrained, None)
+    ]
+    assert printed(finished(jobs[0])) != printed(finished(jobs[1]))
+    with pytest.raises(Refused, match="of other rows, teachers or settings"):
+        jobs[1].load_state(jobs[0].state())
+
+
 # -- two ready teachers, by hand ---------------------------------------------------------------------------------------
 
 SPEC = InputSpec(kind="vector", shape=(4,))
@@ -229,7 +248,7 @@ def test_two_teachers_that_share_a_class() -> None:
 def test_attention_wants_layers_with_positions() -> None:
     teachers = ready(("a", "b"), 1), ready(("c",), 2)
     with pytest.raises(Refused, match="attention transfer needs layers with positions, and backbone 'mlp' has none"):
-        by_hand(*teachers, ("a", "b", "c"), distillation="attention").run()
+        by_hand(*teachers, ("a", "b", "c"), distillation="attention")
 
 
 def test_attention_of_a_convolutional_network() -> None:

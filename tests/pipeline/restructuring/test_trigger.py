@@ -29,8 +29,9 @@ def test_the_first_classes_are_new_to_nobody() -> None:
     watch = trigger(new_classes=1)
     for records, classes in ((10, 1), (90, 2), (180, 3), (270, 3)):
         assert see(watch, records, classes) is None
-        assert (watch.new_classes, watch.base_at_records) == (0, None)
-    assert see(watch, 280, 3) is None  # the base
+        assert (watch.has_base, watch.new_classes, watch.base_at_records) == (False, 0, None)
+    assert see(watch, 280, 3) is None
+    assert watch.has_base
     assert see(watch, 290, 4) is None
     assert watch.new_classes == 1
     assert see(watch, 390, 4) is Reason.NEW_CLASSES
