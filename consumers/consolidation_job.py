@@ -63,8 +63,9 @@ class ConsolidationJob:
     """Begun again after a kill or a stop it goes on from what it saved, and comes to the same result.
 
     1. The parent's state, and that of its base: the last snapshot before the new classes' first record.
-    2. The new classes' records, read again from the log between the two, and all unlabelled records; neither what the
-       hold-out chooses nor what was erased. Where retention has cut the log, the reservoir's samples.
+    2. The new classes' records, read again from the log between the two, and all unlabelled records that were there
+       when the job first began; neither what the hold-out chooses nor what was erased. Where retention has cut the log,
+       the reservoir's samples.
     3. Teachers, distillation.
     4. Parent and result judged on the parent's hold-outs.
     5. Accepted: a whole state at the parent's offsets, offered.
@@ -108,9 +109,12 @@ class ConsolidationJob:
         job = f"{KIND}-{parent.state['records_consumed']}"
         new = [name for name in class_names(parent_entry) if name not in class_names(base_entry)]
         # 2.
+        saved = SnapshotStore(self._work / job)
+        begun = saved.newest_whole().snapshot if saved.folder.is_dir() else None
+        until = self._unlabelled.end_offsets() if begun is None else begun.offsets
         reader = _Reader(parent, learner_settings)
         records = None if self._is_cut(base) else list(reader.labelled(self._samples, base.offsets, new))
-        unlabelled = list(reader.unlabelled(self._unlabelled))
+        unlabelled = list(reader.unlabelled(self._unlabelled, until))
         # 3.
         consolidation = consolidation_of(
             parent.state,
@@ -121,11 +125,13 @@ class ConsolidationJob:
             device=choose_device(self._device),
             seed=learner_settings.seed,
         )
-        saved = SnapshotStore(self._work / job)
-        self._resume(saved, consolidation)
-        student = consolidation.run(progress=_Saving(saved, consolidation, progress), stop=stop)
+        # what was saved under other settings is of no use: begun anew
+        if begun is not None and begun.state["of"] == consolidation.state()["of"]:
+            consolidation.load_state(begun.state)
+        saving = _Saving(saved, consolidation, until, progress)
+        student = consolidation.run(progress=saving, stop=stop)
         if student is None:
-            _save(saved, consolidation)
+            saving.save()
             return None
         state = consolidated(parent.state, student, learner_settings)
         # 4.
@@ -152,33 +158,29 @@ class ConsolidationJob:
         beginnings = self._samples.beginning_offsets()
         return any(beginning > base.offsets.get(partition, 0) for partition, beginning in beginnings.items())
 
-    @staticmethod
-    def _resume(saved: SnapshotStore, consolidation: Consolidation) -> None:
-        """What was saved for other rows or settings (more unlabelled records came) is of no use: begun anew."""
-        found = saved.newest_whole().snapshot if saved.folder.is_dir() else None
-        if found is not None and found.state["of"] == consolidation.state()["of"]:
-            consolidation.load_state(found.state)
-
 
 class _Saving:
-    """Progress that is saved now and then."""
+    """Progress that is saved now and then, with the offsets up to which unlabelled records count."""
 
-    def __init__(self, saved: SnapshotStore, consolidation: Consolidation, progress: Progress) -> None:
-        self._saved, self._consolidation, self._progress = saved, consolidation, progress
+    def __init__(
+        self, saved: SnapshotStore, consolidation: Consolidation, until: Mapping[Partition, int], progress: Progress
+    ) -> None:
+        self._saved, self._consolidation, self._until, self._progress = saved, consolidation, until, progress
         self._at = time.monotonic()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         self._progress(stage, done, total)
         if time.monotonic() - self._at >= _SAVED_EVERY_SECONDS:
-            _save(self._saved, self._consolidation)
+            self.save()
             self._at = time.monotonic()
 
-
-def _save(saved: SnapshotStore, consolidation: Consolidation) -> None:
-    entries = saved.entries() if saved.folder.is_dir() else []
-    sequence = entries[-1].sequence + 1 if entries else 1
-    saved.write(Snapshot(generation=0, sequence=sequence, state=consolidation.state(), offsets={}))
-    saved.prune(1)
+    def save(self) -> None:
+        entries = self._saved.entries() if self._saved.folder.is_dir() else []
+        sequence = entries[-1].sequence + 1 if entries else 1
+        self._saved.write(
+            Snapshot(generation=0, sequence=sequence, state=self._consolidation.state(), offsets=self._until)
+        )
+        self._saved.prune(1)
 
 
 class _Reader:
@@ -197,14 +199,17 @@ class _Reader:
         """Records of these classes up to the parent's offsets."""
         ends = {partition: self._parent.offsets.get(partition, 0) for partition in source.partitions}
         begins = {partition: min(begin.get(partition, 0), end) for partition, end in ends.items()}
-        wanted = set(new)
+        wanted, seen = set(new), set[tuple[str, str]]()
         for sample in self._samples(source, begins, ends, labelled=True):
-            if sample.label in wanted:
+            if sample.label in wanted and (sample.source, sample.id) not in seen:
+                seen.add((sample.source, sample.id))  # a repeat is dropped, as the learner does
                 yield sample.x, sample.label
 
-    def unlabelled(self, source: RecordSource) -> Iterator[npt.NDArray[np.generic]]:
-        """All that lies there now."""
-        for sample in self._samples(source, source.beginning_offsets(), source.end_offsets(), labelled=False):
+    def unlabelled(self, source: RecordSource, until: Mapping[Partition, int]) -> Iterator[npt.NDArray[np.generic]]:
+        """All that still lies there before these offsets."""
+        beginnings = source.beginning_offsets()
+        ends = {partition: max(until.get(partition, 0), beginning) for partition, beginning in beginnings.items()}
+        for sample in self._samples(source, beginnings, ends, labelled=False):
             yield sample.x
 
     def _samples(

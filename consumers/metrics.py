@@ -126,9 +126,10 @@ class LearnerMetrics(Observer):
         self._snapshot_at = gauge("snapshot_last_success_timestamp_seconds", "Unix time of the newest snapshot.")
         self._snapshot_failures = counter("snapshot_failures_total", "Snapshots that could not be written.")
         self._drifts = counter("drift_events_total", "Drifts detected.", "detector")
-        self._adoptions = counter(
-            "adoptions_total", "Offers of restructurings that were taken or refused.", "kind", "outcome"
-        )
+        self._restructurings = {
+            "consolidation": counter("consolidations_total", "Consolidations that were offered.", "outcome"),
+            "expansion": counter("expansions_total", "Expansions that were offered.", "outcome"),
+        }
         self._relearning = gauge("relearning_records", "Records to be learnt once more after an adoption.")
         self._registrations = gauge("registrations_waiting", "Versions that wait for MLflow.")
         self._parameters = gauge("network_parameters", "Parameters of the network.")
@@ -140,6 +141,9 @@ class LearnerMetrics(Observer):
             self._dead_letters.labels(str(reason))
         for source in ("incoming", "replay"):
             self._trained.labels(source)
+        for restructurings in self._restructurings.values():
+            for outcome in ("adopted", "refused"):
+                restructurings.labels(outcome)
         for unknown in (
             self._prequential,
             self._average_accuracy,
@@ -221,13 +225,17 @@ class LearnerMetrics(Observer):
 
     def adopted(self, learner: StreamLearner, kind: str) -> None:
         """The learner goes back, and on with another network."""
-        self._adoptions.labels(kind, "adopted").inc()
+        self._count(kind, "adopted")
         self._relearning.set(max(0, learner.high_water - learner.records_consumed))
         self._show_learner(learner)
 
     def refused(self, kind: str) -> None:
         """The learner goes on without it."""
-        self._adoptions.labels(kind, "refused").inc()
+        self._count(kind, "refused")
+
+    def _count(self, kind: str, outcome: str) -> None:
+        if kind in self._restructurings:  # an offer may say anything of itself
+            self._restructurings[kind].labels(outcome).inc()
 
     def turned(self, lag_records: Mapping[Partition, int]) -> None:
         """The loop has turned: /livez asks when it did last."""

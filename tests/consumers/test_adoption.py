@@ -260,7 +260,8 @@ def test_counters_count_each_record_once(world: World) -> None:
     }
     topic = world.partition.topic
     assert found[("palimpsest_samples_consumed_total", topic, "0")] == len(RECORDS) - before
-    assert found[("palimpsest_adoptions_total", "consolidation", "adopted")] == 1
+    assert found[("palimpsest_consolidations_total", "adopted")] == 1
+    assert found[("palimpsest_consolidations_total", "refused")] == 0
     assert found[("palimpsest_relearning_records",)] == 0
 
 
