@@ -13,6 +13,7 @@ from consumers.consolidation_job import ConsolidationJob, JobReport
 from consumers.kafka_record_source import KafkaRecordSource
 from consumers.state_lock import shared_lock
 from deploy.settings import Settings
+from model_store.manifest import NotWhole
 from model_store.offers import OfferStore
 from model_store.snapshot_store import SnapshotEntry, SnapshotStore
 from pipeline.device import configure_torch
@@ -87,4 +88,10 @@ def consolidate(
             acceptance=settings.acceptance,
             device=device,
         )
-        return job.run(chosen.parent, chosen.base, progress=progress, stop=stop)
+        try:
+            return job.run(chosen.parent, chosen.base, progress=progress, stop=stop)
+        except NotWhole as error:
+            raise UserError(
+                f"a snapshot that the job begins with is not whole, or was pruned meanwhile ({error.why}); run it "
+                "again, or name another one with --base"
+            ) from error
