@@ -53,7 +53,7 @@ _TURNED: dict[str, Any] = {
 METHODS: dict[str, Method] = {
     "finetune": _paper("no retention: the lower bound", {}),
     "joint": Method(
-        source="no retention, classes mixed, one pass: the upper bound",
+        source="no retention, classes mixed, one pass",
         settings=merged(_PAPERS, {"retention": {}, "optimizer": {"learning_rate": 0.1}}),
         shuffled=True,
     ),

@@ -27,6 +27,8 @@ from pipeline.user_error import UserError
 
 # Looking costs a listing of a folder that is mostly not there.
 _LOOK_EVERY_SECONDS = 1.0
+# A disk that takes no snapshot takes no adoption either; learning goes on meanwhile.
+_DISK_RETRY_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,13 +104,18 @@ class Adoption:
         return len(newest) == 2 and all(job in cast("list[Json]", e.facts.get("decided_jobs") or []) for e in newest)
 
     def take(self, offer: Offer, pace: Pace, stop: threading.Event) -> Mapping[Partition, int] | None:
-        """Numbered as above: where to go on from; None: refused. No other thread uses the source meanwhile.
+        """Numbered as above: where to go on from; None: refused, or put off. No other thread uses the source meanwhile.
 
-        Raises as `Checkpointing.commit_now`, and `SourceUnavailable`, with nothing changed.
+        Raises as `Checkpointing.commit_now` but for `OSError`, and `SourceUnavailable`, with nothing changed.
         """
         # 1.
         self._learner.discard_pending()
-        self._checkpoints.commit_now()
+        try:
+            self._checkpoints.commit_now()
+        except OSError as error:  # a full disk stops no learning, and the offer can wait
+            self._looked_at = time.monotonic() + _DISK_RETRY_SECONDS
+            self._observer.warned(f"the offer of {offer.job} waits for the disk: {error}")
+            return None
         fault_point("adopt.begun")
         # 2.
         try:
@@ -121,7 +128,8 @@ class Adoption:
             self._refuse(offer, why)
             return None
         # 3.
-        told, told_since = ToldBefore(), snapshot.facts.get("report_positions")
+        # the parent's own, where it was written while a fall-back or another adoption was being learnt again
+        told, told_since = ToldBefore(), snapshot.facts.get("told_since") or snapshot.facts.get("report_positions")
         if self._reports is not None:
             told = self._reports.read_back(told_since, stop)
         beginnings = self._source.beginning_offsets()
@@ -165,6 +173,10 @@ class Adoption:
         ):
             if facts.get(name) != ours:
                 return f"it was made of another state: {name} {facts.get(name)!r}, this one is {ours!r}"
+        made_with = cast("list[Json]", facts.get("decided_jobs") or [])
+        for decision in learner.decisions:
+            if decision["kind"] == "adoption" and decision["job"] not in made_with:
+                return f"{decision['job']} was adopted since its parent was written: let the job be done again"
         if cast(int, snapshot.state["records_consumed"]) > learner.records_consumed:
             return "its parent is ahead of this state, which has fallen back since"
         if snapshot.state.get("erasures", []) != learner.erasures.state():

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import cast
 
-from model_store.snapshot_store import SnapshotEntry
+from model_store.snapshot_store import SnapshotEntry, SnapshotStore
 
 
 def class_names(entry: SnapshotEntry) -> list[str]:
@@ -14,17 +18,45 @@ def class_names(entry: SnapshotEntry) -> list[str]:
     return [str(name) for name in names] if isinstance(names, list) else []
 
 
-def base_numbers(entries: Sequence[SnapshotEntry], keep: int) -> set[tuple[int, int]]:
-    """(generation, sequence) of the newest `keep` snapshots after which the next one knows more classes.
+def base_numbers(
+    entries: Sequence[SnapshotEntry], keep: int, max_age_seconds: float | None = None
+) -> set[tuple[int, int]]:
+    """(generation, sequence) of the newest `keep` snapshots after which the next one knows more classes, but no older
+    ones than that.
 
     `entries`: oldest first. One that knows no class yet teaches nothing, and is none.
     """
     before = [
-        older.number
+        older
         for older, newer in itertools.pairwise(entries)
         if class_names(older) and len(class_names(newer)) > len(class_names(older))
     ]
-    return set(before[-keep:]) if keep else set()
+    if max_age_seconds is not None:
+        oldest_moment = datetime.now(UTC) - timedelta(seconds=max_age_seconds)
+        before = [entry for entry in before if entry.manifest.written >= oldest_moment]
+    return {entry.number for entry in before[-keep:]} if keep else set()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BegunJob:
+    """One that was interrupted, or is under way."""
+
+    folder: Path
+    parent: tuple[int, int]  # (generation, sequence)
+    base: tuple[int, int]
+
+
+def begun_jobs(folder: Path) -> list[BegunJob]:
+    """Of the folder of jobs (`consolidation_job.py`), the newest parent last."""
+    jobs = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        entries = SnapshotStore(path).entries() if path.is_dir() else []
+        for entry in entries[-1:]:
+            numbers = [tuple(cast("list[int]", entry.facts.get(name) or [])) for name in ("parent", "base")]
+            if all(len(number) == 2 for number in numbers):
+                parent, base = cast("list[tuple[int, int]]", numbers)
+                jobs.append(BegunJob(folder=path, parent=parent, base=base))
+    return sorted(jobs, key=lambda job: job.parent)
 
 
 def base_of(entries: Sequence[SnapshotEntry], parent: SnapshotEntry) -> SnapshotEntry | None:

@@ -153,11 +153,13 @@ class Checkpointing:
         trigger: str,
     ) -> None:
         """The learner has adopted a state at these earlier offsets: commit it, whatever else is due, and register it.
-        What comes is learnt a second time and told once. Raises as `commit_now`."""
+        What comes is learnt a second time and told once. A disk that does not take it now is tried again later; whoever
+        dies before that has not adopted."""
         self.offsets, self._last_records = dict(offsets), dict(last_records)
         self._newest_records.clear()
         self._told_before, self._told_since = told_before, told_since
-        self._commit_to_the_end(trigger)
+        self._begin(trigger)
+        self._settle()
 
     def note(self, batch: MicroBatch) -> None:
         """The learner has stepped on this batch."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from consumers.base_snapshots import class_names
-from consumers.record_source import RecordSource, read_records
+from consumers.log_gap import find_gaps
+from consumers.record_source import LogTruncated, ReadingStopped, RecordSource, read_records
 from model_store.durable_files import remove_folder
 from model_store.offers import OfferStore
 from model_store.snapshot import Snapshot
@@ -32,6 +34,11 @@ KIND = "consolidation"
 
 # What is lost at most where the process is killed.
 _SAVED_EVERY_SECONDS = 30.0
+
+
+def job_name(parent: SnapshotEntry) -> str:
+    """By the parent's sequence, which every commit raises: what is decided about an offer says nothing of the next."""
+    return f"{KIND}-{parent.sequence}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +67,11 @@ class JobReport:
 
 
 class ConsolidationJob:
-    """Begun again after a kill or a stop it goes on from what it saved, and comes to the same result.
+    """Begun again after a kill or a stop it goes on from what it saved, and comes to the same result. (On several
+    partitions records may come in another order; then it is begun anew.)
 
-    1. The parent's state, and that of its base: the last snapshot before the new classes' first record.
+    1. The parent's state, and that of its base: the last snapshot before the new classes' first record. The log must be
+       the parent's.
     2. The new classes' records, read again from the log between the two, and all unlabelled records that were there
        when the job first began; neither what the hold-out chooses nor what was erased. Where retention has cut the log,
        the reservoir's samples.
@@ -81,9 +90,12 @@ class ConsolidationJob:
         unlabelled: RecordSource,
         consolidation: ConsolidationSettings,
         acceptance: AcceptanceSettings,
+        cluster_id: str,
+        topic_id: str,
         device: str = "auto",
     ) -> None:
-        """`work`: a folder for what is begun. The stream's own settings are those that the parent was learnt with."""
+        """`work`: a folder for what is begun. `cluster_id`, `topic_id`: of the samples. The stream's own settings are
+        those that the parent was learnt with."""
         self._store = store
         self._offers = offers
         self._work = work
@@ -91,12 +103,14 @@ class ConsolidationJob:
         self._unlabelled = unlabelled
         self._consolidation = consolidation
         self._acceptance = acceptance
+        self._cluster_id = cluster_id
+        self._topic_id = topic_id
         self._device = device
 
     def run(
-        self, parent_entry: SnapshotEntry, base_entry: SnapshotEntry, *, progress: Progress, stop: Callable[[], bool]
+        self, parent_entry: SnapshotEntry, base_entry: SnapshotEntry, *, progress: Progress, stop: threading.Event
     ) -> JobReport | None:
-        """Numbered as above; None where `stop()` ended it, with what was done so far saved.
+        """Numbered as above; None where `stop` ended it, with what was done so far saved.
 
         `Refused` where no good student could come of it; `NotWhole`, `SourceUnavailable`, `LogTruncated`, `OSError`.
         """
@@ -106,30 +120,39 @@ class ConsolidationJob:
         learner_settings = LearnerSettings.model_validate(parent.facts["settings"]).model_copy(
             update={"device": self._device}
         )
-        job = f"{KIND}-{parent.state['records_consumed']}"
+        job = job_name(parent_entry)
+        gaps = find_gaps(
+            parent.facts, self._samples, parent.offsets, cluster_id=self._cluster_id, topic_id=self._topic_id
+        )
+        if gaps:
+            raise LogTruncated(f"{gaps[0].why}; a job needs the log that its snapshots were learnt from")
         new = [name for name in class_names(parent_entry) if name not in class_names(base_entry)]
         # 2.
         saved = SnapshotStore(self._work / job)
         begun = saved.newest_whole().snapshot if saved.folder.is_dir() else None
         until = self._unlabelled.end_offsets() if begun is None else begun.offsets
-        reader = _Reader(parent, learner_settings)
-        records = None if self._is_cut(base) else list(reader.labelled(self._samples, base.offsets, new))
-        unlabelled = list(reader.unlabelled(self._unlabelled, until))
-        # 3.
-        consolidation = consolidation_of(
-            parent.state,
-            base.state,
-            records,
-            unlabelled,
-            self._consolidation,
-            device=choose_device(self._device),
-            seed=learner_settings.seed,
-        )
+        reader = _Reader(parent, learner_settings, stop)
+        is_cut = self._is_cut(base)
+        try:
+            # 3.
+            consolidation = consolidation_of(
+                parent.state,
+                base.state,
+                None if is_cut else reader.labelled(self._samples, base.offsets, new),
+                reader.unlabelled(self._unlabelled, until),
+                self._consolidation,
+                device=choose_device(self._device),
+                seed=learner_settings.seed,
+            )
+        except ReadingStopped:
+            return None
         # what was saved under other settings is of no use: begun anew
         if begun is not None and begun.state["of"] == consolidation.state()["of"]:
             consolidation.load_state(begun.state)
-        saving = _Saving(saved, consolidation, until, progress)
-        student = consolidation.run(progress=saving, stop=stop)
+        facts: dict[str, Json] = {"parent": list(parent_entry.number), "base": list(base_entry.number)}
+        saving = _Saving(saved, consolidation, until, facts, progress)
+        saving.save()  # from now on both snapshots are kept (`base_snapshots.py`)
+        student = consolidation.run(progress=saving, stop=stop.is_set)
         if student is None:
             saving.save()
             return None
@@ -142,8 +165,8 @@ class ConsolidationJob:
             job=job,
             judgement=judgement,
             new_classes=tuple(new),
-            unlabelled_rows=len(unlabelled),
-            from_reservoir=records is None,
+            unlabelled_rows=min(reader.unlabelled_rows, self._consolidation.most_unlabelled),
+            from_reservoir=is_cut,
             seconds=time.monotonic() - began,
         )
         # 5.
@@ -155,6 +178,8 @@ class ConsolidationJob:
         return report
 
     def _is_cut(self, base: Snapshot) -> bool:
+        if base.facts.get("topic_id") != self._topic_id:
+            return True
         beginnings = self._samples.beginning_offsets()
         return any(beginning > base.offsets.get(partition, 0) for partition, beginning in beginnings.items())
 
@@ -163,9 +188,15 @@ class _Saving:
     """Progress that is saved now and then, with the offsets up to which unlabelled records count."""
 
     def __init__(
-        self, saved: SnapshotStore, consolidation: Consolidation, until: Mapping[Partition, int], progress: Progress
+        self,
+        saved: SnapshotStore,
+        consolidation: Consolidation,
+        until: Mapping[Partition, int],
+        facts: Mapping[str, Json],
+        progress: Progress,
     ) -> None:
-        self._saved, self._consolidation, self._until, self._progress = saved, consolidation, until, progress
+        self._saved, self._consolidation, self._progress = saved, consolidation, progress
+        self._until, self._facts = until, facts
         self._at = time.monotonic()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
@@ -178,7 +209,13 @@ class _Saving:
         entries = self._saved.entries() if self._saved.folder.is_dir() else []
         sequence = entries[-1].sequence + 1 if entries else 1
         self._saved.write(
-            Snapshot(generation=0, sequence=sequence, state=self._consolidation.state(), offsets=self._until)
+            Snapshot(
+                generation=0,
+                sequence=sequence,
+                state=self._consolidation.state(),
+                offsets=self._until,
+                facts=self._facts,
+            )
         )
         self._saved.prune(1)
 
@@ -186,7 +223,9 @@ class _Saving:
 class _Reader:
     """What a job may read of the log: nothing held out, nothing erased, of the stream's kind."""
 
-    def __init__(self, parent: Snapshot, settings: LearnerSettings) -> None:
+    def __init__(self, parent: Snapshot, settings: LearnerSettings, stop: threading.Event) -> None:
+        self.unlabelled_rows = 0  # read so far
+        self._stop = stop
         self._parent = parent
         self._settings = settings
         learner = StreamLearner(settings)
@@ -210,6 +249,7 @@ class _Reader:
         beginnings = source.beginning_offsets()
         ends = {partition: max(until.get(partition, 0), beginning) for partition, beginning in beginnings.items()}
         for sample in self._samples(source, beginnings, ends, labelled=False):
+            self.unlabelled_rows += 1
             yield sample.x
 
     def _samples(
@@ -217,7 +257,7 @@ class _Reader:
     ) -> Iterator[Sample]:
         decode = RecordDecoder(self._settings.input, labelled=labelled).decode
         spec: InputSpec | None = self._spec
-        for record in read_records(source, begin, end):
+        for record in read_records(source, begin, end, self._stop):
             sample = decode(record).sample
             if sample is None or sample.spec != spec:
                 continue

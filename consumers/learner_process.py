@@ -59,6 +59,7 @@ class _Course:
     newest_record_at: float
     busy_until: float
     first_taken_at: float | None = None
+    learning_seconds: float = 0.0  # without the waits for records
     records: int = 0  # learnt; those between an offer's place and where it was adopted count twice
 
     def has_reached(self, max_records: int | None) -> bool:
@@ -201,7 +202,11 @@ class LearnerProcess:
     def _learn(self, stop: threading.Event, until_idle_seconds: float | None, max_records: int | None) -> str | None:
         """Read and learn until something ends it: what ended the run; None: an offer waits."""
         course = self._course
-        self._source.seek(self._checkpoints.offsets)  # what was read ahead of what was learnt is read again
+        offsets = self._checkpoints.offsets
+        if any(partition not in offsets for partition in self._source.partitions):
+            # one that came while it ran: what was read of it was not learnt
+            offsets = {**self._source.beginning_offsets(), **offsets}
+        self._source.seek(offsets)  # what was read ahead of what was learnt is read again
         with DecodeAhead(
             self._source,
             RecordDecoder(self.learner.settings.input).decode,
@@ -217,6 +222,7 @@ class LearnerProcess:
                     if taken:
                         course.newest_record_at = time.monotonic()
                         course.first_taken_at = course.first_taken_at or course.newest_record_at
+                    began = time.monotonic()
                     for decoded in taken:
                         if self.learner.add(decoded):
                             self._take_in(self.learner.step(self.learner.assembler.take()))
@@ -225,6 +231,7 @@ class LearnerProcess:
                                 break
                     if taken:
                         course.busy_until = time.monotonic()
+                        course.learning_seconds += course.busy_until - began
                 else:
                     idle_seconds = time.monotonic() - course.newest_record_at
                     is_last = until_idle_seconds is not None and idle_seconds >= until_idle_seconds
@@ -242,9 +249,8 @@ class LearnerProcess:
         assert self._adoption is not None, "somebody looks for offers"
         assert self._offer is not None, "one waits"
         course, offer, self._offer = self._course, self._offer, None
-        busy_seconds = course.busy_until - (course.first_taken_at or course.busy_until)
         try:
-            self._adoption.take(offer, Pace(records=course.records, seconds=busy_seconds), stop)
+            self._adoption.take(offer, Pace(records=course.records, seconds=course.learning_seconds), stop)
         except SourceUnavailable as error:
             self._observer.warned(f"the offer of {offer.job} waits for the brokers: {error}")
         course.newest_record_at = time.monotonic()

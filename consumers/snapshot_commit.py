@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from consumers.base_snapshots import base_numbers
+from consumers.base_snapshots import base_numbers, begun_jobs
 from consumers.commit_log import BrokerUnavailable, CommitLog
 from consumers.process_settings import SnapshotSettings
 from model_store.fault_points import fault_point
@@ -108,7 +108,7 @@ class SnapshotCommit:
         try:
             self._store.prune(
                 self._settings.keep,
-                pinned=self.pinned | base_numbers(self._store.entries(), self._settings.keep_bases),
+                pinned=self._pinned(),
                 pinned_sha256=self._pinned_sha256(),
                 max_age_seconds=self._settings.keep_days * 86_400.0,
             )
@@ -118,6 +118,13 @@ class SnapshotCommit:
         return CommitReport(
             entry=entry, write_seconds=written - started, commit_seconds=told - written, prune_problem=prune_problem
         )
+
+    def _pinned(self) -> set[tuple[int, int]]:
+        """What a job that was begun, or the next one, loads."""
+        settings = self._settings
+        bases = base_numbers(self._store.entries(), settings.keep_bases, settings.keep_days * 86_400.0)
+        jobs = begun_jobs(self._store.folder.parent / "jobs")
+        return self.pinned | bases | {number for job in jobs for number in (job.parent, job.base)}
 
     def tell(self, snapshot: Snapshot) -> None:
         """Step 2 alone: also at the start, for a snapshot that a killed process wrote but did not tell."""

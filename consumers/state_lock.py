@@ -1,4 +1,4 @@
-"""Who works on a state folder: learners beside each other, an erasure alone.
+"""Who works on a state folder: learners and consolidations beside each other, an erasure alone.
 
 A `flock` on `<state>/lock`, which the system lets go of when its process ends, however that ends; the file itself stays
 and says nothing. It holds between the processes of one machine, and on a network file system only where that one's
@@ -31,8 +31,8 @@ class LockStopped(RuntimeError):
 def shared_lock(
     state: Path, *, wait_seconds: float = _WAIT_SECONDS, stop: threading.Event | None = None
 ) -> Iterator[None]:
-    """A learner works here. Waits for an erasure to end; `UserError` where that takes longer than `wait_seconds`,
-    `LockStopped` where `stop` is set meanwhile."""
+    """A learner or a job works here. Waits for an erasure to end; `UserError` where that takes longer than
+    `wait_seconds`, `LockStopped` where `stop` is set meanwhile."""
     with _open(state) as descriptor:
         deadline = time.monotonic() + wait_seconds
         while not _locked(descriptor, fcntl.LOCK_SH, state):
@@ -49,7 +49,19 @@ def exclusive_lock(state: Path) -> Iterator[None]:
     """Nobody else works here; `UserError` at once where somebody does."""
     with _open(state) as descriptor:
         if not _locked(descriptor, fcntl.LOCK_EX, state):
-            raise UserError(f"a learner, a rewind or another erasure works on {state}: stop it, erase, start it again")
+            raise UserError(
+                f"a learner, a rewind, a consolidation or another erasure works on {state}: stop it, erase, start it "
+                "again"
+            )
+        yield
+
+
+@contextmanager
+def job_lock(jobs: Path) -> Iterator[None]:
+    """The one job of a state; `UserError` at once where there is another."""
+    with _open(jobs) as descriptor:
+        if not _locked(descriptor, fcntl.LOCK_EX, jobs):
+            raise UserError(f"another job works in {jobs}: one at a time")
         yield
 
 

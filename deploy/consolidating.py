@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from consumers import topics
-from consumers.base_snapshots import base_of, class_names
+from consumers.base_snapshots import base_of, begun_jobs, class_names
 from consumers.consolidation_job import ConsolidationJob, JobReport
 from consumers.kafka_record_source import KafkaRecordSource
-from consumers.state_lock import shared_lock
+from consumers.state_lock import job_lock, shared_lock
 from deploy.settings import Settings
+from model_store.durable_files import remove_folder
 from model_store.manifest import NotWhole
 from model_store.offers import OfferStore
 from model_store.snapshot_store import SnapshotEntry, SnapshotStore
@@ -36,7 +37,8 @@ class Chosen:
 
 
 def choose(state: Path, *, stream: str, base: int | None = None) -> Chosen:
-    """The newest snapshot, and the one before its newest classes, or that of sequence `base`. Raises `UserError`."""
+    """What an interrupted job began with; else the newest snapshot, and the one before its newest classes, or that of
+    sequence `base`. Raises `UserError`."""
     store = SnapshotStore(state / "snapshots")
     entries = store.entries()
     if not entries:
@@ -44,6 +46,10 @@ def choose(state: Path, *, stream: str, base: int | None = None) -> Chosen:
     parent = entries[-1]
     if parent.facts.get("stream") != stream:
         raise UserError(f"{state} holds the state of stream {parent.facts.get('stream')!r}, not {stream!r}")
+    by_number = {entry.number: entry for entry in entries}
+    for begun in reversed(begun_jobs(state / "jobs")):
+        if base is None and begun.parent in by_number and begun.base in by_number:
+            return Chosen(parent=by_number[begun.parent], base=by_number[begun.base])
     if base is None:
         found = base_of(entries, parent)
         if found is None:
@@ -68,7 +74,7 @@ def consolidate(
     settings: Settings,
     unlabelled: str | None,
     progress: Progress,
-    stop: Callable[[], bool],
+    stop: threading.Event,
 ) -> JobReport | None:
     """Connect and do the job; `unlabelled`: another topic than the stream's. Raises as `ConsolidationJob.run`."""
     stored = LearnerSettings.model_validate(chosen.parent.facts["settings"])
@@ -76,6 +82,11 @@ def consolidate(
     configure_torch(stored.model_copy(update={"device": device, "threads": settings.learner.threads}))
     with ExitStack() as stack:
         stack.enter_context(shared_lock(state))
+        (state / "jobs").mkdir(exist_ok=True)
+        stack.enter_context(job_lock(state / "jobs"))
+        for begun in begun_jobs(state / "jobs"):
+            if begun.parent != chosen.parent.number:
+                remove_folder(begun.folder)  # of another parent: nobody goes on from it
         samples = topics.check_samples_topic(settings.kafka, stream)
         partitions = topics.check_unlabelled_topic(settings.kafka, unlabelled or topics.unlabelled(stream))
         job = ConsolidationJob(
@@ -86,6 +97,8 @@ def consolidate(
             unlabelled=stack.enter_context(KafkaRecordSource(settings.kafka, partitions)),
             consolidation=settings.consolidation,
             acceptance=settings.acceptance,
+            cluster_id=samples.cluster_id,
+            topic_id=samples.topic_id,
             device=device,
         )
         try:

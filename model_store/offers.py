@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +19,7 @@ from model_store.durable_files import remove_folder, remove_temporary
 from model_store.snapshot import Snapshot
 from model_store.snapshot_store import SnapshotEntry, SnapshotStore
 from pipeline.state import Json
+from pipeline.user_error import UserError
 
 _JOB = re.compile(r"[a-z][a-z_]{0,31}-[0-9]{1,18}", re.ASCII)
 
@@ -61,15 +63,16 @@ class OfferStore:
         return Offer(job=job, entry=SnapshotStore(self.folder / job).write(offered))
 
     def waiting(self) -> list[Offer]:
-        """In the jobs' order. A folder without a good manifest is none."""
-        if not self.folder.is_dir():
-            return []
+        """In the order of their numbers. A folder without a good manifest is none; nor is one that cannot be read, such
+        as another release's: a learner must not die of it."""
         offers = []
-        for path in sorted(self.folder.iterdir()):
-            if _JOB.fullmatch(path.name) and path.is_dir():
-                entries = SnapshotStore(path).entries()
-                offers += [Offer(job=path.name, entry=entry) for entry in entries[-1:]]
-        return offers
+        with suppress(OSError):
+            for path in self.folder.iterdir() if self.folder.is_dir() else ():
+                if _JOB.fullmatch(path.name) and path.is_dir():
+                    with suppress(UserError):
+                        entries = SnapshotStore(path).entries()
+                        offers += [Offer(job=path.name, entry=entry) for entry in entries[-1:]]
+        return sorted(offers, key=lambda offer: (int(offer.job.rpartition("-")[2]), offer.job))
 
     def load(self, offer: Offer) -> Snapshot:
         """Every sum is checked: `NotWhole` where one is wrong."""

@@ -96,9 +96,10 @@ class _Recorded:
     def __init__(self, passes: Passes, batch: Batch) -> None:
         """Record what this batch needs; computes nothing that lasts.
 
-        1. Places for the batch, on the device, each beside one in page-locked memory.
-        2. The passes once, unrecorded, on the stream that will record: libraries set themselves up there.
-        3. The passes again, recorded. What they moved in 2. (batch norms' statistics) is put back.
+            1. Places for the batch, on the device, each beside one in page-locked memory.
+            2. The passes once, unrecorded, on the stream that will record: libraries set themselves up there.
+               What they moved (batch norms' statistics) is put back.
+        3. The passes again, recorded.
         """
         self._passes = passes
         # 1.
@@ -114,10 +115,12 @@ class _Recorded:
         torch.cuda.synchronize(passes.device)
         stream = torch.cuda.Stream(passes.device)  # type: ignore[no-untyped-call]
         with torch.cuda.stream(stream):
-            passes.compute(placed, batch.draws, look_at_once=False)
-            # 3.
-            for buffer, before in moved:
-                buffer.copy_(before)
+            try:
+                passes.compute(placed, batch.draws, look_at_once=False)
+            finally:  # also where the memory does not suffice, and the passes are launched one by one after all
+                for buffer, before in moved:
+                    buffer.copy_(before)
+        # 3.
         torch.cuda.synchronize(passes.device)
         self._graph = torch.cuda.CUDAGraph()
         # other threads of the process may use the device meanwhile

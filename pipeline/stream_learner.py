@@ -33,6 +33,7 @@ from pipeline.record import Partition
 from pipeline.sample import BadRecord, DeadLetterReason, Decoded, InputKind, InputSpec
 from pipeline.settings import LearnerSettings
 from pipeline.state import Json, StateTree
+from pipeline.user_error import UserError
 
 # The prequential bits of this many updates stay on the device before they are read: reading each at once would make
 # the CPU wait for the GPU in every update. A constant, since the drift detector hears of them only then.
@@ -409,7 +410,12 @@ class StreamLearner:
         decisions, which are obeyed again, and how far it had come. `decision`: that it is adopted; `decisions`: further
         ones to obey. `UserError` where the state does not fit these settings; then nothing has changed.
         """
-        StreamLearner(self.settings).load_state(state)
+        try:
+            StreamLearner(self.settings).load_state(state)
+        except UserError:
+            raise
+        except Exception as error:  # somebody else made it: whatever is wrong with it must not end the learning
+            raise UserError(f"its state cannot be loaded: {type(error).__name__}: {error}") from error
         hold_out, best, erasures = self.hold_out.state(), self.forgetting.best, self.erasures.state()
         recorded, high_water = self.decisions, max(self.high_water, self.records_consumed)
         self.load_state(state)

@@ -19,6 +19,7 @@ Exit codes:
   3  nothing was offered: the job was refused, or its result is worse than what there is
   5  the log lost what was to be read
   6  the brokers are away: start it again later
+  7  the disk takes nothing
   130  interrupted; the same command goes on where it stopped"""
 )
 @click.option("--stream", required=True, metavar="NAME", help="The stream: topics NAME.samples and NAME.unlabelled.")
@@ -57,7 +58,7 @@ def command(
     It works beside a running learner, from its snapshots and the log. What comes of it is offered where on the
     hold-outs it is no worse; the learner adopts it between two batches and learns once more what came since.
     """
-    from deploy.exit_codes import INTERRUPTED, NOT_OFFERED
+    from deploy.exit_codes import DISK_REFUSED, INTERRUPTED, NOT_OFFERED, one_line
     from deploy.settings import load_settings
 
     settings = load_settings(
@@ -89,8 +90,11 @@ def command(
                 settings=settings,
                 unlabelled=unlabelled,
                 progress=progress,
-                stop=stop.is_set,
+                stop=stop,
             )
+    except OSError as error:
+        click.echo(f"palimpsest: {one_line(error)}; the same command goes on from what was saved", err=True)
+        context.exit(DISK_REFUSED)
     except Refused as error:
         click.echo(f"palimpsest: nothing is offered: {error}", err=True)
         context.exit(NOT_OFFERED)
@@ -102,7 +106,7 @@ def command(
     if report.from_reservoir:
         click.echo("the log no longer holds the new classes' first records: the specialist learnt from the reservoir's")
     if not report.judgement.accepted:
-        click.echo(f"{report.job} is not offered: it would be worse", err=True)
+        click.echo(f"{report.job} is not offered", err=True)
         context.exit(NOT_OFFERED)
     click.echo(
         f"{report.job} is offered, from {report.unlabelled_rows:,} unlabelled records in {report.seconds:.0f} s; the "

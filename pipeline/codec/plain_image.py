@@ -18,6 +18,8 @@ from pipeline.codec.bare_image import JPEG_SCAN
 # Baseline, extended sequential and progressive, Huffman coded.
 _JPEG_FRAMES = (0xC0, 0xC1, 0xC2)
 _JPEG_MODES = {1: "L", 3: "RGB"}  # by components
+_JPEG_APP0 = 0xE0
+_JPEG_APP0_LEAST = 11  # marker, length, and what Pillow reads of a JFIF header
 _PNG_MODES = {0: "L", 2: "RGB"}  # by colour type
 
 
@@ -46,6 +48,8 @@ def plain_jpeg(bare: bytes) -> PlainImage | None:
             return None
         if marker in _JPEG_FRAMES:
             frame = bare[position + 4 : end]
+        if marker == _JPEG_APP0 and end - position < _JPEG_APP0_LEAST:  # Pillow reads its version, and fails
+            return None
         position = end
     # bits, height, width, components
     if len(frame) < 6 or frame[0] != 8 or frame[5] not in _JPEG_MODES:

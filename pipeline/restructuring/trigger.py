@@ -1,4 +1,6 @@
-"""When to restructure: a policy over what the stream learner counts. It counts records, never seconds.
+"""When to restructure: a policy over what the stream learner counts, for the worker that is to come.
+
+It counts records, never seconds.
 
 The *base* of the next job is the model as it was before the new classes. Classes that come one after another, with
 fewer than `settle_records` between them, come together: until they have settled no job begins, since the specialist
@@ -25,7 +27,7 @@ class Reason(StrEnum):
 
 
 class RestructuringSettings(Section):
-    """Changeable: when a job begins is recorded, and a replay obeys that."""
+    """Changeable: when a job begins is to be recorded, and a replay to obey that."""
 
     new_classes: int | None = changeable(
         5, ge=1, why="so many classes since the last restructuring ask for one; none: classes do not"
@@ -54,7 +56,7 @@ class Seen:
 
 
 class RestructuringTrigger:
-    """Its state is part of the snapshot's. One job at a time: after `begun` nothing fires until `ended`."""
+    """Its state is to be part of the snapshot's. One job at a time: after `begun` nothing fires until `ended`."""
 
     def __init__(self, settings: RestructuringSettings) -> None:
         self._settings = settings

@@ -25,6 +25,7 @@ from pipeline.stream_learner import StreamLearner
 from tests.consumers.digit_records import digit_stream
 from tests.consumers.learner_world import (
     STREAM,
+    FullDisk,
     Killed,
     KilledAfterSteps,
     KilledBeforeTelling,
@@ -83,9 +84,14 @@ def kill_at(place: str) -> Iterator[None]:
 
 
 def offer(
-    world: World, change: Callable[[StateTree], StateTree] = changed, records: int = 45, **facts: Any
+    world: World,
+    change: Callable[[StateTree], StateTree] = changed,
+    records: int = 45,
+    job: str = JOB,
+    parent: Snapshot | None = None,
+    **facts: Any,
 ) -> Snapshot:
-    parent = parent_of(world, records)
+    parent = parent or parent_of(world, records)
     result = Snapshot(
         generation=0,
         sequence=0,
@@ -93,7 +99,7 @@ def offer(
         offsets=parent.offsets,
         facts={**parent.facts, **facts},
     )
-    world.offers.put(JOB, "consolidation", parent, result, {"accuracy_before": 0.5, "accuracy_after": 0.75})
+    world.offers.put(job, "consolidation", parent, result, {"accuracy_before": 0.5, "accuracy_after": 0.75})
     return parent
 
 
@@ -265,6 +271,53 @@ def test_counters_count_each_record_once(world: World) -> None:
     assert found[("palimpsest_relearning_records",)] == 0
 
 
+def test_a_second_adoption_whose_parent_was_being_learnt_again_tells_nothing_twice(
+    world: World, undisturbed: World
+) -> None:
+    """What lies after that parent was told before the first adoption, and its own positions lie past that."""
+    offer(world, lambda state: state, records=1)
+    world.learn(max_records=60, snapshots=OFTEN)
+    parent = world.newest()
+    assert cast(int, parent.state["records_consumed"]) < max(undisturbed.dead_offsets()) < len(RECORDS)
+    assert cast(int, parent.state["records_consumed"]) < cast(int, parent.state["high_water"])
+    offer(world, lambda state: state, job="consolidation-2", parent=parent)
+    world.learn(snapshots=OFTEN)
+    assert len(world.events("adopted")) == 2
+    assert world.dead_offsets() == undisturbed.dead_offsets()
+    assert model(world) == model(undisturbed)
+
+
+def test_a_full_disk_puts_an_offer_off_and_learning_goes_on(world: World, undisturbed: World) -> None:
+    offer(world, lambda state: state)
+    disk = FullDisk(world.folder / "snapshots")
+    witness = Witness()
+    process = world.process(store=disk, observer=witness, snapshots=OFTEN)
+    process.start()
+    with pytest.raises(OSError, match="No space left"):
+        run(process)  # at its end there is no next try
+    assert sum(step.batch.records for step in witness.steps) > 50
+    world.learn(snapshots=OFTEN)
+    assert model(world) == model(undisturbed)
+    told_once(world, undisturbed)
+
+
+def test_a_partition_that_came_meanwhile_is_learnt_from_its_beginning(world: World) -> None:
+    """An offer that is refused drops what was read ahead, of a partition too that nothing was learnt of yet."""
+    offer(world, state_id="another")
+    source = InMemoryRecordSource(world.log)
+    process = world.process(source=source, snapshots=OFTEN)
+    process.start()
+    world.log.add_partitions(1)
+    for number, written in enumerate(RECORDS[:40]):
+        headers = tuple((n, f"p1-{number}".encode() if n == "ce_id" else v) for n, v in written.headers)
+        world.log.append(written.value, key=written.key, headers=headers, partition=1)
+    assert source.refresh_partitions()
+    assert len(source.poll(1000, 0.0)) > 40, "read ahead of what was learnt"
+    run(process)
+    assert world.newest().offsets == {world.log.partitions[0]: len(RECORDS), world.log.partitions[1]: 40}
+    assert world.newest().state["records_consumed"] == len(RECORDS) + 40
+
+
 # -- refusals ----------------------------------------------------------------------------------------------------------
 
 
@@ -311,6 +364,26 @@ def test_an_offer_whose_parent_is_ahead_is_refused(tmp_path: Path, undisturbed: 
         if cast(int, entry.facts["records_consumed"]) >= 100:
             SnapshotStore(entry.path.parent).remove(entry.path)
     assert "its parent is ahead of this state" in refused(world, undisturbed)
+
+
+def test_an_offer_from_before_another_adoption_is_refused(world: World) -> None:
+    """It would undo that one, without a word."""
+    offer(world, job="consolidation-9")
+    offer(world, records=100, job="consolidation-10")
+    world.learn(snapshots=OFTEN)
+    (told,) = world.events("adopted")
+    assert json.loads(told.value or b"")["job"] == "consolidation-9", "in the order of their numbers"
+    (refused_event,) = world.events("offer_refused")
+    why = json.loads(refused_event.value or b"")["why"]
+    assert why == "consolidation-9 was adopted since its parent was written: let the job be done again"
+
+
+def test_a_state_that_cannot_be_loaded_is_refused(world: World, undisturbed: World) -> None:
+    def without_ids(state: StateTree) -> StateTree:
+        return {name: value for name, value in state.items() if name != "recent_ids"}
+
+    offer(world, without_ids)
+    assert refused(world, undisturbed) == "its state cannot be loaded: KeyError: 'recent_ids'"
 
 
 def test_an_offer_before_the_logs_beginning_is_refused(world: World, undisturbed: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,10 +11,10 @@ import numpy as np
 import pytest
 
 from consumers import topics
-from consumers.base_snapshots import base_of
 from consumers.consolidation_job import ConsolidationJob, JobReport
 from consumers.memory_record_source import InMemoryLog, InMemoryRecordSource
-from model_store.snapshot_store import SnapshotStore
+from consumers.record_source import LogTruncated
+from deploy.consolidating import Chosen, choose
 from pipeline.codec.cloud_event import CloudEvent
 from pipeline.codec.image import encode_png
 from pipeline.evaluation.hold_out import HoldOut
@@ -54,12 +55,14 @@ class Desk:
         settings: ConsolidationSettings = QUICK,
         acceptance: AcceptanceSettings = EVEN_THE_WORST,
         stop_after: int | None = None,
+        chosen: Chosen | None = None,
     ) -> JobReport | None:
-        world, steps = self.world, [0]
+        world, steps, stop = self.world, [0], threading.Event()
 
-        def stop() -> bool:
+        def progress(*_: object) -> None:
             steps[0] += 1
-            return stop_after is not None and steps[0] > stop_after
+            if stop_after is not None and steps[0] >= stop_after:
+                stop.set()
 
         job = ConsolidationJob(
             store=world.store,
@@ -69,13 +72,14 @@ class Desk:
             unlabelled=InMemoryRecordSource(self.unlabelled),
             consolidation=settings,
             acceptance=acceptance,
+            cluster_id=world.cluster_id,
+            topic_id=world.topic_id,
             device="cpu",
         )
-        entries = world.store.entries()
-        parent = entries[-1]
-        base = base_of(entries, parent)
-        assert base is not None
-        return job.run(parent, base, progress=lambda *_: None, stop=stop)
+        if stop_after == 0:
+            stop.set()
+        chosen = chosen or choose(world.folder, stream=STREAM)
+        return job.run(chosen.parent, chosen.base, progress=progress, stop=stop)
 
 
 @pytest.fixture
@@ -90,7 +94,7 @@ def test_what_it_made_is_offered_and_adopted(desk: Desk, monkeypatch: pytest.Mon
     assert sorted(report.new_classes) == ["4", "5"]
     assert not report.from_reservoir
     (offer,) = desk.world.offers.waiting()
-    assert offer.job == report.job == f"consolidation-{desk.world.newest().state['records_consumed']}"
+    assert offer.job == report.job == f"consolidation-{desk.world.newest().sequence}"
     desk.world.write(digit_stream(20, clean=True, seed=5))
     desk.world.learn()
     (told,) = desk.world.events("adopted")
@@ -163,4 +167,28 @@ def test_a_job_that_is_done_twice_offers_once(desk: Desk) -> None:
     (first,) = desk.world.offers.waiting()
     desk.run()
     assert [offer.entry.sha256 for offer in desk.world.offers.waiting()] == [first.entry.sha256]
-    assert isinstance(desk.world.store, SnapshotStore)
+
+
+def test_an_interrupted_job_keeps_its_snapshots_and_is_chosen_again(desk: Desk) -> None:
+    """The learner goes on meanwhile, and would have pruned both."""
+    before = choose(desk.world.folder, stream=STREAM)
+    assert desk.run(stop_after=3) is None
+    desk.world.write(digit_stream(60, clean=True, seed=7))
+    desk.world.learn(snapshots={"every_records": 30, "keep": 2, "keep_bases": 0})
+    assert desk.world.newest_entry().number > before.parent.number
+    again = choose(desk.world.folder, stream=STREAM)
+    assert (again.parent.number, again.base.number) == (before.parent.number, before.base.number)
+    assert len(desk.world.store.entries()) == 4, "the two newest and these"
+    assert desk.run(chosen=again) is not None
+    assert choose(desk.world.folder, stream=STREAM, base=before.base.sequence).parent == desk.world.newest_entry()
+
+
+def test_a_log_that_is_not_the_snapshots_is_named(desk: Desk) -> None:
+    desk.world.topic_id = "made anew"
+    with pytest.raises(LogTruncated, match="was made anew since this state was written"):
+        desk.run()
+
+
+def test_a_stop_is_heard_while_the_log_is_read(desk: Desk) -> None:
+    assert desk.run(stop_after=0) is None
+    assert not (desk.world.folder / "jobs").exists(), "nothing was begun"

@@ -72,21 +72,22 @@ def events(broker: EmbeddedKafka, stream: str, kind: str) -> list[dict[str, obje
 def test_what_it_makes_is_offered_and_adopted(kafka_broker: EmbeddedKafka, stream_name: str, tmp_path: Path) -> None:
     state, file = tmp_path / "state", settings_file(tmp_path, kafka_broker, SETTINGS + ANYTHING)
     send(kafka_broker, stream_name, 900)
-    records = learn(stream_name, state, file)
+    learn(stream_name, state, file)
+    sequence = SnapshotStore(state / "snapshots").entries()[-1].sequence
     done = consolidate(stream_name, state, file)
     assert done.exit_code == 0, done.output
     first, *_, last = done.stdout.splitlines()
     assert "old teacher from snapshot" in first
     assert "new classes: " in first
-    assert last.startswith(f"consolidation-{records} is offered, from ")
+    assert last.startswith(f"consolidation-{sequence} is offered, from ")
     send(kafka_broker, stream_name, 60, seed=1)
     learn(stream_name, state, file)
     (told,) = events(kafka_broker, stream_name, "adopted")
-    assert told["job"] == f"consolidation-{records}"
+    assert told["job"] == f"consolidation-{sequence}"
     assert told["kind"] == "consolidation"
     newest = SnapshotStore(state / "snapshots").newest_whole().snapshot
     assert newest is not None
-    assert newest.facts["decided_jobs"] == [f"consolidation-{records}"]
+    assert newest.facts["decided_jobs"] == [f"consolidation-{sequence}"]
 
 
 @pytest.mark.kafka
