@@ -130,6 +130,11 @@ class DecodeAhead:
             return {partition: max(0, end - self._taken.get(partition, 0)) for partition, end in self._ends.items()}
 
     @property
+    def is_left_behind(self) -> bool:
+        """Closed, and its thread still works on the source: nobody else may."""
+        return self._closing and self._thread is not None and self._thread.is_alive()
+
+    @property
     def waiting_records(self) -> int:
         """Decoded, and not yet taken."""
         with self._changed:

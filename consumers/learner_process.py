@@ -207,16 +207,17 @@ class LearnerProcess:
             # one that came while it ran: what was read of it was not learnt
             offsets = {**self._source.beginning_offsets(), **offsets}
         self._source.seek(offsets)  # what was read ahead of what was learnt is read again
-        with DecodeAhead(
+        ahead = DecodeAhead(
             self._source,
             RecordDecoder(self.learner.settings.input).decode,
             capacity_records=self._stream_settings.decode_ahead_records,
             poll_seconds=self._stream_settings.poll_seconds,
-        ) as ahead:
+        )
+        with ahead:
             while not stop.is_set():
                 if self._adoption is not None and (offer := self._adoption.waiting()) is not None:
                     self._offer = offer
-                    return None
+                    break
                 taken = self._take(ahead)
                 if not isinstance(taken, Idle):
                     if taken:
@@ -242,7 +243,11 @@ class LearnerProcess:
                 if course.has_reached(max_records):
                     return "max_records"
                 self._checkpoints.commit_if_due()
-        return "signal"
+        if self._offer is None:
+            return "signal"
+        if ahead.is_left_behind:
+            raise SourceUnavailable("a poll does not come back, so that nothing can be read anew: start again")
+        return None
 
     def _take_offer(self, stop: threading.Event) -> None:
         """Adopt or refuse the one that waits. Nothing reads meanwhile."""

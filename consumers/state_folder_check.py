@@ -50,7 +50,7 @@ def check_state_folder(
         return [*facts, judged(_PART, "snapshots", "none is whole", "problem", way_out)]
     facts += _newest(found.entry, entries, stream=stream, branch=branch, state=state)
     # 3.
-    facts.append(_room(state, found.entry, snapshots.keep, kept=len(entries)))
+    facts.append(_room(state, found.entry, snapshots.keep + snapshots.keep_bases, kept=len(entries)))
     # 4.
     if log is not None:
         facts += _against_the_log(entries, found.entry, log)

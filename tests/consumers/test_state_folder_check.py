@@ -137,7 +137,7 @@ def test_a_disk_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     write(tmp_path)
     (entry,) = SnapshotStore(tmp_path / "snapshots").entries()
     usage = namedtuple("usage", "total used free")
-    # Of the three that are kept one is there: two more and the one being written are to come.
-    for free, verdict in ((3 * entry.bytes - 1, "problem"), (3 * entry.bytes, "warning"), (6 * entry.bytes, "ok")):
+    # Of the three newest and the three old teachers one is there: five more and the one being written are to come.
+    for free, verdict in ((6 * entry.bytes - 1, "problem"), (6 * entry.bytes, "warning"), (12 * entry.bytes, "ok")):
         monkeypatch.setattr(shutil, "disk_usage", lambda _path, free=free: usage(0, 0, free))
         assert look(tmp_path)["free disk"].verdict == verdict
