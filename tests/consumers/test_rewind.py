@@ -147,7 +147,7 @@ def test_the_same_rewind_again_goes_on_and_any_other_is_refused(world: World) ->
 
     assert rewind(f"{first.generation}-{first.sequence}")
     assert not rewind(str(first.sequence)), "killed before it learnt anything"
-    learnt = learn_on(world, store, snapshots={"every_records": 20, "keep": 2})
+    learnt = learn_on(world, store, snapshots={"every_records": 20, "keep": 2, "keep_bases": 0})
     assert store.entries()[0].sequence > 0, "the first snapshot was pruned"
     assert not rewind(str(first.sequence))
     for which, branch in ((str(second.sequence), "past"), (str(first.sequence), "other")):

@@ -83,18 +83,20 @@ SHUFFLENET = {"backbone": "torchvision", "options": {"model": "shufflenet_v2_x0_
 
 
 @pytest.mark.parametrize(
-    ("make", "network", "backbone", "optimizer"),
+    ("make", "records", "network", "backbone", "optimizer"),
     [
-        (vectors, {}, "mlp", {"learning_rate": 0.1}),
-        (numbers_in_columns, {}, "mlp", {"learning_rate": 0.1}),
-        (texts, {"options": {"width": 16, "heads": 2, "layers": 1}}, "text_encoder", CLIPPED),
-        (photographs, RESNET, "resnet18", {"learning_rate": 0.05}),
-        (photographs, SHUFFLENET, "torchvision", {"learning_rate": 0.05}),
+        (vectors, 400, {}, "mlp", {"learning_rate": 0.1}),
+        (numbers_in_columns, 400, {}, "mlp", {"learning_rate": 0.1}),
+        (texts, 400, {"options": {"width": 16, "heads": 2, "layers": 1}}, "text_encoder", CLIPPED),
+        (photographs, 400, RESNET, "resnet18", {"learning_rate": 0.05}),
+        # after 400 its batch norms' statistics still lag behind its weights, on some machines by too much
+        (photographs, 1_000, SHUFFLENET, "torchvision", {"learning_rate": 0.05}),
     ],
     ids=["npy vectors", "csv numbers", "jsonl texts", "JPEG folder, resnet18", "JPEG folder, torchvision"],
 )
 def test_what_comes_in_is_learnt(
     make: Any,
+    records: int,
     network: dict[str, Any],
     backbone: str,
     optimizer: dict[str, Any],
@@ -102,7 +104,7 @@ def test_what_comes_in_is_learnt(
     stream_name: str,
     tmp_path: Path,
 ) -> None:
-    stream = send(kafka_broker, stream_name, 400, dataset=make(tmp_path), schedule=Split())
+    stream = send(kafka_broker, stream_name, records, dataset=make(tmp_path), schedule=Split())
     file = settings_file(tmp_path, kafka_broker, "registry: {enabled: false}\n")
     values = yaml.safe_load(file.read_text())
     values["learner"] |= {"network": network, "optimizer": optimizer}
