@@ -10,7 +10,7 @@ from consumers.commit_log import transactional_id
 from consumers.replay_transactions import replay_group
 from consumers.topics import MAIN_BRANCH
 
-Role = Literal["learner", "producer", "dead-letters", "check"]
+Role = Literal["learner", "producer", "dead-letters", "consolidate", "check"]
 
 
 def needed_acls(role: Role, stream: str, branch: str = MAIN_BRANCH) -> tuple[Acl, ...]:
@@ -53,6 +53,13 @@ def needed_acls(role: Role, stream: str, branch: str = MAIN_BRANCH) -> tuple[Acl
                 _topic(events, "Write", "Read", why="to tell what was sent back"),
                 Acl(resource="transactional-id", name=replay, operations=("Write",), why="all of a replay, or none"),
                 Acl(resource="group", name=replay, operations=("Read",), why="what was sent back before"),
+            )
+        case "consolidate":
+            return (
+                _topic(
+                    samples, "Read", "DescribeConfigs", why="the new classes' records; its cleanup.policy is looked at"
+                ),
+                _topic(unlabelled, "Read", why="what the student is distilled on"),
             )
         case "check":
             return (
