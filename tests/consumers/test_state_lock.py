@@ -20,7 +20,10 @@ def test_learners_work_beside_each_other_and_an_erasure_alone(tmp_path: Path) ->
     with (
         shared_lock(tmp_path),
         shared_lock(tmp_path, wait_seconds=0),
-        pytest.raises(UserError, match=f"a learner, a rewind or another erasure works on {tmp_path}: stop it, erase"),
+        pytest.raises(
+            UserError,
+            match=f"a learner, a rewind, a consolidation or another erasure works on {tmp_path}: stop it, erase",
+        ),
     ):
         exclusive_lock(tmp_path).__enter__()
     with exclusive_lock(tmp_path), pytest.raises(UserError, match="an erasure works on"):
@@ -68,7 +71,7 @@ def test_a_killed_process_lets_go(tmp_path: Path) -> None:
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == "locked\n"
-        with pytest.raises(UserError, match="a learner, a rewind or another erasure works on"):
+        with pytest.raises(UserError, match="a learner, a rewind, a consolidation or another erasure works on"):
             exclusive_lock(tmp_path).__enter__()
     finally:
         process.send_signal(signal.SIGKILL)
