@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import gc
 import os
 import signal
 import statistics
@@ -39,8 +38,8 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -64,6 +63,7 @@ from consumers.process_settings import MetricsSettings, RegistrySettings, Snapsh
 from deploy.exit_codes import one_line
 from deploy.learning import open_learner
 from deploy.settings import Settings
+from deploy.settled_objects import settled
 from model_store.snapshot_store import SnapshotStore
 from pipeline.codec.record_decoder import RecordDecoder
 from pipeline.device import choose_device, configure_torch
@@ -234,7 +234,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             plain_rate(work, min(_WARM_UP_RECORDS, len(work)))
         if "memory" in contestants:
             memory_rate(work, min(_WARM_UP_RECORDS, len(work)))
-        stack.enter_context(_stream_out_of_the_collectors_sight())
+        # The log in memory is some million objects, which the collector would go through in everybody's time, also of
+        # those who do not use it; a learner's process holds no such thing.
+        stack.enter_context(settled())
         for turn in range(args.repeat):
             for name, rate in contestants.items():
                 if name in not_measured:
@@ -323,18 +325,6 @@ def _contestants(args: argparse.Namespace, work: Work, stack: ExitStack) -> dict
 
         contestants["mammoth"] = mammoth
     return {name: rate for name, rate in contestants.items() if name not in args.skip}
-
-
-@contextmanager
-def _stream_out_of_the_collectors_sight() -> Iterator[None]:
-    """The log in memory is some million objects, which Python's collector would go through again and again in the
-    time of those who do not even use it; a learner's process holds no such thing."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def table(result: dict[str, Any]) -> str:

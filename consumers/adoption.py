@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import cast
 
 from consumers.checkpointing import Checkpointing
 from consumers.log_gap import find_gaps
-from consumers.manifest_facts import ProcessFacts
+from consumers.manifest_facts import ProcessFacts, last_records_in
 from consumers.observers import Observer
 from consumers.record_source import RecordSource
 from consumers.told_before import Reports, ToldBefore
@@ -20,7 +19,6 @@ from model_store.manifest import NotWhole
 from model_store.offers import Offer, OfferStore
 from model_store.snapshot import Snapshot
 from model_store.snapshot_store import SnapshotStore
-from pipeline.record import Partition
 from pipeline.state import Json
 from pipeline.stream_learner import StreamLearner
 from pipeline.user_error import UserError
@@ -56,7 +54,7 @@ class Adoption:
     4. The learner loads the offer; it keeps what is not the network's (`StreamLearner.adopt`).
     5. A snapshot under the next sequence, and the commit: offsets go back. A kill before this leaves the state before
        the adoption, and the offer, which is adopted again; a kill after it, the adopted one.
-    6. The caller seeks to the parent's offsets.
+    6. The caller reads on from where `Checkpointing` stands: the parent's offsets.
     """
 
     def __init__(
@@ -89,9 +87,7 @@ class Adoption:
             return None
         self._looked_at = now
         waiting = self._offers.waiting()
-        decided = {
-            decision["job"] for decision in self._learner.decisions if decision["kind"] in ("adoption", "refusal")
-        }
+        decided = self._learner.decided_jobs
         for offer in waiting:
             if offer.job in decided and self._is_durable(offer.job):
                 with suppress(OSError):  # on a disk that takes no change it harms nobody
@@ -103,8 +99,8 @@ class Adoption:
         newest = self._store.entries()[-2:]
         return len(newest) == 2 and all(job in cast("list[Json]", e.facts.get("decided_jobs") or []) for e in newest)
 
-    def take(self, offer: Offer, pace: Pace, stop: threading.Event) -> Mapping[Partition, int] | None:
-        """Numbered as above: where to go on from; None: refused, or put off. No other thread uses the source meanwhile.
+    def take(self, offer: Offer, pace: Pace, stop: threading.Event) -> None:
+        """Numbered as above: adopted, refused, or put off. No other thread uses the source meanwhile.
 
         Raises as `Checkpointing.commit_now` but for `OSError`, and `SourceUnavailable`, with nothing changed.
         """
@@ -115,18 +111,18 @@ class Adoption:
         except OSError as error:  # a full disk stops no learning, and the offer can wait
             self._looked_at = time.monotonic() + _DISK_RETRY_SECONDS
             self._observer.warned(f"the offer of {offer.job} waits for the disk: {error}")
-            return None
+            return
         fault_point("adopt.begun")
         # 2.
         try:
             snapshot = self._offers.load(offer)
         except NotWhole as problem:
             self._refuse(offer, f"it is not whole: {problem.why}")
-            return None
+            return
         why = self._why_not(snapshot)
         if why is not None:
             self._refuse(offer, why)
-            return None
+            return
         # 3.
         # the parent's own, where it was written while a fall-back or another adoption was being learnt again
         told, told_since = ToldBefore(), snapshot.facts.get("told_since") or snapshot.facts.get("report_positions")
@@ -142,7 +138,7 @@ class Adoption:
             self._learner.adopt(snapshot.state, decision, told.decisions)
         except UserError as error:
             self._refuse(offer, str(error))
-            return None
+            return
         fault_point("adopt.loaded")
         # 5.
         self._checkpoints.tell_event(
@@ -157,11 +153,10 @@ class Adoption:
         )
         offsets = {**beginnings, **{p: offset for p, offset in snapshot.offsets.items() if p in beginnings}}
         self._checkpoints.go_back(
-            offsets, _last_records(snapshot), told, told_since, trigger=str(offer.facts.get("kind", "manual"))
+            offsets, last_records_in(snapshot.facts), told, told_since, trigger=str(offer.facts.get("kind", "manual"))
         )
         fault_point("adopt.committed")
         self._observer.adopted(self._learner, str(offer.facts.get("kind")))
-        return offsets
 
     def _why_not(self, snapshot: Snapshot) -> str | None:
         """One line; None: it may be adopted."""
@@ -198,12 +193,3 @@ class Adoption:
         self._checkpoints.commit_now(at_any_rate=True)
         self._observer.warned(f"the offer of {offer.job} was refused: {why}")
         self._observer.refused(kind)
-
-
-def _last_records(snapshot: Snapshot) -> dict[Partition, tuple[int, str]]:
-    return {
-        Partition(topic, number): (offset, checksum)
-        for topic, number, offset, checksum in cast(
-            "list[tuple[str, int, int, str]]", snapshot.facts.get("last_records") or []
-        )
-    }

@@ -18,6 +18,12 @@ def class_names(entry: SnapshotEntry) -> list[str]:
     return [str(name) for name in names] if isinstance(names, list) else []
 
 
+def new_classes(parent: SnapshotEntry, base: SnapshotEntry) -> list[str]:
+    """What the parent's network knows and the base's does not, in the parent's order."""
+    known = set(class_names(base))
+    return [name for name in class_names(parent) if name not in known]
+
+
 def base_numbers(
     entries: Sequence[SnapshotEntry], keep: int, max_age_seconds: float | None = None
 ) -> set[tuple[int, int]]:

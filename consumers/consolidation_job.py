@@ -7,11 +7,12 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
-from consumers.base_snapshots import class_names
+from consumers.base_snapshots import new_classes
 from consumers.log_gap import find_gaps
 from consumers.record_source import LogTruncated, ReadingStopped, RecordSource, read_records
 from model_store.durable_files import remove_folder
@@ -20,15 +21,16 @@ from model_store.snapshot import Snapshot
 from model_store.snapshot_store import SnapshotEntry, SnapshotStore
 from pipeline.codec.record_decoder import RecordDecoder
 from pipeline.device import choose_device
+from pipeline.erasure import Erasures
 from pipeline.evaluation.hold_out import HoldOut, evaluate_hold_out
 from pipeline.record import Partition
 from pipeline.restructuring.acceptance import AcceptanceSettings, Judgement, judged
 from pipeline.restructuring.consolidation import Consolidation, Progress, consolidated, consolidation_of
 from pipeline.restructuring.consolidation_settings import ConsolidationSettings
-from pipeline.sample import InputSpec, Sample
+from pipeline.sample import Sample
 from pipeline.settings import LearnerSettings
 from pipeline.state import Json, StateTree
-from pipeline.stream_learner import StreamLearner
+from pipeline.stream_learner import StreamLearner, spec_of
 
 KIND = "consolidation"
 
@@ -126,7 +128,7 @@ class ConsolidationJob:
         )
         if gaps:
             raise LogTruncated(f"{gaps[0].why}; a job needs the log that its snapshots were learnt from")
-        new = [name for name in class_names(parent_entry) if name not in class_names(base_entry)]
+        new = new_classes(parent_entry, base_entry)
         # 2.
         saved = SnapshotStore(self._work / job)
         begun = saved.newest_whole().snapshot if saved.folder.is_dir() else None
@@ -173,8 +175,7 @@ class ConsolidationJob:
         if judgement.accepted:
             result = Snapshot(generation=0, sequence=0, state=state, offsets=parent.offsets, facts=parent.facts)
             self._offers.put(job, KIND, parent, result, report.as_json)
-        if saved.folder.exists():
-            remove_folder(saved.folder)
+        remove_folder(saved.folder)
         return report
 
     def _is_cut(self, base: Snapshot) -> bool:
@@ -228,9 +229,10 @@ class _Reader:
         self._stop = stop
         self._parent = parent
         self._settings = settings
-        learner = StreamLearner(settings)
-        learner.load_state(parent.state)
-        self._hold_out, self._erasures, self._spec = learner.hold_out, learner.erasures, learner.spec
+        self._spec = spec_of(parent.state)
+        self._hold_out = HoldOut(settings.hold_out)  # which samples it chooses hangs on no state
+        self._erasures = Erasures()
+        self._erasures.load_state(cast(Json, parent.state.get("erasures", [])))
 
     def labelled(
         self, source: RecordSource, begin: Mapping[Partition, int], new: list[str]
@@ -256,10 +258,9 @@ class _Reader:
         self, source: RecordSource, begin: Mapping[Partition, int], end: Mapping[Partition, int], *, labelled: bool
     ) -> Iterator[Sample]:
         decode = RecordDecoder(self._settings.input, labelled=labelled).decode
-        spec: InputSpec | None = self._spec
         for record in read_records(source, begin, end, self._stop):
             sample = decode(record).sample
-            if sample is None or sample.spec != spec:
+            if sample is None or sample.spec != self._spec:
                 continue
             key = self._hold_out.key(sample)
             if self._hold_out.chooses_key(key):

@@ -6,11 +6,10 @@ import contextlib
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import cast
 
 from consumers.commit_log import CommitLog, Committed, transactional_id
 from consumers.log_gap import Gap, LogGap, find_gaps
-from consumers.manifest_facts import ProcessFacts
+from consumers.manifest_facts import ProcessFacts, last_records_in
 from consumers.record_source import RecordSource
 from consumers.snapshot_commit import SnapshotCommit
 from consumers.state_checks import check_belongs, check_settings
@@ -209,19 +208,14 @@ class LearnerStart:
                 untold = []
         fault_point("start.told")
         offsets = {**beginnings, **known_offsets}
-        last_records = {
-            Partition(topic, number): (offset, checksum)
-            for topic, number, offset, checksum in cast(
-                "list[tuple[str, int, int, str]]", facts.get("last_records") or []
-            )
-        }
+        last = last_records_in(facts)
         for gap in gaps:
             offsets[gap.partition] = gap.next_offset
-            last_records.pop(gap.partition, None)  # it lies there no more, or another one does
+            last.pop(gap.partition, None)  # it lies there no more, or another one does
         return Beginning(
             offsets=offsets,
             entry=entry,
-            last_records={p: last for p, last in last_records.items() if p in beginnings},
+            last_records={p: record for p, record in last.items() if p in beginnings},
             told_before=told_before,
             told_since=told_since,
             untold=tuple(untold),

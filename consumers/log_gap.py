@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
+from consumers.manifest_facts import last_records_in
 from consumers.record_source import LogTruncated, RecordSource, record_checksum
 from pipeline.record import Partition
 from pipeline.state import Json
@@ -95,8 +96,7 @@ def find_gaps(
             )
     # 3.
     broken = {gap.partition for gap in gaps}
-    for topic, number, offset, checksum in cast("list[tuple[str, int, int, str]]", facts.get("last_records") or []):
-        partition = Partition(topic, number)
+    for partition, (offset, checksum) in last_records_in(facts).items():
         if partition in broken or partition not in beginnings or offset < beginnings[partition]:
             continue  # retention has deleted it: nothing to compare
         record = source.read_one(partition, offset)

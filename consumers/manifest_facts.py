@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from pipeline.record import Partition
 from pipeline.settings import LearnerSettings
@@ -30,6 +30,14 @@ def settings_facts(settings: LearnerSettings) -> dict[str, Json]:
     """The settings, and those of them by themselves that a state cannot go on without."""
     fixed: dict[str, Any] = fixed_values(settings)
     return {"fixed_settings": fixed, "settings": settings.model_dump(mode="json")}
+
+
+def last_records_in(facts: Mapping[str, Json]) -> dict[Partition, tuple[int, str]]:
+    """Offset and checksum of the last record consumed of each partition, as `manifest_facts` wrote them."""
+    return {
+        Partition(topic, number): (offset, checksum)
+        for topic, number, offset, checksum in cast("list[tuple[str, int, int, str]]", facts.get("last_records") or [])
+    }
 
 
 def manifest_facts(
@@ -59,7 +67,7 @@ def manifest_facts(
         "architecture": None if learner.learner is None else learner.learner.architecture,
         "classes": list(learner.class_names),
         "records_consumed": learner.records_consumed,
-        "decided_jobs": [d["job"] for d in learner.decisions if d["kind"] in ("adoption", "refusal")],
+        "decided_jobs": learner.decided_jobs,
         "records_at_version": records_at_version,
         "version": None if version is None else dict(version),
         "report_positions": report_positions or [],

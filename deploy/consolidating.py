@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from consumers import topics
-from consumers.base_snapshots import base_of, begun_jobs, class_names
+from consumers.base_snapshots import base_of, begun_jobs, class_names, new_classes
 from consumers.consolidation_job import ConsolidationJob, JobReport
 from consumers.kafka_record_source import KafkaRecordSource
 from consumers.state_lock import job_lock, shared_lock
@@ -32,8 +32,7 @@ class Chosen:
 
     @property
     def new_classes(self) -> list[str]:
-        known = set(class_names(self.base))
-        return [name for name in class_names(self.parent) if name not in known]
+        return new_classes(self.parent, self.base)
 
 
 def choose(state: Path, *, stream: str, base: int | None = None) -> Chosen:

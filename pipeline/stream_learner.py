@@ -90,6 +90,11 @@ class StreamLearner:
         return self.records_consumed < self.high_water
 
     @property
+    def decided_jobs(self) -> list[Json]:
+        """Restructurings whose offers were adopted or refused."""
+        return [decision["job"] for decision in self.decisions if decision["kind"] in ("adoption", "refusal")]
+
+    @property
     def class_columns(self) -> Mapping[str, int]:
         """{class: logit column} of the known classes."""
         return {} if self.learner is None else self.learner.class_columns
@@ -369,11 +374,7 @@ class StreamLearner:
     def load_state(self, state: StateTree) -> None:
         """Inverse of `state`; the batch being assembled is dropped."""
         self.discard_pending()
-        spec = cast("dict[str, object] | None", state["spec"])
-        self._spec = None
-        if spec is not None:
-            shape = tuple(cast(list[int], spec["shape"]))
-            self._spec = InputSpec(kind=cast(InputKind, spec["kind"]), shape=shape)
+        self._spec = spec_of(state)
         self.learner = None
         if state["learner"]:
             assert self._spec is not None, "what was learnt had a spec"
@@ -430,6 +431,14 @@ class StreamLearner:
         """Logit columns that the present network chooses among the known classes."""
         assert self.learner is not None, "nothing was learnt yet"
         return self.learner.predict_columns(x)
+
+
+def spec_of(state: StateTree) -> InputSpec | None:
+    """Of a stream learner's state: what a sample looks like; None before the first good one."""
+    spec = cast("dict[str, object] | None", state["spec"])
+    if spec is None:
+        return None
+    return InputSpec(kind=cast(InputKind, spec["kind"]), shape=tuple(cast(list[int], spec["shape"])))
 
 
 def idle_flush(offsets: Mapping[Partition, int]) -> dict[str, Json]:
