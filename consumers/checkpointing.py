@@ -433,5 +433,9 @@ class Checkpointing:
             records_at_version=self._due.records_at_version,
             version=version,
             report_positions=None if self._reports is None else self._reports.positions,
-            told_since=self._told_since if self._told_before.reaches_past(self.offsets) else None,
+            told_since=self._told_since if self._is_behind_what_was_told() else None,
         )
+
+    def _is_behind_what_was_told(self) -> bool:
+        """Whether a successor that goes on from here would tell something a second time without reading it back."""
+        return self._told_before.reaches_past(self.offsets, self._learner.records_consumed)

@@ -41,9 +41,13 @@ def event_id(headers: Sequence[tuple[str, bytes | None]]) -> str | None:
     return _text(headers, "ce_id")
 
 
-def event_data(record: Record, *, kind: str, branch: str) -> dict[str, Json] | None:
-    """What a branch has told about itself; None for an event of another kind or branch, and for what is none at all."""
-    if _text(record.headers, "ce_type") != f"{_TYPE_PREFIX}{kind}" or record.value is None:
+def event_data(record: Record, *, branch: str, kind: str | None = None) -> dict[str, Json] | None:
+    """What a branch has told about itself; None for an event of another kind or branch, and for what is none at all.
+    Without `kind`: an event of any."""
+    told = _text(record.headers, "ce_type") or ""
+    if not told.startswith(_TYPE_PREFIX) or record.value is None:
+        return None
+    if kind is not None and told != f"{_TYPE_PREFIX}{kind}":
         return None
     try:
         data = json.loads(record.value)

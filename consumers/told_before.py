@@ -32,6 +32,7 @@ class ToldBefore:
     event_ids: set[str] = field(default_factory=set)
     decisions: list[dict[str, Json]] = field(default_factory=list)  # idle flushes
     gaps: set[tuple[str, int, int, int]] = field(default_factory=set)  # accepted ones, as `Gap.as_json`
+    records_consumed: int = 0  # by the state that was farthest when it told of something
 
     def forget_dead_letters(self, gaps: Iterable[Gap]) -> None:
         """Where a log lost its tail or was made anew, other records than those told of stand at these offsets now.
@@ -51,12 +52,15 @@ class ToldBefore:
         where = dead_letters.origin(message.headers)
         return where in self.dead_letters if where is not None else events.event_id(message.headers) in self.event_ids
 
-    def reaches_past(self, offsets: Mapping[Partition, int]) -> bool:
-        """Whether something of it is about records from these offsets on."""
+    def reaches_past(self, offsets: Mapping[Partition, int], records_consumed: int) -> bool:
+        """Whether something of it is about records from these offsets on, or was told by a state that had consumed more
+        records than these."""
         ends = [end for decision in self.decisions for end in cast("list[tuple[str, int, int]]", decision["offsets"])]
-        return any(
-            number >= offsets.get(Partition(topic, partition), 0) for topic, partition, number in self.dead_letters
-        ) or any(end > offsets.get(Partition(topic, partition), 0) for topic, partition, end in ends)
+        return (
+            self.records_consumed > records_consumed
+            or any(number >= offsets.get(Partition(topic, part), 0) for topic, part, number in self.dead_letters)
+            or any(end > offsets.get(Partition(topic, part), 0) for topic, part, end in ends)
+        )
 
 
 class Reports:
@@ -112,6 +116,10 @@ class Reports:
         name = events.event_id(record.headers)
         if name is not None:
             told.event_ids.add(name)
+        about = events.event_data(record, branch=self._branch)
+        records = None if about is None else about.get("records_consumed")
+        if type(records) is int:
+            told.records_consumed = max(told.records_consumed, records)
         flush = events.event_data(record, kind="idle_flush", branch=self._branch)
         if flush is not None and _are_offsets(flush.get("offsets")):
             told.decisions.append({"kind": "idle_flush", "offsets": flush["offsets"]})

@@ -227,6 +227,19 @@ def test_a_lost_adoption_is_made_again(world: World, undisturbed: World) -> None
     told_once(world, undisturbed)
 
 
+def test_new_classes_are_told_once_where_nothing_else_was(tmp_path: Path) -> None:
+    """No dead letter and no idle flush lies between the parent and the adoption, only the classes that came."""
+    world = World(tmp_path)
+    world.write(digit_stream(90, clean=True))
+    world.learn(snapshots=OFTEN)
+    offer(world)
+    with kill_at("adopt.committed"), pytest.raises(Killed):
+        world.learn(snapshots=OFTEN)
+    world.learn(snapshots=OFTEN)
+    classes = [json.loads(message.value or b"")["class"] for message in world.events("new_class")]
+    assert sorted(classes) == ["0", "1", "2", "3", "4", "5"]
+
+
 def test_what_is_kept_is_of_the_present_and_what_is_the_networks_is_not(world: World) -> None:
     before = world.newest().state
     offer(world)
