@@ -16,7 +16,7 @@ from consumers.record_source import RecordSource
 from consumers.told_before import Reports, ToldBefore
 from model_store.fault_points import fault_point
 from model_store.manifest import NotWhole
-from model_store.offers import Offer, OfferStore
+from model_store.offers import Offer, OfferStore, Refusal
 from model_store.snapshot import Snapshot
 from model_store.snapshot_store import SnapshotStore
 from pipeline.state import Json
@@ -79,14 +79,14 @@ class Adoption:
         self._reports = reports
         self._looked_at = 0.0
 
-    def waiting(self) -> Offer | None:
-        """An offer that is neither adopted nor refused; looked for once a second. Those that are decided go when no
-        fall-back can need them any more."""
+    def waiting(self) -> Offer | Refusal | None:
+        """An offer that is neither adopted nor refused, or a refusal that is not told; looked for once a second. Those
+        that are decided go when no fall-back can need them any more."""
         now = time.monotonic()
         if now - self._looked_at < _LOOK_EVERY_SECONDS:
             return None
         self._looked_at = now
-        waiting = self._offers.waiting()
+        waiting = self._offers.answers()
         decided = self._learner.decided_jobs
         for offer in waiting:
             if offer.job in decided and self._is_durable(offer.job):
@@ -99,8 +99,9 @@ class Adoption:
         newest = self._store.entries()[-2:]
         return len(newest) == 2 and all(job in cast("list[Json]", e.facts.get("decided_jobs") or []) for e in newest)
 
-    def take(self, offer: Offer, pace: Pace, stop: threading.Event) -> None:
-        """Numbered as above: adopted, refused, or put off. No other thread uses the source meanwhile.
+    def take(self, offer: Offer | Refusal, pace: Pace, stop: threading.Event) -> None:
+        """Numbered as above: adopted, refused, or put off. A job's own refusal is told, and no longer waited for. No
+        other thread uses the source meanwhile.
 
         Raises as `Checkpointing.commit_now` but for `OSError`, and `SourceUnavailable`, with nothing changed.
         """
@@ -113,6 +114,9 @@ class Adoption:
             self._observer.warned(f"the offer of {offer.job} waits for the disk: {error}")
             return
         fault_point("adopt.begun")
+        if isinstance(offer, Refusal):
+            self._refuse(offer, str(offer.facts.get("why")), told_as="restructuring_refused")
+            return
         # 2.
         try:
             snapshot = self._offers.load(offer)
@@ -185,11 +189,17 @@ class Adoption:
         )
         return f"the log cannot be learnt again from there: {gaps[0].why}" if gaps else None
 
-    def _refuse(self, offer: Offer, why: str) -> None:
+    def _refuse(self, offer: Offer | Refusal, why: str, *, told_as: str = "offer_refused") -> None:
         """Recorded, so that it is refused once, and told."""
         kind = str(offer.facts.get("kind"))
-        self._learner.decide({"kind": "refusal", "job": offer.job, "why": why})
-        self._checkpoints.tell_event("offer_refused", offer.job, {**offer.facts, "why": why})
+        self._learner.refuse(
+            {"kind": "refusal", "job": offer.job, "why": why},
+            requested_at=offer.facts.get("requested_at"),
+            base_is_lost=offer.facts.get("base_is_lost") is True,
+        )
+        self._checkpoints.tell_event(told_as, offer.job, {**offer.facts, "why": why})
         self._checkpoints.commit_now(at_any_rate=True)
-        self._observer.warned(f"the offer of {offer.job} was refused: {why}")
+        fault_point("refusal.committed")
+        what = f"the offer of {offer.job}" if told_as == "offer_refused" else offer.job
+        self._observer.warned(f"{what} was refused: {why}")
         self._observer.refused(kind)

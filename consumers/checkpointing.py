@@ -41,6 +41,7 @@ _WAIT_TICK_SECONDS = 0.25
 class _Due:
     """From when on the next snapshot and the next version are counted."""
 
+    at_once: bool = False
     snapshot_at: float = 0.0  # monotonic
     records_at_commit: int = 0
     records_at_version: int = 0
@@ -182,6 +183,10 @@ class Checkpointing:
             )
         )
 
+    def want_snapshot(self) -> None:
+        """As soon as one can be taken."""
+        self._due = replace(self._due, at_once=True)
+
     def commit_if_due(self) -> None:
         """At a batch boundary: take in what became of the commit before; begin the next one where it is due, else a
         heartbeat where that is."""
@@ -197,7 +202,7 @@ class Checkpointing:
         if now >= self._disk_retry_at:
             if self._version_is_due():
                 self._begin("periodic")
-            elif self._snapshot_is_due(now) and self._has_moved():
+            elif self._due.at_once or (self._snapshot_is_due(now) and self._has_moved()):
                 self._begin()
             self._finish(self._commits.collect())
         if now - self._told_at >= self._stream_settings.heartbeat_seconds and not self._commits.is_busy:
@@ -359,7 +364,7 @@ class Checkpointing:
             assert done.error is not None
             self._observer.commit_failed(done.error)
             self._outbox.put_back(pending.messages)
-            self._due = pending.due
+            self._due = replace(pending.due, at_once=pending.due.at_once or self._due.at_once)
             self._disk_retry_at = time.monotonic() + _DISK_RETRY_SECONDS
             return
         if self._reports is not None:

@@ -17,6 +17,7 @@ from consumers.process_settings import MetricsSettings
 from consumers.snapshot_commit import CommitReport
 from pipeline.evaluation.forgetting import EvaluationReport
 from pipeline.record import Partition
+from pipeline.restructuring.trigger import Reason
 from pipeline.sample import DeadLetterReason
 from pipeline.stream_learner import StepReport, StreamLearner
 
@@ -126,9 +127,10 @@ class LearnerMetrics(Observer):
         self._snapshot_at = gauge("snapshot_last_success_timestamp_seconds", "Unix time of the newest snapshot.")
         self._snapshot_failures = counter("snapshot_failures_total", "Snapshots that could not be written.")
         self._drifts = counter("drift_events_total", "Drifts detected.", "detector")
+        self._requests = counter("restructurings_requested_total", "Restructurings that were asked for.", "reason")
         self._restructurings = {
-            "consolidation": counter("consolidations_total", "Consolidations that were offered.", "outcome"),
-            "expansion": counter("expansions_total", "Expansions that were offered.", "outcome"),
+            "consolidation": counter("consolidations_total", "Consolidations, by what came of them.", "outcome"),
+            "expansion": counter("expansions_total", "Expansions, by what came of them.", "outcome"),
         }
         self._relearning = gauge("relearning_records", "Records to be learnt once more after an adoption.")
         self._registrations = gauge("registrations_waiting", "Versions that wait for MLflow.")
@@ -141,6 +143,8 @@ class LearnerMetrics(Observer):
             self._dead_letters.labels(str(reason))
         for source in ("incoming", "replay"):
             self._trained.labels(source)
+        for asked_for in Reason:
+            self._requests.labels(str(asked_for))
         for restructurings in self._restructurings.values():
             for outcome in ("adopted", "refused"):
                 restructurings.labels(outcome)
@@ -183,6 +187,8 @@ class LearnerMetrics(Observer):
                 self._dead_letters.labels(str(problem.reason)).inc()
             if report.drift:
                 self._drifts.labels(str(learner.settings.drift.detector)).inc()
+            if report.request is not None:
+                self._requests.labels(str(report.request.reason)).inc()
         if batch.newest_event_time_seconds is not None:
             self._newest_event_time_seconds = batch.newest_event_time_seconds
         for stage, seconds in report.seconds.items():

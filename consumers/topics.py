@@ -138,6 +138,10 @@ def _ensure(settings: KafkaSettings, wanted: dict[str, dict[str, Any]]) -> None:
         admin.wait_for_topics(list(wanted))
 
 
+class UnlabelledMissing(UserError):
+    """There is no topic of records without labels."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplesTopic:
     """The topic that is learnt from, as it is now: its identity, and that of the log it is part of."""
@@ -149,12 +153,13 @@ class SamplesTopic:
 
 
 def check_unlabelled_topic(settings: KafkaSettings, name: str) -> tuple[Partition, ...]:
-    """The partitions of a topic of records without labels. Raises `UserError` where it is missing or not to be read."""
+    """The partitions of a topic of records without labels. Raises `UnlabelledMissing`, and `UserError` where it is not
+    to be read."""
     with kafka_connection.admin(settings) as admin, kafka_connection.talking(settings):
         (described,) = admin.describe_topics([name])
     error = kafka_errors.for_code(described["error_code"])
     if error is kafka_errors.UnknownTopicOrPartitionError:
-        raise UserError(
+        raise UnlabelledMissing(
             f"topic {name} does not exist at {kafka_connection.bootstrap_servers(settings)}; send records without a "
             "label to it (`palimpsest produce --unlabelled-share`), or name another one"
         )

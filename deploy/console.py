@@ -26,7 +26,7 @@ class ConsoleObserver(Observer):
     """One line every two seconds while records come: rate, lag, accuracy, worst class. JSON where nobody is watching.
 
     Every line of JSON has `time` (seconds since 1970) and `event`: started, metrics, learning, new_class, drift,
-    snapshot, snapshot_failed, accepted_gap, adopted, version, warning, stopped, failed.
+    restructuring_requested, snapshot, snapshot_failed, accepted_gap, adopted, version, warning, stopped, failed.
     """
 
     def __init__(self, out: TextIO | None = None, *, as_json: bool | None = None) -> None:
@@ -68,6 +68,10 @@ class ConsoleObserver(Observer):
             self._note("new_class", f"new: {', '.join(update.new_classes)}", {"classes": list(update.new_classes)})
         if report.drift:
             self._note("drift", "drift of the prequential error", {"records_consumed": report.records_consumed})
+        if report.request is not None:
+            reason = str(report.request.reason)
+            text = f"a restructuring is asked for: {reason.replace('_', ' ')}"
+            self._note("restructuring_requested", text, {"reason": reason, "records_consumed": report.records_consumed})
         now = time.monotonic()
         if now - self._told_at < _SECONDS_BETWEEN_LINES:
             return
