@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -33,6 +34,8 @@ from pipeline.stream_learner import StreamLearner
 _DISK_RETRY_SECONDS = 5.0
 # A commit that is under way for longer than this is worth a line, again and again.
 _SLOW_COMMIT_SECONDS = 60.0
+# A snapshot of a certain moment is worth so long a wait: a local disk and brokers that are there take a tenth of it.
+_WANTED_SNAPSHOT_SECONDS = 10.0
 # Short enough for a stop to be heard within any supervisor's patience.
 _WAIT_TICK_SECONDS = 0.25
 
@@ -67,6 +70,10 @@ class Outcome:
     pending: PendingCommit
     report: CommitReport | None = None
     error: DiskRefused | None = None
+
+
+class _TooLong(Exception):
+    """A commit that is waited for goes on."""
 
 
 class Checkpointing:
@@ -184,8 +191,18 @@ class Checkpointing:
         )
 
     def want_snapshot(self) -> None:
-        """As soon as one can be taken."""
+        """Of this moment, where the commit under way ends within some seconds; else as soon as one can be taken, since
+        learning does not stand still for brokers that are away."""
         self._due = replace(self._due, at_once=True)
+        deadline = time.monotonic() + _WANTED_SNAPSHOT_SECONDS
+
+        def tick() -> None:
+            self._tick()
+            if time.monotonic() >= deadline:
+                raise _TooLong
+
+        with suppress(_TooLong):
+            self._finish(self._commits.wait(tick))
 
     def commit_if_due(self) -> None:
         """At a batch boundary: take in what became of the commit before; begin the next one where it is due, else a
