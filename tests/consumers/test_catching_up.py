@@ -16,9 +16,10 @@ from consumers.memory_record_source import InMemoryLog, InMemoryRecordSource
 from consumers.metrics import LearnerMetrics
 from consumers.observers import Observers
 from consumers.process_settings import MetricsSettings
-from consumers.record_source import RecordSource
+from consumers.record_source import LogTruncated, RecordSource, SourceUnavailable
 from consumers.way_back import WayBack, measure_way_back
 from deploy.console import ConsoleObserver
+from pipeline.record import Partition, Record
 from pipeline.user_error import UserError
 from tests.consumers.digit_records import digit_stream
 from tests.consumers.learner_world import STREAM, Witness, World
@@ -324,3 +325,43 @@ def test_whoever_may_not_see_the_retention_adopts_and_is_warned_once(
         "whether the log keeps its records until an adoption is caught up with is not known: "
         "the brokers do not allow this user DescribeConfigs"
     ]
+
+
+class BrokersAwayOnce(InMemoryRecordSource):
+    """They do not answer the first time that they are asked how long they keep a record."""
+
+    asked = 0
+
+    def retention_seconds(self) -> float | None:
+        self.asked += 1
+        if self.asked == 1:
+            raise SourceUnavailable("the brokers do not answer")
+        return super().retention_seconds()
+
+
+def test_an_offer_waits_for_brokers_that_do_not_answer(tmp_path: Path) -> None:
+    world = begun(tmp_path, retention_seconds=7 * 24 * HOUR)
+    offer(world)
+    witness, source = Witness(), BrokersAwayOnce(world.log)
+    world.learn(observer=witness, source=source, snapshots=OFTEN)
+    assert witness.warnings == [f"the offer of {JOB} waits for the brokers: the brokers do not answer"]
+    assert told(world, "adopted")["job"] == JOB
+    assert source.asked == 2, "once for each look at the offer, not at every poll"
+
+
+class DeletedMeanwhile(InMemoryRecordSource):
+    """Retention is quicker than the second look."""
+
+    def read_next(self, partition: Partition, offset: int) -> Record | None:
+        raise LogTruncated(f"{partition} offset {offset} is gone")
+
+
+def test_what_is_deleted_between_two_looks_is_refused(tmp_path: Path) -> None:
+    world = begun(tmp_path, retention_seconds=7 * 24 * HOUR)
+    offer(world)
+    world.learn(source=DeletedMeanwhile(world.log), snapshots=OFTEN)
+    assert re.fullmatch(
+        r"the log cannot be learnt again from there: digits\.samples-0 offset \d+ is gone",
+        told(world, "offer_refused")["why"],
+    )
+    assert world.newest().offsets == {world.partition: len(RECORDS)}

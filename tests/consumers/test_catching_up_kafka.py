@@ -89,16 +89,16 @@ def test_with_ample_retention_it_is_adopted(kafka_broker: EmbeddedKafka, stream_
 def test_where_the_log_would_delete_it_meanwhile_it_is_refused(
     kafka_broker: EmbeddedKafka, stream_name: str, tmp_path: Path
 ) -> None:
-    """A quarter of an hour is left of the retention, and more than an hour is needed."""
+    """A quarter of an hour is left of the retention, and the better part of an hour is needed."""
     world = offered(kafka_broker, stream_name, tmp_path, retention_hours=1.25)
     witness = Witness()
     world.learn(observer=witness, offers=OfferStore(tmp_path / "offers"))
     assert told(world, "adopted") == []
     (refused,) = told(world, "offer_refused")
     assert re.fullmatch(
-        r"\d+ records would be learnt again, at 0\.05 records/s while 0/s arrive, which takes 1\.\d h, and the log may "
-        r"delete the oldest in 1\d\.\d min \(its retention is 1\.2 h\); raise the samples' retention\.ms, or make the "
-        r"learner faster, and let the job be done again",
+        r"\d+ records would be learnt again, at 0\.05 records/s while 0/s arrive, which takes 5\d\.\d min, and the log "
+        r"may delete the oldest in 1\d\.\d min \(its retention is 1\.2 h\); raise the samples' retention\.ms, or make "
+        r"the learner faster, and let the job be done again",
         refused["why"],
     ), refused["why"]
     assert witness.warnings == [f"the offer of consolidation-1 was refused: {refused['why']}"]
