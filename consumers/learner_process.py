@@ -15,7 +15,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from consumers.adoption import Adoption, Pace
+from consumers.adoption import Adoption
+from consumers.catching_up import Pace
 from consumers.checkpointing import Checkpointing, Outcome
 from consumers.commit_log import CommitLog
 from consumers.commit_thread import Commits

@@ -89,6 +89,8 @@ class LearnerMetrics(Observer):
         self.ready = False
         self._losses_read_at = 0.0
         self._newest_event_time_seconds = math.nan
+        self._is_relearning = False
+        self._caught_up_at: float | None = None  # expected, monotonic; None: nobody knows
 
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return Gauge(f"palimpsest_{name}", text, labels, registry=registry)
@@ -133,6 +135,10 @@ class LearnerMetrics(Observer):
             "expansion": counter("expansions_total", "Expansions, by what came of them.", "outcome"),
         }
         self._relearning = gauge("relearning_records", "Records to be learnt once more after an adoption.")
+        self._relearning_seconds = gauge(
+            "relearning_expected_seconds", "Until an adoption is caught up with, as was expected when it was made."
+        )
+        self._relearning_seconds.set_function(self._expected_left)  # it runs down between the steps too
         self._registrations = gauge("registrations_waiting", "Versions that wait for MLflow.")
         self._parameters = gauge("network_parameters", "Parameters of the network.")
         self._model = gauge("model_info", "The model in a role.", "role", "version", "run_id")
@@ -167,6 +173,7 @@ class LearnerMetrics(Observer):
         self.last_turn = time.monotonic()
         self.ready = True
         if resumed:
+            self._show_relearning(learner)
             self._show_learner(learner)
             newest = learner.forgetting.newest_report()
             if newest is not None:
@@ -176,7 +183,7 @@ class LearnerMetrics(Observer):
         """Count one step. Nothing here reads from the device but the losses, at most once a second."""
         self.last_turn = time.monotonic()  # a chunk of records may be many slow updates
         batch = report.batch
-        self._relearning.set(max(0, learner.high_water - learner.records_consumed))
+        self._show_relearning(learner)
         if learner.records_consumed > learner.high_water:  # else they were counted before an adoption went back
             for partition, records in batch.records_by_partition.items():
                 self._consumed.labels(partition.topic, partition.number).inc(records)
@@ -229,10 +236,11 @@ class LearnerMetrics(Observer):
         self._gaps.labels(*partition).inc()
         self._gap_records.labels(*partition).inc(gap.lost_records or 0)
 
-    def adopted(self, learner: StreamLearner, kind: str) -> None:
+    def adopted(self, learner: StreamLearner, kind: str, expected_seconds: float | None) -> None:
         """The learner goes back, and on with another network."""
         self._count(kind, "adopted")
-        self._relearning.set(max(0, learner.high_water - learner.records_consumed))
+        self._caught_up_at = None if expected_seconds is None else time.monotonic() + expected_seconds
+        self._show_relearning(learner)
         self._show_learner(learner)
 
     def refused(self, kind: str) -> None:
@@ -264,6 +272,15 @@ class LearnerMetrics(Observer):
     def _event_age(self) -> float:
         age = time.time() - self._newest_event_time_seconds
         return age if math.isnan(age) else max(0.0, age)
+
+    def _show_relearning(self, learner: StreamLearner) -> None:
+        self._is_relearning = learner.is_relearning
+        self._relearning.set(max(0, learner.high_water - learner.records_consumed))
+
+    def _expected_left(self) -> float:
+        if self._caught_up_at is None:
+            return math.nan if self._is_relearning else 0.0
+        return max(0.0, self._caught_up_at - time.monotonic())
 
     def _show_learner(self, learner: StreamLearner) -> None:
         self._prequential.set(_known(learner.prequential.accuracy))

@@ -217,10 +217,27 @@ def _check_allowed(described: Mapping[str, Any], *operations: Operation) -> None
         raise UserError(refusal("topic", described["name"], *missing))
 
 
+def retention_seconds(admin: KafkaAdminClient, name: str) -> float | None:
+    """How old a topic's records become before they may be deleted; None: as old as you like, `retention.bytes` apart.
+
+    Raises `UserError` where this user may not see the topic's settings.
+    """
+    configs = _configs(admin, name)
+    if "retention.ms" not in configs:  # the client passes over the brokers' refusal
+        raise UserError(refusal("topic", name, "DescribeConfigs"))
+    retention_ms = int(configs["retention.ms"])
+    return retention_ms / 1000 if "delete" in configs["cleanup.policy"] and retention_ms >= 0 else None
+
+
 def _config(admin: KafkaAdminClient, name: str, setting: str) -> str:
+    return _configs(admin, name)[setting]
+
+
+def _configs(admin: KafkaAdminClient, name: str) -> dict[str, str]:
+    """Also those that are the brokers' defaults. Empty where they do not tell this user."""
     resource = ConfigResource(ConfigResourceType.TOPIC, name)
     described = admin.describe_configs([resource], config_filter="all")
-    return str(described["topic"][name][setting]["value"])
+    return {setting: str(config["value"]) for setting, config in described["topic"][name].items()}
 
 
 def _similar(admin: KafkaAdminClient, stream: str) -> str:

@@ -10,6 +10,7 @@ from typing import TextIO
 
 import click
 
+from consumers.check_report import days
 from consumers.learner_process import RunReport
 from consumers.log_gap import Gap
 from consumers.observers import Observer
@@ -132,14 +133,20 @@ class ConsoleObserver(Observer):
             },
         )
 
-    def adopted(self, learner: StreamLearner, kind: str) -> None:
+    def adopted(self, learner: StreamLearner, kind: str, expected_seconds: float | None) -> None:
         """The records go back with it, so the rate counts from there."""
         again = learner.high_water - learner.records_consumed
         self._told_at, self._records_told = time.monotonic(), learner.records_consumed
         self._note(
             "adopted",
-            f"adopted a {kind}; {again:,} records are learnt once more",
-            {"kind": kind, "records_consumed": learner.records_consumed, "records_to_relearn": again},
+            f"adopted a {kind}; {again:,} records are learnt once more"
+            + ("" if expected_seconds is None else f", in about {days(expected_seconds)}"),
+            {
+                "kind": kind,
+                "records_consumed": learner.records_consumed,
+                "records_to_relearn": again,
+                "expected_seconds": None if expected_seconds is None else round(expected_seconds, 1),
+            },
         )
 
     def registered(self, version: str, run_id: str) -> None:

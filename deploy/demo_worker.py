@@ -49,7 +49,7 @@ class DemoWorker(Observer):
     def stepped(self, learner: StreamLearner, report: StepReport) -> None:
         self._busy_at = time.monotonic()
 
-    def adopted(self, learner: StreamLearner, kind: str) -> None:
+    def adopted(self, learner: StreamLearner, kind: str, expected_seconds: float | None) -> None:
         self._busy_at = time.monotonic()
 
     def turned(self, lag_records: Mapping[Partition, int]) -> None:
