@@ -172,6 +172,34 @@ def consolidation_section(result: dict[str, Any]) -> str:
     )
 
 
+def consolidated_stream_section(result: dict[str, Any]) -> str:
+    """A row each for the learner left alone and for each kind of consolidation."""
+    lines = ["| accuracy, % | where it was asked for | after the last record | seconds |", "|---|---:|---:|---:|"]
+    of_seeds = [run["rows"] for run in result["runs"]]
+    for name in of_seeds[0]:
+        cells = []
+        for moment in ("then", "end"):
+            values = [100 * rows[name][moment] for rows in of_seeds]
+            deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.fmean(values):.1f}{deviation}")
+        seconds = [rows[name]["seconds"] for rows in of_seeds if "seconds" in rows[name]]
+        cells.append(f"{statistics.fmean(seconds):.0f}" if seconds else "")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    what = result["consolidated_stream"]
+    return "\n".join(
+        [
+            f"## Consolidation in the midst of a stream: blurred MNIST, buffer {what['buffer']}",
+            "",
+            *lines,
+            "",
+            f"{what['records']:,} records, {_count(len(result['seeds']), 'seed')}. {result['date']}, "
+            f"{result['machine']}. What the rows are: `benchmarks/consolidated_stream.py`.",
+            "",
+            f"    {_command(result)}",
+        ]
+    )
+
+
 def _kind_of_device(device: str) -> str:
     """ "a CPU" or "a GPU"; which one stands below the table."""
     return "a GPU" if device.startswith("cuda") else "a CPU"
@@ -223,7 +251,12 @@ def section(result: dict[str, Any]) -> str:
         return ingest_section(result)
     if "consolidation" in result:
         return consolidation_section(result)
-    raise ValueError("not a result of benchmarks.accuracy, throughput, update_cost, growth, ingest or consolidation")
+    if "consolidated_stream" in result:
+        return consolidated_stream_section(result)
+    raise ValueError(
+        "not a result of benchmarks.accuracy, throughput, update_cost, growth, ingest, consolidation or "
+        "consolidated_stream"
+    )
 
 
 def document(results: Sequence[dict[str, Any]]) -> str:

@@ -182,7 +182,7 @@ def _asking(settings: Settings, records: int) -> Settings:
     """A demo is short for the defaults: what a person has set otherwise stays."""
     if settings.learner.restructuring != RestructuringSettings():
         return settings
-    asks = {"new_classes": _NEW_CLASSES, "settle_records": max(20, records // 40), "rest_records": records}
+    asks = {"new_classes": _NEW_CLASSES, "settle_records": records // 8, "rest_records": records}
     learner = settings.learner.model_copy(update={"restructuring": RestructuringSettings.model_validate(asks)})
     return settings.model_copy(update={"learner": learner})
 

@@ -13,6 +13,11 @@ Gated, neither teacher is heard on whether a row is its own at all, which it was
 The scales and the shift minimise the cross-entropy on the reservoir's samples, classes weighing the same, plus 0.001
 log^2 a for each scale, which holds them where the samples are told apart without any error.
 
+Where the learner's own network is heard too (it has all classes, from replay), the student is taught the mean of what
+both say, as probabilities: Hinton, Vinyals, Dean 2015, "Distilling the Knowledge in a Neural Network",
+arXiv:1503.02531, section 1, of an ensemble's. The teachers saw all records of their classes, but never each other's;
+the learner's network saw both, but of the old ones few.
+
 Legend: B = rows, O = classes of the old teacher, N = classes of the specialist, K = the student's classes
 """
 
@@ -101,3 +106,9 @@ class Combination:
         optimizer.step(closure)  # type: ignore[no-untyped-call]
         old, specialist, gate, shift = free.detach().tolist()
         return Scales(old=math.exp(old), specialist=math.exp(specialist), gate=math.exp(gate), shift=shift)
+
+
+def mean_of_both(taught_BK: Tensor, parent_BK: Tensor, parent_weight: float) -> Tensor:
+    """(B, K) logits, each row's mean zero: of w p_parent + (1 - w) p_taught, the softmaxes of both."""
+    probabilities = (1 - parent_weight) * F.softmax(taught_BK, dim=1) + parent_weight * F.softmax(parent_BK, dim=1)
+    return centred(probabilities.log().clamp(min=_LEAST_LOG))

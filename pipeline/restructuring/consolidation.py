@@ -7,7 +7,8 @@ needed.
 
 Where we differ: each teacher is sharp among its own classes and just as loud about the other's, and the paper's student
 copies that. A gate (`gate.py`), calibrated teachers (`combination.py`), a specialist that hears outliers
-(`specialist.py`) and replay of the reservoir while distilling are settings; `PLAIN_DMC` has none of them.
+(`specialist.py`), replay of the reservoir while distilling, and the learner's own network as a third voice and as what
+the student begins as, are settings; `PLAIN_DMC` has none of them.
 
 The same inputs give the same bits, however often the job was stopped and resumed. It draws by (seed, purpose, step).
 
@@ -24,10 +25,11 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from pipeline.network import Network
 from pipeline.restructuring.activations import layers_with_positions
-from pipeline.restructuring.combination import Combination, Said, Scales
+from pipeline.restructuring.combination import Combination, Said, Scales, mean_of_both
 from pipeline.restructuring.consolidation_settings import ConsolidationSettings
 from pipeline.restructuring.gate import GateTraining
 from pipeline.restructuring.labelled_rows import LabelledRows, gather_labelled, gather_unlabelled
@@ -61,6 +63,7 @@ class Inputs:
     old: Teacher
     specialist: Teacher | LabelledRows  # ready, or the records from which it learns the classes that `old` lacks
     unlabelled: npt.NDArray[np.generic]  # (N, ...)
+    parent: Teacher | None = None  # the learner's own network, which knows all of the student's classes
     reservoir: LabelledRows | None = None  # samples of old classes and new; None: there are none
     pretrained: Network | None = None  # whose body fresh networks begin with; None: they are drawn
 
@@ -70,7 +73,7 @@ class Inputs:
         if self.pretrained is not None:
             rows["pretrained"] = dict(self.pretrained.state_dict())
         rows["unlabelled"] = torch.from_numpy(np.ascontiguousarray(self.unlabelled))
-        for name, part in (("specialist", self.specialist), ("reservoir", self.reservoir)):
+        for name, part in (("specialist", self.specialist), ("parent", self.parent), ("reservoir", self.reservoir)):
             if isinstance(part, LabelledRows):
                 rows[name] = {"x": torch.from_numpy(np.ascontiguousarray(part.x)), "labels": list(part.labels)}
             elif part is not None:
@@ -91,7 +94,9 @@ class Consolidation:
         self._inputs, self._settings, self._device, self._seed = inputs, settings, device, seed
         self._known: Mapping[str, int] = {name: column for column, name in enumerate(inputs.class_names)}
         _refuse(inputs, settings)
-        inputs.old.network.to(device)
+        for teacher in (inputs.old, inputs.parent):
+            if teacher is not None:
+                teacher.network.to(device)
         self._specialist_training: SpecialistTraining | None = None
         self._gate: GateTraining | None = None
         self._student: StudentTraining | None = None
@@ -155,8 +160,8 @@ class Consolidation:
         return self._specialist_training.teacher()
 
     def side_by_side(self, x: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
-        """What both teachers together say of rows, as the student is to say it: (N, K). After step 1."""
-        logits_NK = self._combination().logits(self._said(x), self.scales())
+        """What the teachers together say of rows, as the student is to say it: (N, K). After step 1."""
+        logits_NK = self._taught(x, self._said(x))
         return cast("npt.NDArray[np.float32]", logits_NK.cpu().numpy())
 
     def scales(self) -> Scales:
@@ -220,16 +225,28 @@ class Consolidation:
         replayed = inputs.reservoir or LabelledRows(x=inputs.unlabelled[:0], labels=())
         lesson = Lesson(
             x=inputs.unlabelled,
-            target_NK=self._combination().logits(self._said(inputs.unlabelled, old, specialist), self.scales()),
+            target_NK=self._taught(inputs.unlabelled, self._said(inputs.unlabelled, old, specialist)),
             answers=[old, specialist] if beside else [],
             layers=layers,
             replay_x=replayed.x,
             replay_y=self._columns(replayed.labels),
         )
         student = new_student(
-            inputs.old, inputs.class_names, inputs.columns, settings, self._seed, fresh=inputs.pretrained
+            inputs.old,
+            inputs.class_names,
+            inputs.columns,
+            settings,
+            self._seed,
+            parent=inputs.parent,
+            fresh=inputs.pretrained,
         )
         return StudentTraining(student, lesson, settings, device=self._device, seed=self._seed)
+
+    def _taught(self, x: npt.NDArray[np.generic], said: Said) -> Tensor:
+        """(N, K) on the device, each row's mean zero."""
+        taught_NK = self._combination().logits(said, self.scales())
+        parent, weight = self._inputs.parent, self._settings.parent_weight
+        return taught_NK if parent is None or not weight else mean_of_both(taught_NK, parent.ask(x).logits_BC, weight)
 
     def _said(self, x: npt.NDArray[np.generic], old: Answers | None = None, specialist: Answers | None = None) -> Said:
         return Said(
@@ -282,6 +299,7 @@ def consolidation_of(
         columns=cast(int, cast(StateTree, learner["architecture"])["columns"]),
         old=old,
         specialist=kept,
+        parent=Teacher.from_state(learner),
         unlabelled=gather_unlabelled(unlabelled, settings.most_unlabelled, seed),
         reservoir=reservoir,
         pretrained=pretrained,

@@ -9,7 +9,7 @@ from pipeline.restructuring.distillation import Distillation
 from pipeline.settings_section import Section, changeable
 
 Hears = Literal["new", "outliers"]
-Initialisation = Literal["old_teacher", "fresh"]
+Initialisation = Literal["parent", "old_teacher", "fresh"]
 
 PLAIN_DMC: Mapping[str, Any] = {
     "distillation": "dmc",
@@ -17,6 +17,8 @@ PLAIN_DMC: Mapping[str, Any] = {
     "calibrated": False,
     "gated": False,
     "replay_weight": 0.0,
+    "parent_weight": 0.0,
+    "initialisation": "old_teacher",
 }
 
 
@@ -32,7 +34,18 @@ class ConsolidationSettings(Section):
     specialist_initialisation: Initialisation = changeable(
         "fresh", why="old_teacher: its body begins where the old teacher's stands"
     )
-    initialisation: Initialisation = changeable("old_teacher", why="what the student begins as")
+    initialisation: Initialisation = changeable(
+        "parent",
+        why="what the student begins as; parent: the network that the learner has, where there is one of the student's "
+        "architecture, else the old teacher",
+    )
+    parent_weight: float = changeable(
+        0.5,
+        ge=0,
+        le=1,
+        why="share of the learner's own network, which knows old classes and new from replay, in what the student is "
+        "taught; 0: the two teachers alone",
+    )
     distillation: Distillation = changeable(
         "dmc",
         why="dmc: squared error to the centred logits; temperature instead of it; hints, attention or relational "

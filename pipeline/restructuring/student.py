@@ -125,19 +125,28 @@ def new_student(
     settings: ConsolidationSettings,
     seed: int,
     *,
+    parent: Teacher | None = None,
     fresh: Network | None = None,
 ) -> Network:
-    """As it begins. From the old teacher: its body, and its head centred over its classes, so that of the old classes
-    the student says at once what it is to say. New columns begin as a fresh head's. `fresh`: whose body a fresh student
-    begins with; None: it is drawn."""
-    keep = settings.initialisation == "old_teacher"
-    network = network_like(old.network, columns, seed, "student", body=old.network if keep else fresh)
-    if keep:
-        head, taught = network.head, old.network.head
-        of_old = [class_names.index(name) for name in old.class_names]
-        known = len(old.class_names)
-        with torch.no_grad():
-            weight_OD, bias_O = taught.weight[:known].cpu(), taught.bias[:known].cpu()
-            head.weight[of_old] = weight_OD - weight_OD.mean(dim=0)
-            head.bias[of_old] = bias_O - bias_O.mean()
+    """As it begins: of the old teacher's architecture. From a teacher (that one, or `parent`, the learner's own
+    network, where that is of the same architecture): its body, and its head centred over its classes, so that of these
+    the student says at once what it is to say. Other columns begin as a fresh head's. `fresh`: whose body a fresh
+    student begins with; None: it is drawn."""
+    if settings.initialisation == "fresh":
+        return network_like(old.network, columns, seed, "student", body=fresh)
+    begins_as = old
+    if settings.initialisation == "parent" and parent is not None and _same_body(parent.network, old.network):
+        begins_as = parent
+    network = network_like(old.network, columns, seed, "student", body=begins_as.network)
+    head, taught = network.head, begins_as.network.head
+    its_columns = [class_names.index(name) for name in begins_as.class_names]
+    known = len(begins_as.class_names)
+    with torch.no_grad():
+        weight_OD, bias_O = taught.weight[:known].cpu(), taught.bias[:known].cpu()
+        head.weight[its_columns] = weight_OD - weight_OD.mean(dim=0)
+        head.bias[its_columns] = bias_O - bias_O.mean()
     return network
+
+
+def _same_body(one: Network, other: Network) -> bool:
+    return {**one.architecture, "columns": 0} == {**other.architecture, "columns": 0}

@@ -1,13 +1,10 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from benchmarks import accuracy
 from benchmarks.accuracy import main, parse, settings_for
@@ -16,25 +13,6 @@ from benchmarks.streams import benchmark_streams
 from consumers.kafka_settings import KafkaSettings
 from deploy.embedded_kafka import EmbeddedKafka
 from pipeline.state import fingerprint
-
-MNIST_ROOT = Path(os.environ.get("PALIMPSEST_TEST_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
-
-
-@pytest.fixture
-def mnist() -> Path:
-    if not (MNIST_ROOT / "MNIST" / "raw").is_dir():
-        if os.environ.get("PALIMPSEST_TEST_ALL") == "1":
-            pytest.fail(f"NO MNIST in {MNIST_ROOT}, and PALIMPSEST_TEST_ALL=1 lets nothing be skipped")
-        pytest.skip(f"NO MNIST in {MNIST_ROOT}: set PALIMPSEST_TEST_DATA to the folder that holds MNIST/raw")
-    return MNIST_ROOT
-
-
-@pytest.fixture(autouse=True)
-def _torch_as_before() -> Iterator[None]:
-    deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
-    yield
-    torch.use_deterministic_algorithms(deterministic)
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.kafka

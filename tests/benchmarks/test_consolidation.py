@@ -1,12 +1,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from benchmarks import consolidation
 from benchmarks.results import section
@@ -15,14 +13,6 @@ from pipeline.restructuring.consolidation_settings import ConsolidationSettings
 from pipeline.restructuring.labelled_rows import LabelledRows
 from pipeline.sample import InputSpec
 from pipeline.settings import NetworkSettings
-
-
-@pytest.fixture(autouse=True)
-def _torch_as_before() -> Iterator[None]:
-    deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
-    yield
-    torch.use_deterministic_algorithms(deterministic)
-    torch.set_num_threads(threads)
 
 
 def digits(_data_root: Path, seed: int, most_unlabelled: int | None) -> consolidation.Problem:

@@ -106,10 +106,27 @@ def test_growth_and_ingest(tmp_path: Path) -> None:
 def test_a_strangers_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         written(tmp_path, {"something": "else"})
-    assert (
-        "0.json: not a result of benchmarks.accuracy, throughput, update_cost, growth, ingest or consolidation"
-        in capsys.readouterr().err
-    )
+    assert "0.json: not a result of benchmarks.accuracy, throughput, update_cost, growth, " in capsys.readouterr().err
+
+
+def test_a_consolidation_in_a_stream_has_a_row_a_kind(tmp_path: Path) -> None:
+    rows = [
+        {"no adoption": {"then": then, "end": 0.8}, "defaults": {"then": 0.95, "end": end, "seconds": 3.0}}
+        for then, end in ((0.9, 0.8), (0.92, 0.9))
+    ]
+    result = {
+        "command": "python -m benchmarks.consolidated_stream --json c.json",
+        "consolidated_stream": {"records": 12_000, "buffer": 500},
+        "seeds": [0, 1],
+        "runs": [{"seed": seed, "rows": of_seed} for seed, of_seed in enumerate(rows)],
+        "machine": "two cores",
+        "date": "2026-01-02",
+    }
+    page = written(tmp_path, result)
+    assert "## Consolidation in the midst of a stream: blurred MNIST, buffer 500" in page
+    assert "| no adoption | 91.0 ± 1.4 | 80.0 ± 0.0 |  |" in page
+    assert "| defaults | 95.0 ± 0.0 | 85.0 ± 7.1 | 3 |" in page
+    assert "12,000 records, 2 seeds. 2026-01-02, two cores" in page
 
 
 def test_what_an_update_costs_has_a_row_a_variant_and_a_column_a_network(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import importlib
 import itertools
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -66,14 +65,6 @@ class Model:
     "datasets/seq_mnist.py": "",
     "datasets/downloads_weights.py": "anything = 1",
 }
-
-
-@pytest.fixture(autouse=True)
-def _torch_as_before() -> Iterator[None]:
-    deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
-    yield
-    torch.use_deterministic_algorithms(deterministic)
-    torch.set_num_threads(threads)
 
 
 # -- the plain loop ----------------------------------------------------------------------------------------------------

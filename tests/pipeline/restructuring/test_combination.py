@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pipeline.restructuring.combination import Combination, Said, Scales
+from pipeline.restructuring.combination import Combination, Said, Scales, mean_of_both
 
 
 def test_plain_is_side_by_side() -> None:
@@ -52,3 +52,12 @@ def test_a_fit_finds_the_scale_and_shift_that_made_the_labels() -> None:
     assert found.gate == pytest.approx(true.gate, rel=0.1)
     assert found.shift == pytest.approx(true.shift, abs=0.1)
     assert found == combination.fitted(said, y)
+
+
+def test_the_learners_own_network_is_averaged_in_as_probabilities() -> None:
+    """1/4 and 3/4 beside 1/2 and 1/2, a fifth of it the learner's: 3/10 and 7/10."""
+    taught, parent = torch.tensor([[0.0, math.log(3)]]), torch.tensor([[2.0, 2.0]])
+    logits = mean_of_both(taught, parent, 0.2)
+    assert logits.softmax(dim=1)[0].tolist() == pytest.approx([0.3, 0.7])
+    assert logits.mean().item() == pytest.approx(0.0, abs=1e-6)
+    torch.testing.assert_close(mean_of_both(taught, parent, 0.0).softmax(dim=1), taught.softmax(dim=1))

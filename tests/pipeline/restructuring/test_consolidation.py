@@ -198,6 +198,42 @@ def test_a_fresh_student_and_one_that_begins_as_the_old_teacher() -> None:
     assert not torch.equal(fresh.body.state_dict()["layers.0.weight"], kept.body.state_dict()["layers.0.weight"])
 
 
+def test_a_student_that_begins_as_the_learners_own_network() -> None:
+    """Of all classes it says at once, centred, what that one says; where the parent has grown, it begins as the old
+    teacher, since it is of the old one's architecture."""
+    from pipeline.restructuring.student import new_student
+
+    stream = digits_stream()
+    old = Teacher.from_state(cast(StateTree, stream.base["learner"]))
+    parent = Teacher.from_state(cast(StateTree, stream.parent["learner"]))
+    names = list(parent.class_names)
+    said = parent.ask(stream.unlabelled).logits_BC
+    student = new_student(old, names, 8, ConsolidationSettings(), 0, parent=parent).eval()
+    with torch.no_grad():
+        now = student(torch.from_numpy(stream.unlabelled))[0][:, : len(names)]
+    torch.testing.assert_close(now, said - said.mean(dim=1, keepdim=True), rtol=0, atol=1e-4)
+    grown = build_network(NetworkSettings(options={"hidden": [48]}, initial_columns=8), old.network.spec, 3)
+    as_old = new_student(old, names, 8, ConsolidationSettings(), 0)
+    beside_grown = new_student(old, names, 8, ConsolidationSettings(), 0, parent=Teacher(grown, names))
+    assert printed(beside_grown) == printed(as_old)
+
+
+def test_the_learners_own_network_is_heard_as_far_as_it_is_wanted() -> None:
+    """With all the weight, what is taught is what it says itself; with none, it is not asked."""
+    stream = digits_stream()
+    parent = Teacher.from_state(cast(StateTree, stream.parent["learner"]))
+    own = parent.ask(stream.unlabelled).logits_BC.argmax(dim=1).numpy()
+    taught = {}
+    for weight in (0.0, 0.5, 1.0):
+        consolidation = job(parent_weight=weight)
+        finished(consolidation)
+        taught[weight] = (consolidation.side_by_side(stream.unlabelled).argmax(axis=1) == own).mean()
+    assert taught[1.0] == 1.0
+    assert taught[0.0] < taught[0.5] < 1.0
+    plain = job(**PLAIN_DMC)
+    assert printed(finished(plain)) != printed(finished(job(**{**PLAIN_DMC, "parent_weight": 0.5})))
+
+
 def test_fresh_networks_begin_with_a_pretrained_body_where_there_is_one() -> None:
     from pipeline.restructuring.student import new_student
 
