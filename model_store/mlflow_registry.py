@@ -34,6 +34,7 @@ with warnings.catch_warnings():
 
 from model_store.registry import (  # noqa: E402
     PROVENANCE_FILE,
+    SERVABLE_FILES,
     SNAPSHOT_SHA256_TAG,
     STATE_ID_TAG,
     SUPERSEDED_BY_TAG,
@@ -150,20 +151,24 @@ class MlflowRegistry(Registry):
         with self._translated(), tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=folder.parent) as scratch:
             place = self._client.get_model_version_download_uri(version.stream, str(version.version))
             try:
-                fetched = mlflow.artifacts.download_artifacts(
-                    artifact_uri=f"{place}/artifacts/servable",
+                artifacts = mlflow.artifacts.download_artifacts(
+                    artifact_uri=f"{place}/artifacts",
                     dst_path=scratch,
                     tracking_uri=self.tracking_uri,
                     registry_uri=self.tracking_uri,
                 )
             except (FileNotFoundError, NotADirectoryError) as error:
-                raise ServableBroken(f"{uri} holds no servable: {error}") from error
+                raise ServableBroken(f"{uri} holds no servable: {_first_line(error)}") from error
             except MlflowException as error:
                 if _is_passing(error) or error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
-                raise ServableBroken(f"{uri} holds no servable: {error}") from error
-            check_servable(Path(fetched))
-            Path(fetched).rename(folder)
+                raise ServableBroken(f"{uri} holds no servable: {_first_line(error)}") from error
+            # MLflow calls it as its folder was called when it was registered
+            found = [path.parent for path in Path(artifacts).rglob(SERVABLE_FILES[0])]
+            if len(found) != 1:
+                raise ServableBroken(f"{uri} holds {len(found)} servables")
+            check_servable(found[0])
+            found[0].rename(folder)
 
     def alias(self, stream: str, alias: Alias) -> RegisteredVersion | None:
         """Asked for alone, and often: after months there are thousands of versions."""
@@ -315,8 +320,7 @@ class MlflowRegistry(Registry):
             raise RegistryUnavailable(self._message(error)) from error
 
     def _message(self, error: Exception) -> str:
-        line = str(error).strip().partition("\n")[0] or type(error).__name__
-        return without_password(f"MLflow at {self.tracking_uri}: {line[:500]}")
+        return without_password(f"MLflow at {self.tracking_uri}: {_first_line(error)}")
 
 
 def metric_name(name: str) -> str:
@@ -356,6 +360,10 @@ def _signature() -> ModelSignature:
 def _pinned_requirements() -> list[str]:
     """Without local parts ("+cpu"): no index has them."""
     return [f"{name}=={installed_version(name).partition('+')[0]}" for name in _REQUIREMENTS]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().partition("\n")[0] or type(error).__name__)[:500]
 
 
 def _is_passing(error: MlflowException) -> bool:

@@ -23,7 +23,7 @@ class ModelUri:
     @classmethod
     def parse(cls, text: str) -> ModelUri:
         """`UserError` where it names no version."""
-        found = _URI.match(text)
+        found = _URI.fullmatch(text)
         if found is None:
             raise UserError(f"{text!r} names no version: give models:/NAME/NUMBER, or models:/NAME@ALIAS")
         version = found["version"]
