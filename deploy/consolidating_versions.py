@@ -34,12 +34,11 @@ class OpenVersions:
     new: VersionTeacher
     topic: str  # of unlabelled records
     off: tuple[str, ...]  # settings that two ready teachers cannot have
-    tracking_uri: str
-    _registry: Registry
-    _register: str
-    _work: Path
-    _scratch: Path
-    _settings: Settings
+    registry: Registry
+    register: str  # the model that gets the version
+    work: Path
+    scratch: Path  # goes at the end
+    settings: Settings
 
     @property
     def shared(self) -> tuple[str, ...]:
@@ -48,17 +47,17 @@ class OpenVersions:
 
     def run(self, *, progress: Progress, stop: threading.Event) -> VersionReport | None:
         """Connect to the brokers and do the job. Raises as `VersionConsolidation.run`."""
-        kafka, learner = self._settings.kafka, self._settings.learner
-        consolidation, _ = for_ready_teachers(self._settings.consolidation)
+        kafka, learner = self.settings.kafka, self.settings.learner
+        consolidation, _ = for_ready_teachers(self.settings.consolidation)
         configure_torch(learner)
         partitions = topics.check_unlabelled_topic(kafka, self.topic)
         with KafkaRecordSource(kafka, partitions) as source, _registry_errors():
             job = VersionConsolidation(
-                registry=self._registry,
-                register=self._register,
+                registry=self.registry,
+                register=self.register,
                 unlabelled=source,
-                work=self._work,
-                scratch=self._scratch,
+                work=self.work,
+                scratch=self.scratch,
                 consolidation=consolidation,
                 hold_out=learner.hold_out,
                 seed=learner.seed,
@@ -86,8 +85,7 @@ def open_versions(
     old_uri, new_uri = ModelUri.parse(old), ModelUri.parse(new)
     register = register or new_uri.name
     check_model_name(register)
-    tracking_uri = chosen_tracking_uri(settings, work)
-    registry = _existing_registry(tracking_uri)
+    registry = _existing_registry(chosen_tracking_uri(settings, work))
     _make_folder(work)
     with ExitStack() as stack:
         stack.enter_context(job_lock(work))
@@ -104,12 +102,11 @@ def open_versions(
             new=teachers[1],
             topic=unlabelled or (topics.unlabelled(stream) if stream else teachers[1].unlabelled_topic),
             off=off,
-            tracking_uri=tracking_uri,
-            _registry=registry,
-            _register=register,
-            _work=work,
-            _scratch=scratch,
-            _settings=settings,
+            registry=registry,
+            register=register,
+            work=work,
+            scratch=scratch,
+            settings=settings,
         )
 
 

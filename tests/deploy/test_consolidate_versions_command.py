@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 from consumers import topics
+from deploy.commands.consolidate import command
 from deploy.embedded_kafka import EmbeddedKafka
+from deploy.exit_codes import exit_code, one_line
 from deploy.learning import open_learner
 from deploy.settings import load_settings
 from model_store.mlflow_registry import MlflowRegistry
@@ -124,7 +127,7 @@ def test_interrupted_it_exits_130_and_the_same_command_goes_on(
 
 @pytest.mark.kafka
 def test_refusals_are_one_line_and_a_code_of_their_own(
-    kafka_broker: EmbeddedKafka, stream_name: str, tracking_uri: str, tmp_path: Path
+    kafka_broker: EmbeddedKafka, stream_name: str, tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     two_versions(tracking_uri, tmp_path, stream_name)
     register(MlflowRegistry(tracking_uri), tmp_path, tiny_classifier(), "pets")
@@ -132,16 +135,21 @@ def test_refusals_are_one_line_and_a_code_of_their_own(
     file = settings_file(tmp_path, kafka_broker, SETTINGS)
     one, two = f"models:/{stream_name}/1", f"models:/{stream_name}/2"
 
-    def ends(old: str, new: str, *more: object, env: dict[str, str] | None = None) -> tuple[int, str]:
+    def ends(old: str, new: str, *more: object) -> tuple[int, str]:
         given = ["--old", old, "--new", new, "--settings", file, "--tracking-uri", tracking_uri]
-        done = palimpsest("consolidate", *given, "--work", tmp_path / "work", *more, env=env)
+        done = CliRunner().invoke(command, [*map(str, given), "--work", str(tmp_path / "work"), *map(str, more)])
+        if isinstance(done.exception, Exception):  # as deploy/cli.py ends it
+            return exit_code(done.exception) or 1, one_line(done.exception)
         (line,) = done.stderr.splitlines()
-        return done.returncode, line
+        return done.exit_code, line
 
     code, line = ends(one, two)
     assert (code, line.partition(": 0 ")[0]) == (3, "palimpsest: nothing is registered")
     assert "unlabelled rows are too few for a good student, at least 100 are wanted" in line
-    code, line = ends(one, two, env={"PALIMPSEST_CONSOLIDATION__GATED": "true"})
+    with monkeypatch.context() as patch:
+        patch.setenv("PALIMPSEST_CONSOLIDATION__GATED", "true")
+        patch.setenv("PALIMPSEST_CONSOLIDATION__MIN_UNLABELLED", "1")
+        code, line = ends(one, two)
     assert code == 3
     assert line.endswith("two ready teachers have none: set gated to false and specialist_hears to new")
     code, line = ends(one, two, "--unlabelled", "nowhere")
@@ -156,8 +164,8 @@ def test_refusals_are_one_line_and_a_code_of_their_own(
     assert (code, "cannot name a model" in line) == (2, True)
     code, line = ends(one, two, "--bootstrap-servers", f"127.0.0.1:{closed_port()}")
     assert code == 2
-    away = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-    code, line = ends(one, two, "--tracking-uri", f"http://127.0.0.1:{closed_port()}", env=away)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    code, line = ends(one, two, "--tracking-uri", f"http://127.0.0.1:{closed_port()}")
     assert code == 6
     assert line.endswith("the same command goes on from here once it answers")
     code, line = ends(one, two, "--tracking-uri", f"sqlite:///{tmp_path}/none.db")
@@ -188,15 +196,17 @@ def closed_port() -> int:
             ["--old", "models:/s/1", "--new", "models:/s/2", "--state", "s"],
             "--old is for two registered versions, --state for a learner's state: give one of them",
         ),
-        (["--old", "models:/s/1", "--new", "models:/s/2", "--base", "3"], "--base for a learner's state"),
+        (
+            ["--old", "models:/s/1", "--new", "models:/s/2", "--base", "3"],
+            "--old is for two registered versions, --base for a learner's state",
+        ),
         (["--work", "w", "--stream", "s", "--state", "s"], "--work is for two registered versions"),
     ],
 )
 def test_options_that_do_not_go_together(given: list[str], says: str) -> None:
-    done = palimpsest("consolidate", *given)
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
-    assert says in line
+    done = CliRunner().invoke(command, given)
+    assert done.exit_code == 2
+    assert f"Error: {says}" in done.stderr
 
 
 def test_without_a_tracking_uri_it_is_the_file_by_the_work_folder(empty_database: Path, tmp_path: Path) -> None:
