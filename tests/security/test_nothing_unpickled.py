@@ -121,6 +121,7 @@ def test_a_learner_its_registrar_and_its_next_start_unpickle_nothing(
 
 
 @pytest.mark.kafka
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
 def test_versions_that_are_consolidated_unpickle_nothing(
     kafka_broker: EmbeddedKafka, stream_name: str, tracking_uri: str, tmp_path: Path, hooked: dict[str, str]
 ) -> None:
