@@ -72,6 +72,16 @@ class EpochSource(RecordSource):
         record = self._inner.read_one(partition, self._place(offset)[0])
         return None if record is None else record._replace(offset=offset)
 
+    def read_next(self, partition: Partition, offset: int) -> Record | None:
+        return self.read_one(partition, offset)
+
+    def offsets_since(self, time_seconds: float) -> dict[Partition, int]:
+        """What lies there lies there since before the reading began: nothing comes any more."""
+        return self.end_offsets()
+
+    def retention_seconds(self) -> float | None:
+        return self._inner.retention_seconds()
+
     def refresh_partitions(self) -> tuple[Partition, ...]:
         return ()
 

@@ -5,20 +5,22 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import cast
 
+from consumers.catching_up import Pace, expected_seconds, why_not_caught_up
 from consumers.checkpointing import Checkpointing
 from consumers.log_gap import find_gaps
 from consumers.manifest_facts import ProcessFacts, last_records_in
 from consumers.observers import Observer
-from consumers.record_source import RecordSource
+from consumers.record_source import LogTruncated, RecordSource
 from consumers.told_before import Reports, ToldBefore
+from consumers.way_back import WayBack, measure_way_back
 from model_store.fault_points import fault_point
 from model_store.manifest import NotWhole
-from model_store.offers import Offer, OfferStore
+from model_store.offers import Offer, OfferStore, Refusal
 from model_store.snapshot import Snapshot
 from model_store.snapshot_store import SnapshotStore
+from pipeline.record import Partition
 from pipeline.state import Json
 from pipeline.stream_learner import StreamLearner
 from pipeline.user_error import UserError
@@ -29,18 +31,6 @@ _LOOK_EVERY_SECONDS = 1.0
 _DISK_RETRY_SECONDS = 30.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
-    """How fast this process has learnt so far."""
-
-    records: int
-    seconds: float
-
-    def seconds_for(self, records: int) -> float | None:
-        """None: it has not learnt long enough to tell."""
-        return records * self.seconds / self.records if self.records and self.seconds > 0 else None
-
-
 class Adoption:
     """Looks for offers, adopts or refuses each once.
 
@@ -48,7 +38,8 @@ class Adoption:
     except that the snapshot is a new one, under the learner's own next sequence, so that every later start finds it:
 
     1. Everything learnt and told so far is committed.
-    2. The offer is checked: of this state, whole, fit for these settings, and a log that still goes on from there.
+    2. The offer is checked: of this state, whole, fit for these settings, a log that still goes on from there, and that
+       will do so until the learner has caught up (catching_up.py).
     3. What was told since the parent is read back: it is learnt again, with the decisions of the first time, and told
        once.
     4. The learner loads the offer; it keeps what is not the network's (`StreamLearner.adopt`).
@@ -78,15 +69,16 @@ class Adoption:
         self._observer = observer
         self._reports = reports
         self._looked_at = 0.0
+        self._has_warned_of_retention = False
 
-    def waiting(self) -> Offer | None:
-        """An offer that is neither adopted nor refused; looked for once a second. Those that are decided go when no
-        fall-back can need them any more."""
+    def waiting(self) -> Offer | Refusal | None:
+        """An offer that is neither adopted nor refused, or a refusal that is not told; looked for once a second. Those
+        that are decided go when no fall-back can need them any more."""
         now = time.monotonic()
         if now - self._looked_at < _LOOK_EVERY_SECONDS:
             return None
         self._looked_at = now
-        waiting = self._offers.waiting()
+        waiting = self._offers.answers()
         decided = self._learner.decided_jobs
         for offer in waiting:
             if offer.job in decided and self._is_durable(offer.job):
@@ -99,8 +91,9 @@ class Adoption:
         newest = self._store.entries()[-2:]
         return len(newest) == 2 and all(job in cast("list[Json]", e.facts.get("decided_jobs") or []) for e in newest)
 
-    def take(self, offer: Offer, pace: Pace, stop: threading.Event) -> None:
-        """Numbered as above: adopted, refused, or put off. No other thread uses the source meanwhile.
+    def take(self, offer: Offer | Refusal, pace: Pace, stop: threading.Event) -> None:
+        """Numbered as above: adopted, refused, or put off. A job's own refusal is told, and no longer waited for. No
+        other thread uses the source meanwhile.
 
         Raises as `Checkpointing.commit_now` but for `OSError`, and `SourceUnavailable`, with nothing changed.
         """
@@ -113,6 +106,9 @@ class Adoption:
             self._observer.warned(f"the offer of {offer.job} waits for the disk: {error}")
             return
         fault_point("adopt.begun")
+        if isinstance(offer, Refusal):
+            self._refuse(offer, str(offer.facts.get("why")), told_as="restructuring_refused")
+            return
         # 2.
         try:
             snapshot = self._offers.load(offer)
@@ -123,16 +119,24 @@ class Adoption:
         if why is not None:
             self._refuse(offer, why)
             return
+        try:
+            way_back = self._way_back(snapshot)
+        except LogTruncated as problem:  # between this look and the one before
+            self._refuse(offer, f"the log cannot be learnt again from there: {problem}")
+            return
+        why = why_not_caught_up(way_back, pace)
+        if why is not None:
+            self._refuse(offer, why)
+            return
         # 3.
         # the parent's own, where it was written while a fall-back or another adoption was being learnt again
         told, told_since = ToldBefore(), snapshot.facts.get("told_since") or snapshot.facts.get("report_positions")
         if self._reports is not None:
             told = self._reports.read_back(told_since, stop)
-        beginnings = self._source.beginning_offsets()
+        offsets = self._offsets_of(snapshot)
         # 4.
-        before = self._learner.records_consumed
         parent = cast(int, snapshot.state["records_consumed"])
-        expected = pace.seconds_for(before - parent)
+        expected = expected_seconds(way_back, pace)
         decision: dict[str, Json] = {"kind": "adoption", "job": offer.job, "parent_records": parent}
         try:
             self._learner.adopt(snapshot.state, decision, told.decisions)
@@ -147,16 +151,15 @@ class Adoption:
             {
                 **offer.facts,
                 "parent_records": parent,
-                "records_to_relearn": before - parent,
+                "records_to_relearn": way_back.records_to_relearn,
                 "expected_seconds": None if expected is None else round(expected, 1),
             },
         )
-        offsets = {**beginnings, **{p: offset for p, offset in snapshot.offsets.items() if p in beginnings}}
         self._checkpoints.go_back(
             offsets, last_records_in(snapshot.facts), told, told_since, trigger=str(offer.facts.get("kind", "manual"))
         )
         fault_point("adopt.committed")
-        self._observer.adopted(self._learner, str(offer.facts.get("kind")))
+        self._observer.adopted(self._learner, str(offer.facts.get("kind")), expected)
 
     def _why_not(self, snapshot: Snapshot) -> str | None:
         """One line; None: it may be adopted."""
@@ -185,11 +188,42 @@ class Adoption:
         )
         return f"the log cannot be learnt again from there: {gaps[0].why}" if gaps else None
 
-    def _refuse(self, offer: Offer, why: str) -> None:
+    def _offsets_of(self, snapshot: Snapshot) -> dict[Partition, int]:
+        """Where to read on from there; a partition that came since, from its beginning."""
+        beginnings = self._source.beginning_offsets()
+        return {**beginnings, **{p: offset for p, offset in snapshot.offsets.items() if p in beginnings}}
+
+    def _way_back(self, snapshot: Snapshot) -> WayBack:
+        """From the parent's place. Raises `SourceUnavailable` and `LogTruncated`."""
+        retention_seconds = None
+        try:
+            retention_seconds = self._source.retention_seconds()
+        except UserError as problem:  # an ACL that was taken away since the start ends no learning, nor an adoption
+            if not self._has_warned_of_retention:
+                self._has_warned_of_retention = True
+                self._observer.warned(
+                    f"whether the log keeps its records until an adoption is caught up with is not known: {problem}"
+                )
+        return measure_way_back(
+            self._source,
+            self._offsets_of(snapshot),
+            self._checkpoints.offsets,
+            records_to_relearn=self._learner.records_consumed - cast(int, snapshot.state["records_consumed"]),
+            retention_seconds=retention_seconds,
+            now_seconds=time.time(),
+        )
+
+    def _refuse(self, offer: Offer | Refusal, why: str, *, told_as: str = "offer_refused") -> None:
         """Recorded, so that it is refused once, and told."""
         kind = str(offer.facts.get("kind"))
-        self._learner.decide({"kind": "refusal", "job": offer.job, "why": why})
-        self._checkpoints.tell_event("offer_refused", offer.job, {**offer.facts, "why": why})
+        self._learner.refuse(
+            {"kind": "refusal", "job": offer.job, "why": why},
+            requested_at=offer.facts.get("requested_at"),
+            base_is_lost=offer.facts.get("base_is_lost") is True,
+        )
+        self._checkpoints.tell_event(told_as, offer.job, {**offer.facts, "why": why})
         self._checkpoints.commit_now(at_any_rate=True)
-        self._observer.warned(f"the offer of {offer.job} was refused: {why}")
+        fault_point("refusal.committed")
+        what = f"the offer of {offer.job}" if told_as == "offer_refused" else offer.job
+        self._observer.warned(f"{what} was refused: {why}")
         self._observer.refused(kind)

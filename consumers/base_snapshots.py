@@ -37,10 +37,15 @@ def base_numbers(
         for older, newer in itertools.pairwise(entries)
         if class_names(older) and len(class_names(newer)) > len(class_names(older))
     ]
-    if max_age_seconds is not None:
-        oldest_moment = datetime.now(UTC) - timedelta(seconds=max_age_seconds)
-        before = [entry for entry in before if entry.manifest.written >= oldest_moment]
-    return {entry.number for entry in before[-keep:]} if keep else set()
+    return {entry.number for entry in young_enough(before, max_age_seconds)[-keep:]} if keep else set()
+
+
+def young_enough(entries: Sequence[SnapshotEntry], max_age_seconds: float | None) -> list[SnapshotEntry]:
+    """Those that were written no longer ago; None: all."""
+    if max_age_seconds is None:
+        return list(entries)
+    oldest_moment = datetime.now(UTC) - timedelta(seconds=max_age_seconds)
+    return [entry for entry in entries if entry.manifest.written >= oldest_moment]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -33,6 +34,8 @@ from pipeline.stream_learner import StreamLearner
 _DISK_RETRY_SECONDS = 5.0
 # A commit that is under way for longer than this is worth a line, again and again.
 _SLOW_COMMIT_SECONDS = 60.0
+# A snapshot of a certain moment is worth so long a wait: a local disk and brokers that are there take a tenth of it.
+_WANTED_SNAPSHOT_SECONDS = 10.0
 # Short enough for a stop to be heard within any supervisor's patience.
 _WAIT_TICK_SECONDS = 0.25
 
@@ -41,6 +44,7 @@ _WAIT_TICK_SECONDS = 0.25
 class _Due:
     """From when on the next snapshot and the next version are counted."""
 
+    at_once: bool = False
     snapshot_at: float = 0.0  # monotonic
     records_at_commit: int = 0
     records_at_version: int = 0
@@ -66,6 +70,10 @@ class Outcome:
     pending: PendingCommit
     report: CommitReport | None = None
     error: DiskRefused | None = None
+
+
+class _TooLong(Exception):
+    """A commit that is waited for goes on."""
 
 
 class Checkpointing:
@@ -182,6 +190,20 @@ class Checkpointing:
             )
         )
 
+    def want_snapshot(self) -> None:
+        """Of this moment, where the commit under way ends within some seconds; else as soon as one can be taken, since
+        learning does not stand still for brokers that are away."""
+        self._due = replace(self._due, at_once=True)
+        deadline = time.monotonic() + _WANTED_SNAPSHOT_SECONDS
+
+        def tick() -> None:
+            self._tick()
+            if time.monotonic() >= deadline:
+                raise _TooLong
+
+        with suppress(_TooLong):
+            self._finish(self._commits.wait(tick))
+
     def commit_if_due(self) -> None:
         """At a batch boundary: take in what became of the commit before; begin the next one where it is due, else a
         heartbeat where that is."""
@@ -197,7 +219,7 @@ class Checkpointing:
         if now >= self._disk_retry_at:
             if self._version_is_due():
                 self._begin("periodic")
-            elif self._snapshot_is_due(now) and self._has_moved():
+            elif self._due.at_once or (self._snapshot_is_due(now) and self._has_moved()):
                 self._begin()
             self._finish(self._commits.collect())
         if now - self._told_at >= self._stream_settings.heartbeat_seconds and not self._commits.is_busy:
@@ -359,7 +381,7 @@ class Checkpointing:
             assert done.error is not None
             self._observer.commit_failed(done.error)
             self._outbox.put_back(pending.messages)
-            self._due = pending.due
+            self._due = replace(pending.due, at_once=pending.due.at_once or self._due.at_once)
             self._disk_retry_at = time.monotonic() + _DISK_RETRY_SECONDS
             return
         if self._reports is not None:

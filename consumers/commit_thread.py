@@ -35,7 +35,8 @@ class Commits(ABC, Generic[Outcome]):
 
     @abstractmethod
     def wait(self, tick: Callable[[], object]) -> Outcome | None:
-        """As `collect`, after the work has ended; `tick` is called now and then meanwhile."""
+        """As `collect`, after the work has ended; `tick` is called now and then meanwhile. Where that raises, the work
+        goes on."""
 
     @abstractmethod
     def close(self) -> None:

@@ -15,8 +15,10 @@ import numpy.typing as npt
 from consumers.base_snapshots import new_classes
 from consumers.log_gap import find_gaps
 from consumers.record_source import LogTruncated, ReadingStopped, RecordSource, read_records
+from consumers.requested_jobs import request_facts
 from consumers.saved_job import SavedJob
 from model_store.durable_files import remove_folder
+from model_store.fault_points import fault_point
 from model_store.offers import OfferStore
 from model_store.snapshot import Snapshot
 from model_store.snapshot_store import SnapshotEntry, SnapshotStore
@@ -77,7 +79,7 @@ class ConsolidationJob:
        the reservoir's samples.
     3. Teachers, distillation.
     4. Parent and result judged on the parent's hold-outs.
-    5. Accepted: a whole state at the parent's offsets, offered.
+    5. Accepted: a whole state at the parent's offsets, offered. Else, where the learner waits for it, a refusal.
     """
 
     def __init__(
@@ -93,9 +95,10 @@ class ConsolidationJob:
         cluster_id: str,
         topic_id: str,
         device: str = "auto",
+        is_awaited: bool = False,
     ) -> None:
-        """`work`: a folder for what is begun. `cluster_id`, `topic_id`: of the samples. The stream's own settings are
-        those that the parent was learnt with."""
+        """`work`: a folder for what is begun. `cluster_id`, `topic_id`: of the samples. `is_awaited`: the learner is
+        told where nothing comes of it. The stream's own settings are those that the parent was learnt with."""
         self._store = store
         self._offers = offers
         self._work = work
@@ -106,6 +109,7 @@ class ConsolidationJob:
         self._cluster_id = cluster_id
         self._topic_id = topic_id
         self._device = device
+        self._is_awaited = is_awaited
 
     def run(
         self, parent_entry: SnapshotEntry, base_entry: SnapshotEntry, *, progress: Progress, stop: threading.Event
@@ -157,6 +161,7 @@ class ConsolidationJob:
             saving.save()
             return None
         state = consolidated(parent.state, student, learner_settings)
+        fault_point("job.distilled")
         # 4.
         judgement = judged(
             _accuracies(parent.state, learner_settings), _accuracies(state, learner_settings), self._acceptance
@@ -172,7 +177,11 @@ class ConsolidationJob:
         # 5.
         if judgement.accepted:
             result = Snapshot(generation=0, sequence=0, state=state, offsets=parent.offsets, facts=parent.facts)
-            self._offers.put(job, KIND, parent, result, report.as_json)
+            self._offers.put(job, KIND, parent, result, {**report.as_json, **request_facts(parent_entry)})
+        elif self._is_awaited:
+            why = f"worse than what there is: {'; '.join(judgement.reasons)}"
+            self._offers.refuse(job, KIND, why, {**report.as_json, **request_facts(parent_entry)})
+        fault_point("job.answered")
         remove_folder(saved.folder)
         return report
 

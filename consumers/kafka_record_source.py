@@ -11,8 +11,8 @@ from kafka import TopicPartition
 from kafka import errors as kafka_errors
 from kafka.admin import KafkaAdminClient
 
-from consumers import kafka_connection, kafka_python_mending
-from consumers.acls import refusal
+from consumers import kafka_connection, kafka_python_mending, topics
+from consumers.acls import Operation, refusal
 from consumers.kafka_settings import KafkaSettings
 from consumers.record_source import LogTruncated, RecordSource, RecordUnreadable, SourceUnavailable
 from pipeline.record import Partition, Record
@@ -128,8 +128,19 @@ class KafkaRecordSource(RecordSource):
                 self._good_epochs[theirs] = kafka_python_mending.leader_epoch(self._consumer, theirs)
 
     def read_one(self, partition: Partition, offset: int) -> Record | None:
-        if not self.beginning_offsets()[partition] <= offset < self.end_offsets()[partition]:
+        record = self._read_at_or_after(partition, offset, offset + 1)
+        return record if record is not None and record.offset == offset else None
+
+    def read_next(self, partition: Partition, offset: int) -> Record | None:
+        return self._read_at_or_after(partition, offset, None)
+
+    def _read_at_or_after(self, partition: Partition, offset: int, until: int | None) -> Record | None:
+        """The next record from `offset` on. Once the reading has come to `until` without one, none is waited for any
+        more (None: to the log's end)."""
+        end = self.end_offsets()[partition]
+        if not self.beginning_offsets()[partition] <= offset < end:
             return None
+        until = end if until is None else until
         theirs = self._theirs[partition]
         before = {
             each: (self._position(each), kafka_python_mending.position_epoch(self._consumer, each))
@@ -144,14 +155,28 @@ class KafkaRecordSource(RecordSource):
             while time.monotonic() < deadline:
                 records = self.poll(1, 1.0)
                 if records:
-                    return records[0] if records[0].offset == offset else None
-                if self._position(theirs) > offset:
+                    return records[0]
+                if self._position(theirs) >= until:
                     return None
         finally:
             self._consumer.assign(list(self._ours))
             for each, (position, epoch) in before.items():
                 kafka_python_mending.seek(self._consumer, each, position, epoch)
         raise SourceUnavailable(f"{partition} offset {offset} was not sent within {_READ_ONE_TIMEOUT_SECONDS:.0f} s")
+
+    def offsets_since(self, time_seconds: float) -> dict[Partition, int]:
+        ends = self.end_offsets()
+        times = dict.fromkeys(self._ours, max(0, round(time_seconds * 1000)))
+        with _errors(self._topic):
+            found = self._consumer.offsets_for_times(times, timeout_ms=_OFFSETS_TIMEOUT_MS)
+        return {
+            ours: ends[ours] if found[theirs] is None else found[theirs].offset for theirs, ours in self._ours.items()
+        }
+
+    def retention_seconds(self) -> float | None:
+        admin = self._open_admin()
+        with _errors(self._topic, "DescribeConfigs"):
+            return topics.retention_seconds(admin, self._topic)
 
     def refresh_partitions(self) -> tuple[Partition, ...]:
         described = self._describe_topic()
@@ -171,18 +196,26 @@ class KafkaRecordSource(RecordSource):
             self._consumer.seek(theirs, beginnings[theirs])
         return tuple(self._ours[theirs] for theirs in new)
 
+    def _open_admin(self) -> KafkaAdminClient:
+        if self._admin is None:
+            try:
+                with _errors(self._topic):
+                    self._admin = kafka_connection.admin(
+                        self._settings, bootstrap_timeout_ms=_OFFSETS_TIMEOUT_MS, request_timeout_ms=_OFFSETS_TIMEOUT_MS
+                    )
+            except UserError as error:  # brokers that let us in before: they are away
+                raise SourceUnavailable(str(error)) from error
+        return self._admin
+
     def _describe_topic(self) -> dict[str, Any]:
         """What the brokers say of the topic now, which is the one that we read.
 
         By a client of its own: the consumer refreshes its view in its own time, and shows neither id nor failure.
         """
+        admin = self._open_admin()
         try:
             with _errors(self._topic):
-                if self._admin is None:
-                    self._admin = kafka_connection.admin(
-                        self._settings, bootstrap_timeout_ms=_OFFSETS_TIMEOUT_MS, request_timeout_ms=_OFFSETS_TIMEOUT_MS
-                    )
-                described: dict[str, Any] = self._admin.describe_topics([self._topic])[0]
+                described: dict[str, Any] = admin.describe_topics([self._topic])[0]
         except UserError as error:  # brokers that let us in before: they are away
             raise SourceUnavailable(str(error)) from error
         error_type = kafka_errors.for_code(described["error_code"])
@@ -246,7 +279,7 @@ def _what(error: kafka_errors.KafkaError) -> str:
 
 
 @contextmanager
-def _errors(topic: str) -> Iterator[None]:
+def _errors(topic: str, operation: Operation = "Read") -> Iterator[None]:
     """The client's errors in the words of the contract."""
     try:
         yield
@@ -265,6 +298,6 @@ def _errors(topic: str) -> Iterator[None]:
             "`pip install python-snappy` for snappy, or write them with lz4, zstd or gzip"
         ) from error
     except kafka_errors.AuthorizationError as error:
-        raise UserError(refusal("topic", topic, "Read")) from error
+        raise UserError(refusal("topic", topic, operation)) from error
     except kafka_errors.RetriableError as error:
         raise SourceUnavailable(f"the brokers do not answer ({error})") from error

@@ -15,7 +15,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from consumers.adoption import Adoption, Pace
+from consumers.adoption import Adoption
+from consumers.catching_up import Pace
 from consumers.checkpointing import Checkpointing, Outcome
 from consumers.commit_log import CommitLog
 from consumers.commit_thread import Commits
@@ -30,10 +31,11 @@ from consumers.record_source import RecordSource, SourceUnavailable
 from consumers.told_before import Reports
 from consumers.versions import Versions
 from model_store.fault_points import fault_point
-from model_store.offers import Offer, OfferStore
+from model_store.offers import Offer, OfferStore, Refusal
 from model_store.snapshot_store import SnapshotEntry, SnapshotStore
 from pipeline.codec.record_decoder import RecordDecoder
 from pipeline.record import Partition
+from pipeline.restructuring.trigger import Request
 from pipeline.sample import Decoded
 from pipeline.state import Json
 from pipeline.stream_learner import StepReport, StreamLearner, idle_flush
@@ -111,7 +113,7 @@ class LearnerProcess:
             commits=commits,
         )
         self._course = _Course(began=0.0, newest_record_at=0.0, busy_until=0.0)
-        self._offer: Offer | None = None
+        self._offer: Offer | Refusal | None = None
         self._adoption: Adoption | None = None
         if offers is not None:
             self._adoption = Adoption(
@@ -284,10 +286,26 @@ class LearnerProcess:
             self._checkpoints.tell_event(
                 "drift", str(report.records_consumed), {"detector": self.learner.settings.drift.detector}
             )
+        if report.request is not None:
+            self._tell_request(report.request)
+        if report.wants_snapshot:
+            self._checkpoints.want_snapshot()
         self._observer.stepped(self.learner, report)
         if report.evaluation is not None:
             self._observer.evaluated(self.learner, report.evaluation)
         fault_point("step.done")
+
+    def _tell_request(self, request: Request) -> None:
+        trigger, names = self.learner.trigger, self.learner.class_names
+        self._checkpoints.tell_event(
+            "restructuring_requested",
+            str(request.at_records),
+            {
+                "reason": str(request.reason),
+                "new_classes": list(names[len(names) - trigger.new_classes :]),
+                "base_at_records": trigger.base_at_records,
+            },
+        )
 
     def _idle(self, positions: Mapping[Partition, int]) -> None:
         """Everything was read: learn the partial batch, and let the offsets pass control records too (lag is 0).

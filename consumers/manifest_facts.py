@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from pipeline.record import Partition
+from pipeline.restructuring.trigger import RestructuringTrigger
 from pipeline.settings import LearnerSettings
 from pipeline.settings_section import fixed_values
 from pipeline.state import Json
@@ -68,9 +69,19 @@ def manifest_facts(
         "classes": list(learner.class_names),
         "records_consumed": learner.records_consumed,
         "decided_jobs": learner.decided_jobs,
+        "restructuring": _restructuring(learner.trigger),
         "records_at_version": records_at_version,
         "version": None if version is None else dict(version),
         "report_positions": report_positions or [],
         "told_since": told_since,
         "environment": dict(process.environment),
     }
+
+
+def _restructuring(trigger: RestructuringTrigger) -> dict[str, Json]:
+    """What the next job begins with, for who keeps snapshots for it and who does it (base_snapshots.py)."""
+    request = trigger.request
+    asked: dict[str, Json] | None = None
+    if request is not None:
+        asked = {"reason": str(request.reason), "at_records": request.at_records}
+    return {"base_at_records": trigger.base_at_records, "request": asked}

@@ -17,6 +17,7 @@ class InMemoryLog:
         self.topic = topic
         self.changed = threading.Condition()
         self.incarnation = 0  # stands for the topic's id
+        self.retention_seconds: float | None = None  # what sources say of it; nothing is deleted by itself
         self._records: dict[Partition, list[Record | None]] = {}
         self._beginnings: dict[Partition, int] = {}
         self._losses: dict[Partition, list[int]] = {}
@@ -156,6 +157,26 @@ class InMemoryRecordSource(RecordSource):
 
     def read_one(self, partition: Partition, offset: int) -> Record | None:
         return self._log.at(partition, offset)
+
+    def read_next(self, partition: Partition, offset: int) -> Record | None:
+        if offset < self._log.beginning(partition):
+            return None
+        found = (self._log.at(partition, each) for each in range(offset, self._log.end(partition)))
+        return next((record for record in found if record is not None), None)
+
+    def offsets_since(self, time_seconds: float) -> dict[Partition, int]:
+        def first(partition: Partition) -> int:
+            end = self._log.end(partition)
+            for offset in range(self._log.beginning(partition), end):
+                record = self._log.at(partition, offset)
+                if record is not None and record.timestamp_ms >= round(time_seconds * 1000):
+                    return offset
+            return end
+
+        return {partition: first(partition) for partition in self.partitions}
+
+    def retention_seconds(self) -> float | None:
+        return self._log.retention_seconds
 
     def refresh_partitions(self) -> tuple[Partition, ...]:
         if self._log.incarnation != self._incarnation:

@@ -17,6 +17,7 @@ from consumers.process_settings import MetricsSettings
 from consumers.snapshot_commit import CommitReport
 from pipeline.evaluation.forgetting import EvaluationReport
 from pipeline.record import Partition
+from pipeline.restructuring.trigger import Reason
 from pipeline.sample import DeadLetterReason
 from pipeline.stream_learner import StepReport, StreamLearner
 
@@ -88,6 +89,8 @@ class LearnerMetrics(Observer):
         self.ready = False
         self._losses_read_at = 0.0
         self._newest_event_time_seconds = math.nan
+        self._is_relearning = False
+        self._caught_up_at: float | None = None  # expected, monotonic; None: nobody knows
 
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return Gauge(f"palimpsest_{name}", text, labels, registry=registry)
@@ -126,11 +129,16 @@ class LearnerMetrics(Observer):
         self._snapshot_at = gauge("snapshot_last_success_timestamp_seconds", "Unix time of the newest snapshot.")
         self._snapshot_failures = counter("snapshot_failures_total", "Snapshots that could not be written.")
         self._drifts = counter("drift_events_total", "Drifts detected.", "detector")
+        self._requests = counter("restructurings_requested_total", "Restructurings that were asked for.", "reason")
         self._restructurings = {
-            "consolidation": counter("consolidations_total", "Consolidations that were offered.", "outcome"),
-            "expansion": counter("expansions_total", "Expansions that were offered.", "outcome"),
+            "consolidation": counter("consolidations_total", "Consolidations, by what came of them.", "outcome"),
+            "expansion": counter("expansions_total", "Expansions, by what came of them.", "outcome"),
         }
         self._relearning = gauge("relearning_records", "Records to be learnt once more after an adoption.")
+        self._relearning_seconds = gauge(
+            "relearning_expected_seconds", "Until an adoption is caught up with, as was expected when it was made."
+        )
+        self._relearning_seconds.set_function(self._expected_left)  # it runs down between the steps too
         self._registrations = gauge("registrations_waiting", "Versions that wait for MLflow.")
         self._parameters = gauge("network_parameters", "Parameters of the network.")
         self._model = gauge("model_info", "The model in a role.", "role", "version", "run_id")
@@ -141,6 +149,8 @@ class LearnerMetrics(Observer):
             self._dead_letters.labels(str(reason))
         for source in ("incoming", "replay"):
             self._trained.labels(source)
+        for asked_for in Reason:
+            self._requests.labels(str(asked_for))
         for restructurings in self._restructurings.values():
             for outcome in ("adopted", "refused"):
                 restructurings.labels(outcome)
@@ -163,6 +173,7 @@ class LearnerMetrics(Observer):
         self.last_turn = time.monotonic()
         self.ready = True
         if resumed:
+            self._show_relearning(learner)
             self._show_learner(learner)
             newest = learner.forgetting.newest_report()
             if newest is not None:
@@ -172,7 +183,7 @@ class LearnerMetrics(Observer):
         """Count one step. Nothing here reads from the device but the losses, at most once a second."""
         self.last_turn = time.monotonic()  # a chunk of records may be many slow updates
         batch = report.batch
-        self._relearning.set(max(0, learner.high_water - learner.records_consumed))
+        self._show_relearning(learner)
         if learner.records_consumed > learner.high_water:  # else they were counted before an adoption went back
             for partition, records in batch.records_by_partition.items():
                 self._consumed.labels(partition.topic, partition.number).inc(records)
@@ -183,6 +194,8 @@ class LearnerMetrics(Observer):
                 self._dead_letters.labels(str(problem.reason)).inc()
             if report.drift:
                 self._drifts.labels(str(learner.settings.drift.detector)).inc()
+            if report.request is not None:
+                self._requests.labels(str(report.request.reason)).inc()
         if batch.newest_event_time_seconds is not None:
             self._newest_event_time_seconds = batch.newest_event_time_seconds
         for stage, seconds in report.seconds.items():
@@ -223,10 +236,11 @@ class LearnerMetrics(Observer):
         self._gaps.labels(*partition).inc()
         self._gap_records.labels(*partition).inc(gap.lost_records or 0)
 
-    def adopted(self, learner: StreamLearner, kind: str) -> None:
+    def adopted(self, learner: StreamLearner, kind: str, expected_seconds: float | None) -> None:
         """The learner goes back, and on with another network."""
         self._count(kind, "adopted")
-        self._relearning.set(max(0, learner.high_water - learner.records_consumed))
+        self._caught_up_at = None if expected_seconds is None else time.monotonic() + expected_seconds
+        self._show_relearning(learner)
         self._show_learner(learner)
 
     def refused(self, kind: str) -> None:
@@ -258,6 +272,15 @@ class LearnerMetrics(Observer):
     def _event_age(self) -> float:
         age = time.time() - self._newest_event_time_seconds
         return age if math.isnan(age) else max(0.0, age)
+
+    def _show_relearning(self, learner: StreamLearner) -> None:
+        self._is_relearning = learner.is_relearning
+        self._relearning.set(max(0, learner.high_water - learner.records_consumed))
+
+    def _expected_left(self) -> float:
+        if self._caught_up_at is None:
+            return math.nan if self._is_relearning else 0.0
+        return max(0.0, self._caught_up_at - time.monotonic())
 
     def _show_learner(self, learner: StreamLearner) -> None:
         self._prequential.set(_known(learner.prequential.accuracy))

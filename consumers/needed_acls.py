@@ -34,7 +34,7 @@ def needed_acls(role: Role, stream: str, branch: str = MAIN_BRANCH) -> tuple[Acl
             own = (
                 Acl(resource="transactional-id", name=learner, operations=("Write",), why="to commit, and to fence"),
                 Acl(resource="group", name=learner, operations=("Read",), why="to commit and read back its offsets"),
-                _topic(samples, "Read", "DescribeConfigs", why="to learn; its cleanup.policy is looked at"),
+                _topic(samples, "Read", "DescribeConfigs", why="to learn; its cleanup.policy and retention"),
             )
             if branch != MAIN_BRANCH:
                 return own  # another branch tells the stream nothing

@@ -38,8 +38,9 @@ class Observer:
     def gap_accepted(self, gap: Gap) -> None:
         """The log has lost records, and learning goes on without them, as somebody has said it should."""
 
-    def adopted(self, learner: StreamLearner, kind: str) -> None:
-        """The learner goes on with what a restructuring of this kind has made, and learns once more what came since."""
+    def adopted(self, learner: StreamLearner, kind: str, expected_seconds: float | None) -> None:
+        """The learner goes on with what a restructuring of this kind has made, and learns once more what came since: as
+        far as one can tell in so many seconds."""
 
     def refused(self, kind: str) -> None:
         """The learner goes on without what a restructuring of this kind has made."""
@@ -82,9 +83,9 @@ class Observers(Observer):
         for observer in self._observers:
             observer.gap_accepted(gap)
 
-    def adopted(self, learner: StreamLearner, kind: str) -> None:
+    def adopted(self, learner: StreamLearner, kind: str, expected_seconds: float | None) -> None:
         for observer in self._observers:
-            observer.adopted(learner, kind)
+            observer.adopted(learner, kind, expected_seconds)
 
     def refused(self, kind: str) -> None:
         for observer in self._observers:

@@ -47,6 +47,14 @@ class RegistrySettings(Section):
     )
 
 
+class WorkerSettings(Section):
+    """`palimpsest restructure`, which works beside the learner."""
+
+    nice: int = changeable(10, ge=0, le=19, why="lowers the worker's priority: the learner goes first")
+    look_seconds: float = changeable(2.0, gt=0, why="how often it looks for what the learner asks for")
+    retry_seconds: float = changeable(30.0, gt=0, why="pause before a job is tried again: the brokers were away")
+
+
 class MetricsSettings(Section):
     """The page that Prometheus scrapes."""
 

@@ -81,6 +81,27 @@ class RecordSource(ABC):
         """
 
     @abstractmethod
+    def read_next(self, partition: Partition, offset: int) -> Record | None:
+        """The first record at this offset or after it; None where the log ends before one comes, or begins later.
+
+        Positions are as before. Raises `SourceUnavailable`, and as `poll` does.
+        """
+
+    @abstractmethod
+    def offsets_since(self, time_seconds: float) -> dict[Partition, int]:
+        """The first offset in each partition whose record's own time is this (since 1970) or later; its end where none
+        is. Raises `SourceUnavailable`."""
+
+    @abstractmethod
+    def retention_seconds(self) -> float | None:
+        """How old records become before the log may delete them; None: as old as you like (it may delete by size).
+
+        Ages go by the records' own times (`Record.timestamp_ms`), and the log deletes whole segments, by the newest
+        record in each: it is never earlier than this, and may be much later. Asked of the brokers each time. Raises
+        `SourceUnavailable`, and `UserError` where they do not tell this user.
+        """
+
+    @abstractmethod
     def refresh_partitions(self) -> tuple[Partition, ...]:
         """Look at the topic: partitions that came since the last look; they are assigned, and stand at their beginning.
 

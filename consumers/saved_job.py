@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
+from model_store.fault_points import fault_point
 from model_store.snapshot import Snapshot
 from model_store.snapshot_store import SnapshotStore
 from pipeline.record import Partition
@@ -49,3 +50,4 @@ class SavedJob:
             )
         )
         self._saved.prune(1)
+        fault_point("job.saved")

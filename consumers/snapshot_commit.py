@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from consumers.base_snapshots import base_numbers, begun_jobs
 from consumers.commit_log import BrokerUnavailable, CommitLog
 from consumers.process_settings import SnapshotSettings
+from consumers.requested_jobs import needed_numbers
 from model_store.fault_points import fault_point
 from model_store.snapshot import OutboxMessage, Snapshot
 from model_store.snapshot_store import SnapshotEntry, SnapshotStore
@@ -120,11 +121,12 @@ class SnapshotCommit:
         )
 
     def _pinned(self) -> set[tuple[int, int]]:
-        """What a job that was begun, or the next one, loads."""
-        settings = self._settings
-        bases = base_numbers(self._store.entries(), settings.keep_bases, settings.keep_days * 86_400.0)
+        """What a job that was begun, one that is asked for, or the next one loads."""
+        entries, max_age_seconds = self._store.entries(), self._settings.keep_days * 86_400.0
+        bases = base_numbers(entries, self._settings.keep_bases, max_age_seconds)
         jobs = begun_jobs(self._store.folder.parent / "jobs")
-        return self.pinned | bases | {number for job in jobs for number in (job.parent, job.base)}
+        begun = {number for job in jobs for number in (job.parent, job.base)}
+        return self.pinned | bases | begun | needed_numbers(entries, max_age_seconds)
 
     def tell(self, snapshot: Snapshot) -> None:
         """Step 2 alone: also at the start, for a snapshot that a killed process wrote but did not tell."""

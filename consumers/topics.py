@@ -138,6 +138,10 @@ def _ensure(settings: KafkaSettings, wanted: dict[str, dict[str, Any]]) -> None:
         admin.wait_for_topics(list(wanted))
 
 
+class UnlabelledMissing(UserError):
+    """There is no topic of records without labels."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplesTopic:
     """The topic that is learnt from, as it is now: its identity, and that of the log it is part of."""
@@ -149,12 +153,13 @@ class SamplesTopic:
 
 
 def check_unlabelled_topic(settings: KafkaSettings, name: str) -> tuple[Partition, ...]:
-    """The partitions of a topic of records without labels. Raises `UserError` where it is missing or not to be read."""
+    """The partitions of a topic of records without labels. Raises `UnlabelledMissing`, and `UserError` where it is not
+    to be read."""
     with kafka_connection.admin(settings) as admin, kafka_connection.talking(settings):
         (described,) = admin.describe_topics([name])
     error = kafka_errors.for_code(described["error_code"])
     if error is kafka_errors.UnknownTopicOrPartitionError:
-        raise UserError(
+        raise UnlabelledMissing(
             f"topic {name} does not exist at {kafka_connection.bootstrap_servers(settings)}; send records without a "
             "label to it (`palimpsest produce --unlabelled-share`), or name another one"
         )
@@ -212,10 +217,27 @@ def _check_allowed(described: Mapping[str, Any], *operations: Operation) -> None
         raise UserError(refusal("topic", described["name"], *missing))
 
 
+def retention_seconds(admin: KafkaAdminClient, name: str) -> float | None:
+    """How old a topic's records become before they may be deleted; None: as old as you like, `retention.bytes` apart.
+
+    Raises `UserError` where this user may not see the topic's settings.
+    """
+    configs = _configs(admin, name)
+    if "retention.ms" not in configs:  # the client passes over the brokers' refusal
+        raise UserError(refusal("topic", name, "DescribeConfigs"))
+    retention_ms = int(configs["retention.ms"])
+    return retention_ms / 1000 if "delete" in configs["cleanup.policy"] and retention_ms >= 0 else None
+
+
 def _config(admin: KafkaAdminClient, name: str, setting: str) -> str:
+    return _configs(admin, name)[setting]
+
+
+def _configs(admin: KafkaAdminClient, name: str) -> dict[str, str]:
+    """Also those that are the brokers' defaults. Empty where they do not tell this user."""
     resource = ConfigResource(ConfigResourceType.TOPIC, name)
     described = admin.describe_configs([resource], config_filter="all")
-    return str(described["topic"][name][setting]["value"])
+    return {setting: str(config["value"]) for setting, config in described["topic"][name].items()}
 
 
 def _similar(admin: KafkaAdminClient, stream: str) -> str:

@@ -10,6 +10,7 @@ from typing import TextIO
 
 import click
 
+from consumers.check_report import days
 from consumers.learner_process import RunReport
 from consumers.log_gap import Gap
 from consumers.observers import Observer
@@ -26,7 +27,7 @@ class ConsoleObserver(Observer):
     """One line every two seconds while records come: rate, lag, accuracy, worst class. JSON where nobody is watching.
 
     Every line of JSON has `time` (seconds since 1970) and `event`: started, metrics, learning, new_class, drift,
-    snapshot, snapshot_failed, accepted_gap, adopted, version, warning, stopped, failed.
+    restructuring_requested, snapshot, snapshot_failed, accepted_gap, adopted, version, warning, stopped, failed.
     """
 
     def __init__(self, out: TextIO | None = None, *, as_json: bool | None = None) -> None:
@@ -68,6 +69,10 @@ class ConsoleObserver(Observer):
             self._note("new_class", f"new: {', '.join(update.new_classes)}", {"classes": list(update.new_classes)})
         if report.drift:
             self._note("drift", "drift of the prequential error", {"records_consumed": report.records_consumed})
+        if report.request is not None:
+            reason = str(report.request.reason)
+            text = f"a restructuring is asked for: {reason.replace('_', ' ')}"
+            self._note("restructuring_requested", text, {"reason": reason, "records_consumed": report.records_consumed})
         now = time.monotonic()
         if now - self._told_at < _SECONDS_BETWEEN_LINES:
             return
@@ -128,14 +133,20 @@ class ConsoleObserver(Observer):
             },
         )
 
-    def adopted(self, learner: StreamLearner, kind: str) -> None:
+    def adopted(self, learner: StreamLearner, kind: str, expected_seconds: float | None) -> None:
         """The records go back with it, so the rate counts from there."""
         again = learner.high_water - learner.records_consumed
         self._told_at, self._records_told = time.monotonic(), learner.records_consumed
         self._note(
             "adopted",
-            f"adopted a {kind}; {again:,} records are learnt once more",
-            {"kind": kind, "records_consumed": learner.records_consumed, "records_to_relearn": again},
+            f"adopted a {kind}; {again:,} records are learnt once more"
+            + ("" if expected_seconds is None else f", in about {days(expected_seconds)}"),
+            {
+                "kind": kind,
+                "records_consumed": learner.records_consumed,
+                "records_to_relearn": again,
+                "expected_seconds": None if expected_seconds is None else round(expected_seconds, 1),
+            },
         )
 
     def registered(self, version: str, run_id: str) -> None:

@@ -23,6 +23,10 @@ from pipeline.settings import LearnerSettings
 from pipeline.user_error import UserError
 
 
+class SnapshotLost(UserError):
+    """One that a job begins with is not whole, or was pruned meanwhile."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen:
     """What a job begins with."""
@@ -74,8 +78,12 @@ def consolidate(
     unlabelled: str | None,
     progress: Progress,
     stop: threading.Event,
+    is_awaited: bool = False,
 ) -> JobReport | None:
-    """Connect and do the job; `unlabelled`: another topic than the stream's. Raises as `ConsolidationJob.run`."""
+    """Connect and do the job; `unlabelled`: another topic than the stream's; `is_awaited`: as `ConsolidationJob`.
+
+    Raises as `ConsolidationJob.run`, `SnapshotLost`, `UnlabelledMissing`, and `UserError` where there is another job.
+    """
     stored = LearnerSettings.model_validate(chosen.parent.facts["settings"])
     device = settings.learner.device
     configure_torch(stored.model_copy(update={"device": device, "threads": settings.learner.threads}))
@@ -99,11 +107,12 @@ def consolidate(
             cluster_id=samples.cluster_id,
             topic_id=samples.topic_id,
             device=device,
+            is_awaited=is_awaited,
         )
         try:
             return job.run(chosen.parent, chosen.base, progress=progress, stop=stop)
         except NotWhole as error:
-            raise UserError(
+            raise SnapshotLost(
                 f"a snapshot that the job begins with is not whole, or was pruned meanwhile ({error.why}); run it "
                 "again, or name another one with --base"
             ) from error

@@ -2,7 +2,8 @@
 
 1. Start the embedded broker, in the demo's own folder; or take the cluster that the settings name.
 2. Produce the data set in five blurred steps of two classes, a share of it without labels.
-3. Learn it, with the settings that `palimpsest learn` has by itself; versions go to MLflow.
+3. Learn it, with the settings that `palimpsest learn` has by itself; versions go to MLflow. A worker beside the
+   learner does the consolidation that it asks for, and the learner adopts what comes of it.
 4. Learn the same topic again on another branch, with no retention at all: what forgetting looks like.
 5. Print both side by side, and write summary.json.
 """
@@ -29,6 +30,8 @@ from consumers.kafka_settings import KafkaSettings
 from consumers.observers import Observer
 from consumers.topics import MAIN_BRANCH
 from deploy.console import ConsoleObserver
+from deploy.demo_events import told_consolidations
+from deploy.demo_worker import DemoWorker, demo_worker
 from deploy.embedded_kafka import EmbeddedKafka
 from deploy.kafka_jars import KAFKA_VERSION
 from deploy.learning import open_learner
@@ -39,6 +42,7 @@ from model_store.mlflow_registry import MlflowRegistry
 from model_store.registry import RegisteredVersion
 from pipeline.evaluation.forgetting import EvaluationReport
 from pipeline.record import Partition
+from pipeline.restructuring.trigger import RestructuringSettings
 from pipeline.settings import LearnerSettings
 from pipeline.stream_learner import StepReport, StreamLearner
 from pipeline.user_error import UserError
@@ -51,7 +55,19 @@ from producers.schedules.blurred import Blurred
 FINETUNE_BRANCH = "finetune"
 # Says that the rest is a demo's: what it made before it makes anew, and nothing else in its folder is touched.
 _MARK = ".palimpsest-demo"
-_OWN = ("broker", "state", "finetune", "mlflow.db", "mlartifacts", "mlruns", "metrics.prom", "summary.json")
+_OWN = (
+    "broker",
+    "state",
+    "finetune",
+    "mlflow.db",
+    "mlartifacts",
+    "mlruns",
+    "metrics.prom",
+    "summary.json",
+    "worker.log",
+)
+# So many new classes, of the two of each step, ask for a consolidation; once in a demo.
+_NEW_CLASSES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,9 +82,16 @@ class Learnt:
 
 
 def run_demo(
-    *, dataset: str, data_root: Path | None, out: Path, records: int, seed: int, settings: Settings
+    *,
+    dataset: str,
+    data_root: Path | None,
+    out: Path,
+    records: int,
+    seed: int,
+    settings: Settings,
+    settings_file: Path | None = None,
 ) -> dict[str, Any]:
-    """All five steps; returns what summary.json holds."""
+    """All five steps; returns what summary.json holds. `settings_file`: where `settings` came from, for the worker."""
     began = time.monotonic()
     stream = f"demo-{''.join(c if c.isalnum() and c.isascii() else '-' for c in dataset)}"
     options = DatasetOptions() if data_root is None else DatasetOptions(data_root=data_root)
@@ -102,12 +125,15 @@ def run_demo(
         # 3.
         retention = " + ".join(settings.learner.retention) or "no retention"
         _say(f"\nlearning with {retention}, one pass, no task ids:")
-        learnt = _learn(stream, out / "state", settings, MAIN_BRANCH, scrape_to=out / "metrics.prom")
+        learnt = _learn_with_a_worker(stream, out, _asking(settings, records), settings_file)
         # 4.
         _say("\nlearning the same topic again with no retention at all:")
         values = settings.learner.model_dump(exclude={"retention"})
-        plain = settings.model_copy(update={"learner": LearnerSettings.model_validate({**values, "retention": {}})})
+        never = {"new_classes": None}
+        learner = LearnerSettings.model_validate({**values, "retention": {}, "restructuring": never})
+        plain = settings.model_copy(update={"learner": learner})
         finetune = _learn(stream, out / "finetune", plain, FINETUNE_BRANCH)
+        consolidations = told_consolidations(kafka, stream)
     # 5.
     versions = MlflowRegistry(tracking_uri).versions(stream)
     summary = {
@@ -130,6 +156,7 @@ def run_demo(
             "accuracy": finetune.evaluation.average_accuracy,
             "average_forgetting": finetune.evaluation.average_forgetting,
         },
+        "consolidations": consolidations,
         "versions": [
             {"version": version.version, "trigger": version.trigger, "offsets": _offsets(version.offsets)}
             for version in versions
@@ -137,6 +164,7 @@ def run_demo(
     }
     (out / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     _print_table(learnt, finetune, retention)
+    _print_consolidations(consolidations, stream)
     _print_versions(versions, stream)
     _print_where(out, stream, tracking_uri, cluster=None if is_embedded else kafka.bootstrap_servers)
     return summary
@@ -150,7 +178,39 @@ class _DeadLetterCount(Observer):
         self.dead_letters += len(report.batch.dead)
 
 
-def _learn(stream: str, state: Path, settings: Settings, branch: str, scrape_to: Path | None = None) -> Learnt:
+def _asking(settings: Settings, records: int) -> Settings:
+    """A demo is short for the defaults: what a person has set otherwise stays."""
+    if settings.learner.restructuring != RestructuringSettings():
+        return settings
+    asks = {"new_classes": _NEW_CLASSES, "settle_records": max(20, records // 40), "rest_records": records}
+    learner = settings.learner.model_copy(update={"restructuring": RestructuringSettings.model_validate(asks)})
+    return settings.model_copy(update={"learner": learner})
+
+
+def _learn_with_a_worker(stream: str, out: Path, settings: Settings, settings_file: Path | None) -> Learnt:
+    servers = settings.kafka.bootstrap_servers
+    assert servers is not None, "the demo's own broker, or a cluster"
+    with demo_worker(
+        stream=stream,
+        state=out / "state",
+        settings_file=settings_file,
+        bootstrap_servers=servers,
+        log_file=out / "worker.log",
+    ) as worker:
+        learnt = _learn(stream, out / "state", settings, MAIN_BRANCH, worker, scrape_to=out / "metrics.prom")
+        if worker.problem is not None:
+            _say(f"  warning: {worker.problem}")
+    return learnt
+
+
+def _learn(
+    stream: str,
+    state: Path,
+    settings: Settings,
+    branch: str,
+    worker: DemoWorker | None = None,
+    scrape_to: Path | None = None,
+) -> Learnt:
     dead = _DeadLetterCount()
     console = ConsoleObserver(sys.stdout, as_json=False)
     with open_learner(
@@ -158,13 +218,16 @@ def _learn(stream: str, state: Path, settings: Settings, branch: str, scrape_to:
         state=state,
         settings=settings,
         branch=branch,
-        observers=[console, dead],
+        observers=[console, dead, *([] if worker is None else [worker])],
         registered=console.registered,
     ) as opened:
         if scrape_to is not None:
             console.metrics_shown(f"{opened.metrics_url}")
         with settled():
-            report = opened.process.run(stop=threading.Event(), until_idle_seconds=2.0)
+            if worker is None:
+                report = opened.process.run(stop=threading.Event(), until_idle_seconds=2.0)
+            else:
+                report = opened.process.run(stop=worker.stop)
         learner = opened.process.learner
         evaluation = learner.evaluate_unrecorded()
         assert evaluation is not None, "the stream was learnt, so its hold-outs can be evaluated"
@@ -203,12 +266,32 @@ def _print_table(learnt: Learnt, finetune: Learnt, retention: str) -> None:
         _say(f"(too few are held out of {', '.join(few)} for the averages)")
 
 
+def _print_consolidations(consolidations: Sequence[Mapping[str, Any]], stream: str) -> None:
+    _say(f"\nconsolidations, as {topics.events(stream)} tells of them:")
+    for told in consolidations:
+        _say(f"  {told['job']} was {told['outcome']}")
+        if told["new_classes"] and told["unlabelled_rows"]:
+            classes = ", ".join(told["new_classes"])
+            _say(
+                f"    old classes and new ones ({classes}) into one network, on {told['unlabelled_rows']:,} unlabelled"
+            )
+        before, after = told["average_accuracy_before"], told["average_accuracy_after"]
+        if before is not None and after is not None:
+            _say(f"    accuracy {before:.1%} before, {after:.1%} after")
+        if told["records_to_relearn"] is not None:
+            _say(f"    {told['records_to_relearn']:,} records that came meanwhile were learnt once more")
+        if told["why"] is not None:
+            _say(f"    {told['why']}")
+    if not consolidations:
+        _say("  none was asked for")
+
+
 def _print_versions(versions: Sequence[RegisteredVersion], stream: str) -> None:
     _say(f"\nversions of model {stream!r} in MLflow:")
     for version in versions:
         aliases = f"  @{', @'.join(sorted(version.aliases))}" if version.aliases else ""
         offsets = ", ".join(f"{p} up to {offset:,}" for p, offset in (version.offsets or {}).items())
-        _say(f"  {version.version}  {version.trigger:<10} {offsets}{aliases}")
+        _say(f"  {version.version}  {version.trigger:<13} {offsets}{aliases}")
 
 
 def _print_where(out: Path, stream: str, tracking_uri: str, cluster: str | None) -> None:
@@ -217,6 +300,7 @@ def _print_where(out: Path, stream: str, tracking_uri: str, cluster: str | None)
         f"""
 where to look next:
   {out / "summary.json"}   the figures above
+  {out / "worker.log"}   what the worker said
   {out / "metrics.prom"}   the metrics page as Prometheus would have scraped it at the end
   {palimpsest} snapshots --state {out / "state"}
   {_program("mlflow")} ui --backend-store-uri {tracking_uri}"""

@@ -24,7 +24,13 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from consumers.kafka_settings import KafkaSettings
-from consumers.process_settings import MetricsSettings, RegistrySettings, SnapshotSettings, StreamSettings
+from consumers.process_settings import (
+    MetricsSettings,
+    RegistrySettings,
+    SnapshotSettings,
+    StreamSettings,
+    WorkerSettings,
+)
 from pipeline.restructuring.acceptance import AcceptanceSettings
 from pipeline.restructuring.consolidation_settings import ConsolidationSettings
 from pipeline.settings import LearnerSettings, NetworkSettings
@@ -48,6 +54,7 @@ class Settings(BaseSettings):
     metrics: MetricsSettings = MetricsSettings()
     consolidation: ConsolidationSettings = ConsolidationSettings()
     acceptance: AcceptanceSettings = AcceptanceSettings()
+    worker: WorkerSettings = WorkerSettings()
 
     @classmethod
     def settings_customise_sources(

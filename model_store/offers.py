@@ -1,6 +1,7 @@
-"""What restructurings offer to a learner: whole snapshots at their parents' offsets, a folder for each job.
+"""What restructurings have for a learner: whole snapshots at their parents' offsets, a folder for each job.
 
 <folder>/<job>/<generation>-<sequence>/    the offer, under its parent's numbers, whole or absent like any snapshot
+              /refusal.json                why there is none, where the learner asked for one
 
 Whoever did the job puts it here, the learner adopts or refuses it, and removes it when that is durable twice: a learner
 that falls back to the snapshot before finds it again.
@@ -8,6 +9,7 @@ that falls back to the snapshot before finds it again.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,12 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from model_store.durable_files import remove_folder, remove_temporary
+from model_store.durable_files import make_folder, remove_folder, remove_temporary, replace_file
+from model_store.fault_points import fault_point
 from model_store.snapshot import Snapshot
 from model_store.snapshot_store import SnapshotEntry, SnapshotStore
 from pipeline.state import Json
 from pipeline.user_error import UserError
 
+_REFUSAL = "refusal.json"
 _JOB = re.compile(r"[a-z][a-z_]{0,31}-[0-9]{1,18}", re.ASCII)
 
 
@@ -38,8 +42,16 @@ class Offer:
         return cast("Mapping[str, Any]", offer) if isinstance(offer, dict) else {}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """What a job that was asked for says instead of an offer."""
+
+    job: str
+    facts: Mapping[str, Any]  # `kind`, `why`, and what was measured
+
+
 class OfferStore:
-    """A folder of offers. One process puts a job's offer, one learner takes it."""
+    """A folder of offers and refusals. One process puts a job's, one learner takes it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -60,7 +72,17 @@ class OfferStore:
             offsets=parent.offsets,
             facts={**result.facts, "offer": {**said, "kind": kind, "job": job}},
         )
-        return Offer(job=job, entry=SnapshotStore(self.folder / job).write(offered))
+        entry = SnapshotStore(self.folder / job).write(offered)
+        fault_point("offer.put")
+        return Offer(job=job, entry=entry)
+
+    def refuse(self, job: str, kind: str, why: str, said: Mapping[str, Json]) -> None:
+        """Nothing comes of a job that the learner waits for; `why`: one line. Raises `OSError`."""
+        assert _JOB.fullmatch(job), f"{job!r} is no name of a job"
+        make_folder(self.folder / job)
+        facts = {**said, "kind": kind, "job": job, "why": why}
+        replace_file(self.folder / job / _REFUSAL, json.dumps(facts, ensure_ascii=False).encode())
+        fault_point("offer.refused")
 
     def waiting(self) -> list[Offer]:
         """In the order of their numbers. A folder without a good manifest is none; nor is one that cannot be read, such
@@ -72,7 +94,24 @@ class OfferStore:
                     with suppress(UserError):
                         entries = SnapshotStore(path).entries()
                         offers += [Offer(job=path.name, entry=entry) for entry in entries[-1:]]
-        return sorted(offers, key=lambda offer: (int(offer.job.rpartition("-")[2]), offer.job))
+        return sorted(offers, key=lambda offer: (_number(offer.job), offer.job))
+
+    def refusals(self) -> list[Refusal]:
+        """In the order of their numbers, of jobs that have offered nothing. What cannot be read is none."""
+        refusals = []
+        offered = {offer.job for offer in self.waiting()}
+        with suppress(OSError):
+            for path in self.folder.iterdir() if self.folder.is_dir() else ():
+                if _JOB.fullmatch(path.name) and path.name not in offered:
+                    with suppress(OSError, ValueError, RecursionError):
+                        facts = json.loads((path / _REFUSAL).read_bytes())
+                        if isinstance(facts, dict):
+                            refusals.append(Refusal(job=path.name, facts=facts))
+        return sorted(refusals, key=lambda refusal: (_number(refusal.job), refusal.job))
+
+    def answers(self) -> list[Offer | Refusal]:
+        """Of each job that was answered: what it offers, else why it offers nothing."""
+        return [*self.waiting(), *self.refusals()]
 
     def load(self, offer: Offer) -> Snapshot:
         """Every sum is checked: `NotWhole` where one is wrong."""
@@ -91,3 +130,7 @@ class OfferStore:
         """Raises `OSError`."""
         assert _JOB.fullmatch(job), f"{job!r} is no name of a job"
         remove_folder(self.folder / job)
+
+
+def _number(job: str) -> int:
+    return int(job.rpartition("-")[2])

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
+from pipeline.restructuring.trigger import RestructuringSettings
 from pipeline.settings_section import Section, changeable, fixed
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -181,6 +182,7 @@ class LearnerSettings(Section):
     hold_out: HoldOutSettings = HoldOutSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     drift: DriftSettings = DriftSettings()
+    restructuring: RestructuringSettings = RestructuringSettings()
 
     @model_validator(mode="after")
     def _check_incoming_loss(self) -> Self:

@@ -30,6 +30,7 @@ from pipeline.learner import Learner, UpdateReport
 from pipeline.micro_batch import BatchAssembler, MicroBatch
 from pipeline.poison import CulpritWindow, find_culprits, weights_diverged
 from pipeline.record import Partition
+from pipeline.restructuring.trigger import Request, RestructuringTrigger, Seen
 from pipeline.sample import BadRecord, DeadLetterReason, Decoded, InputKind, InputSpec
 from pipeline.settings import LearnerSettings
 from pipeline.state import Json, StateTree
@@ -53,6 +54,8 @@ class StepReport:
     evaluation: EvaluationReport | None  # where this step was followed by one
     drift: bool  # the detector fired after this step; the next update hears of it
     records_consumed: int  # since the stream's beginning
+    request: Request | None  # a restructuring that is asked for from here
+    wants_snapshot: bool  # of this very moment, or soon after: a restructuring begins with it
     seconds: Mapping[str, float]  # stage -> wall-clock time, for metrics only
 
 
@@ -66,6 +69,7 @@ class StreamLearner:
         self.prequential = Prequential(settings.evaluation)
         self.forgetting = ForgettingHistory(settings.evaluation)
         self.drift = DriftDetector(settings.drift)
+        self.trigger = RestructuringTrigger(settings.restructuring)
         self.erasures = Erasures()
         self.assembler = BatchAssembler(settings, self.recent_ids, self.hold_out, self.erasures)
         self.learner: Learner | None = None  # None until a sample showed what the input looks like
@@ -174,7 +178,8 @@ class StreamLearner:
         3. The prequential bits are read every so many updates; the drift detector hears of them.
         4. The hold-outs are evaluated where so many records have passed, or where a class's first burst has ended; of
            many samples only those of the classes whose turn it is (evaluation/turns.py).
-        5. What the batch was cut short by begins the next one, which may be complete at once.
+        5. A restructuring is asked for where it is time, but not on what is learnt once more.
+        6. What the batch was cut short by begins the next one, which may be complete at once.
 
         `WeightsDiverged` where nothing more can be learnt; the state is then undefined.
         """
@@ -213,6 +218,17 @@ class StreamLearner:
             evaluation = self._evaluate(periodic_budget(period) if is_due else 0)
             seconds["evaluate"] = time.perf_counter() - read
         # 5.
+        had_base, request = self.trigger.has_base, None
+        if self.records_consumed > self.high_water:
+            request = self.trigger.observe(
+                Seen(
+                    records_consumed=self.records_consumed,
+                    known_classes=len(self.class_names),
+                    drift=drift,
+                    average_forgetting=None if evaluation is None else evaluation.average_forgetting,
+                )
+            )
+        # 6.
         self._waiting.extendleft(reversed(self._assembled[batch.records :]))
         self._assembled = []
         self._assemble()
@@ -222,6 +238,8 @@ class StreamLearner:
             evaluation=evaluation,
             drift=drift,
             records_consumed=self.records_consumed,
+            request=request,
+            wants_snapshot=request is not None or self.trigger.has_base != had_base,
             seconds=seconds,
         )
 
@@ -361,6 +379,7 @@ class StreamLearner:
             "forgetting": self.forgetting.state(),
             "drift": self.drift.state(),
             "drift_pending": self._drift_pending,
+            "restructuring": self.trigger.state(),
             "unread": unread,
             "records_consumed": self.records_consumed,
             "records_trained": self.records_trained,
@@ -386,6 +405,7 @@ class StreamLearner:
         self.forgetting.load_state(_tree(state["forgetting"]))
         self.drift.load_state(_tree(state["drift"]))
         self._drift_pending = bool(state["drift_pending"])
+        self.trigger.load_state(_tree(state.get("restructuring", {})))
         unread = _tree(state["unread"])
         bits = cast(Tensor, unread["correct"])
         self._unread = []
@@ -408,8 +428,9 @@ class StreamLearner:
         """Go on with the state that a restructuring has made of an earlier one of this learner.
 
         Of the present one are kept: the hold-outs (those at the earlier place are among them), the best accuracies, the
-        decisions, which are obeyed again, and how far it had come. `decision`: that it is adopted; `decisions`: further
-        ones to obey. `UserError` where the state does not fit these settings; then nothing has changed.
+        decisions, which are obeyed again, how far it had come, and what it knows of when to restructure next.
+        `decision`: that it is adopted; `decisions`: further ones to obey. `UserError` where the state does not fit
+        these settings; then nothing has changed.
         """
         try:
             StreamLearner(self.settings).load_state(state)
@@ -419,13 +440,25 @@ class StreamLearner:
             raise UserError(f"its state cannot be loaded: {type(error).__name__}: {error}") from error
         hold_out, best, erasures = self.hold_out.state(), self.forgetting.best, self.erasures.state()
         recorded, high_water = self.decisions, max(self.high_water, self.records_consumed)
+        trigger = self.trigger.state()
         self.load_state(state)
+        self.trigger.load_state(trigger)
+        self.trigger.ended(self.records_consumed, adopted_classes=len(self.class_names))
         self.hold_out.load_state(hold_out)
         self.forgetting.keep_best(best)
         self.erasures.load_state(erasures)
         self.decisions, self.high_water = list(recorded), high_water
         self.decide(decision)
         self.obey(decisions)
+
+    def refuse(self, decision: dict[str, Json], *, requested_at: object = None, base_is_lost: bool = False) -> None:
+        """Go on as it is: `decision` says what is not adopted, and why. `requested_at`: the request (its records
+        consumed) whose end that is; `base_is_lost`: as any other of the same base would end."""
+        self.decide(decision)
+        request = self.trigger.request
+        if request is not None and request.at_records == requested_at:
+            known = len(self.class_names) if base_is_lost else None
+            self.trigger.ended(self.records_consumed, adopted_classes=known)
 
     def predict_columns(self, x: np.ndarray) -> np.ndarray:
         """Logit columns that the present network chooses among the known classes."""

@@ -13,6 +13,7 @@ SHORT_HELP = {
     "learn": "Learn from a stream and keep what was learnt.",
     "produce": "Send a data set as a stream whose classes change.",
     "r-matrix": "Accuracy on every task after every task (needs ce_task).",
+    "restructure": "Do what a learner asks for: consolidations.",
     "settings": "Print all settings, and which are fixed for a state.",
     "snapshots": "List the snapshots of a state folder.",
 }

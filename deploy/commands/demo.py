@@ -50,7 +50,8 @@ def command(
 ) -> None:
     """The main job end to end: a stream whose classes change, through real Kafka, into a model that remembers.
 
-    Learns it twice, with retention and without, and shows both. Takes about two minutes.
+    Learns it twice, with retention and without, and shows both. Beside the first learner a worker consolidates what the
+    learner asks it to. Takes about two minutes.
     """
     from deploy.settings import load_settings
 
@@ -58,4 +59,12 @@ def command(
 
     from deploy.demo import run_demo
 
-    run_demo(dataset=dataset, data_root=data_root, out=out, records=records, seed=seed, settings=settings)
+    run_demo(
+        dataset=dataset,
+        data_root=data_root,
+        out=out,
+        records=records,
+        seed=seed,
+        settings=settings,
+        settings_file=settings_file,
+    )

@@ -1,6 +1,6 @@
-"""When to restructure: a policy over what the stream learner counts, for the worker that is to come.
+"""When to restructure: a policy over what the stream learner counts; a worker does what it asks for.
 
-It counts records, never seconds.
+It counts records, never seconds, so that a learner that was killed asks again for the same at the same record.
 
 The *base* of the next job is the model as it was before the new classes. Classes that come one after another, with
 fewer than `settle_records` between them, come together: until they have settled no job begins, since the specialist
@@ -27,7 +27,8 @@ class Reason(StrEnum):
 
 
 class RestructuringSettings(Section):
-    """Changeable: when a job begins is to be recorded, and a replay to obey that."""
+    """When a job is asked for. Changeable: asking changes nothing that is learnt, and an adoption is a decision of its
+    own, which is recorded."""
 
     new_classes: int | None = changeable(
         5, ge=1, why="so many classes since the last restructuring ask for one; none: classes do not"
@@ -55,8 +56,16 @@ class Seen:
     average_forgetting: float | None = None  # of this step's evaluation, where there was one
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A job that was asked for, and has not ended."""
+
+    reason: Reason
+    at_records: int  # consumed when it was asked for: no two requests of a state share it
+
+
 class RestructuringTrigger:
-    """Its state is to be part of the snapshot's. One job at a time: after `begun` nothing fires until `ended`."""
+    """Its state is part of the snapshot's. One job at a time: after a request nothing is asked for until `ended`."""
 
     def __init__(self, settings: RestructuringSettings) -> None:
         self._settings = settings
@@ -67,7 +76,12 @@ class RestructuringTrigger:
         self._last_at = 0  # records consumed when the last job ended
         self._drifted = False  # since the last job
         self._forgetting = 0.0  # of the newest evaluation
-        self._under_way = False
+        self._request: Request | None = None
+
+    @property
+    def request(self) -> Request | None:
+        """What was asked for and has not ended."""
+        return self._request
 
     @property
     def has_base(self) -> bool:
@@ -86,8 +100,8 @@ class RestructuringTrigger:
         and is to be pinned. None while there is no new class."""
         return self._base_at if self.new_classes else None
 
-    def observe(self, seen: Seen) -> Reason | None:
-        """What asks for a job now; None: nothing, or it is not the time.
+    def observe(self, seen: Seen) -> Request | None:
+        """A job is asked for now; None: nothing asks for one, or it is not the time.
 
         1. What is seen is noted.
         2. The first classes become the base when they have settled; later, a base moves on while there is no new class.
@@ -110,9 +124,12 @@ class RestructuringTrigger:
             self._base_at = seen.records_consumed
         # 3.
         rested = seen.records_consumed - self._last_at >= self._settings.rest_records or not self._last_at
-        if self._under_way or not self.new_classes or not settled or not rested:
+        if self._request is not None or not self.new_classes or not settled or not rested:
             return None
-        return self._reason(seen)
+        reason = self._reason(seen)
+        if reason is not None:
+            self._request = Request(reason=reason, at_records=seen.records_consumed)
+        return self._request
 
     def _reason(self, seen: Seen) -> Reason | None:
         settings = self._settings
@@ -126,14 +143,11 @@ class RestructuringTrigger:
             return Reason.FORGETTING
         return None
 
-    def begun(self) -> None:
-        """A job was asked for."""
-        self._under_way = True
-
     def ended(self, records_consumed: int, *, adopted_classes: int | None) -> None:
-        """The job is done. `adopted_classes`: those that the network knows which was adopted, at the step of so many
-        records, and which are the base from now on; None: it was refused, and the same base stands."""
-        self._under_way = False
+        """The job is done, or another was. `adopted_classes`: those that the network knows which was adopted, at the
+        step of so many records, and which are the base from now on; None: it was refused, and the same base stands.
+        (Where a job was refused since nobody has the base any more, those known now are the base.)"""
+        self._request = None
         self._last_at = records_consumed
         self._drifted = False
         self._forgetting = 0.0
@@ -150,7 +164,8 @@ class RestructuringTrigger:
             "last_at": self._last_at,
             "drifted": self._drifted,
             "forgetting": self._forgetting,
-            "under_way": self._under_way,
+            "reason": None if self._request is None else str(self._request.reason),
+            "requested_at": None if self._request is None else self._request.at_records,
         }
 
     def load_state(self, state: StateTree) -> None:
@@ -164,4 +179,7 @@ class RestructuringTrigger:
         self._last_at = cast(int, state["last_at"])
         self._drifted = cast(bool, state["drifted"])
         self._forgetting = cast(float, state["forgetting"])
-        self._under_way = cast(bool, state["under_way"])
+        reason, at_records = cast("str | None", state["reason"]), cast("int | None", state["requested_at"])
+        self._request = None
+        if reason is not None and at_records is not None:
+            self._request = Request(reason=Reason(reason), at_records=at_records)

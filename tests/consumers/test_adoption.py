@@ -231,7 +231,7 @@ def test_new_classes_are_told_once_where_nothing_else_was(tmp_path: Path) -> Non
     """No dead letter and no idle flush lies between the parent and the adoption, only the classes that came."""
     world = World(tmp_path)
     world.write(digit_stream(90, clean=True))
-    world.learn(snapshots=OFTEN)
+    world.learn(max_records=220, snapshots=OFTEN)
     offer(world)
     with kill_at("adopt.committed"), pytest.raises(Killed):
         world.learn(snapshots=OFTEN)

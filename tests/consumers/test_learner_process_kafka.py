@@ -28,6 +28,7 @@ from consumers.manifest_facts import ProcessFacts
 from consumers.observers import Observer
 from consumers.process_settings import RegistrySettings, SnapshotSettings, StreamSettings
 from deploy.embedded_kafka import EmbeddedKafka
+from model_store.offers import OfferStore
 from model_store.snapshot_store import SnapshotStore
 from pipeline.record import Partition, Record
 from pipeline.stream_learner import StepReport, StreamLearner
@@ -98,6 +99,7 @@ class KafkaWorld:
         observer: Observer | None = None,
         fault: Callable[[CommitLog], CommitLog] = lambda inner: inner,
         every_records: int = 45,
+        offers: OfferStore | None = None,
     ) -> Iterator[LearnerProcess]:
         with (
             KafkaRecordSource(self.kafka, self.samples.partitions) as source,
@@ -121,6 +123,7 @@ class KafkaWorld:
                 registry_settings=RegistrySettings(),
                 observer=observer or Observer(),
                 reports=kafka_reports(self.kafka, stream=self.stream, branch=branch) if branch == "main" else None,
+                offers=offers,
             )
             process.start()
             yield process

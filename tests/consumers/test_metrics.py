@@ -42,6 +42,8 @@ PROMISED = {
     "palimpsest_drift_events_total": {"detector"},
     "palimpsest_network_parameters": set(),
     "palimpsest_build_info": {"version", "torch", "stream", "branch"},
+    "palimpsest_relearning_records": set(),
+    "palimpsest_relearning_expected_seconds": set(),
     "palimpsest_registrations_waiting": set(),
     "palimpsest_model_info": {"role", "version", "run_id"},
 }

@@ -11,9 +11,11 @@ import confluent_kafka
 import pytest
 from kafka import TopicPartition
 from kafka import errors as kafka_errors
+from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.codec import has_snappy
 
 from consumers import kafka_connection, kafka_record_source, topics
+from consumers.acls import Acl
 from consumers.kafka_record_source import KafkaRecordSource, _errors
 from consumers.kafka_settings import KafkaSettings
 from consumers.memory_record_source import InMemoryLog, InMemoryRecordSource
@@ -21,6 +23,7 @@ from consumers.record_source import LogTruncated, RecordSource, RecordUnreadable
 from deploy.embedded_kafka import EmbeddedKafka
 from pipeline.record import Partition, Record
 from pipeline.user_error import UserError
+from tests.secure_kafka import SecureBroker
 
 Headers = Sequence[tuple[str, bytes | None]]
 DEADLINE_SECONDS = 30.0
@@ -35,6 +38,13 @@ class MemoryUnderTest:
     def write(self, partition: int, values: Sequence[bytes], key: bytes | None = None, headers: Headers = ()) -> None:
         for value in values:
             self.log.append(value, key=key, headers=headers, partition=partition)
+
+    def write_at(self, partition: int, times_ms: Sequence[int]) -> None:
+        for time_ms in times_ms:
+            self.log.append(b"x", partition=partition, timestamp_ms=time_ms)
+
+    def keep(self, *, retention_ms: int, policy: str = "delete") -> None:
+        self.log.retention_seconds = retention_ms / 1000 if policy == "delete" and retention_ms >= 0 else None
 
     def write_aborted(self, partition: int, values: Sequence[bytes]) -> None:
         for _ in (*values, "the abort marker"):
@@ -69,6 +79,18 @@ class KafkaUnderTest:
         for value in values:
             producer.produce(topics.samples(self.stream), value, key, partition, headers=list(headers))
         assert producer.flush(DEADLINE_SECONDS) == 0
+
+    def write_at(self, partition: int, times_ms: Sequence[int]) -> None:
+        """The producer says when each was made."""
+        producer = self.producer()
+        for time_ms in times_ms:
+            producer.produce(topics.samples(self.stream), b"x", partition=partition, timestamp=time_ms)
+        assert producer.flush(DEADLINE_SECONDS) == 0
+
+    def keep(self, *, retention_ms: int, policy: str = "delete") -> None:
+        configs = {"retention.ms": str(retention_ms), "cleanup.policy": policy}
+        with kafka_connection.admin(self.settings) as admin:
+            admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topics.samples(self.stream), configs)])
 
     def write_aborted(self, partition: int, values: Sequence[bytes]) -> None:
         producer = self.producer(**{"transactional.id": f"{self.stream}.aborter"})
@@ -221,6 +243,68 @@ def test_read_one_finds_the_record_and_moves_nothing(log: UnderTest, open_source
     assert source.read_one(p0, 5) is None  # not yet written
     assert source.positions() == {p0: 2, p1: 0}
     assert sorted(record.value or b"" for record in read_to_the_end(source)) == [b"a2", b"b0"]
+
+
+def test_the_next_record_is_found_past_what_holds_none(log: UnderTest, open_source: Callable[[], RecordSource]) -> None:
+    log.write(0, [b"a0", b"a1"])
+    log.write_aborted(0, [b"never", b"happened"])  # offsets 2 and 3, their marker at 4
+    log.write(0, [b"a5"])
+    log.write(1, [b"b0"])
+    log.write_aborted(1, [b"never"])
+    source = open_source()
+    p0, p1 = source.partitions
+    source.seek({p0: 1})
+
+    def found(partition: Partition, offset: int) -> tuple[int, bytes | None] | None:
+        record = source.read_next(partition, offset)
+        return None if record is None else (record.offset, record.value)
+
+    assert [found(p0, offset) for offset in (0, 1)] == [(0, b"a0"), (1, b"a1")]
+    assert [found(p0, offset) for offset in (2, 4, 5)] == [(5, b"a5")] * 3
+    assert found(p0, 6) is None  # not yet written
+    assert found(p1, 1) is None  # aborted, to the end
+    assert source.positions() == {p0: 1, p1: 0}
+    assert values(read_to_the_end(source), 0) == [b"a1", b"a5"]
+
+
+def test_the_next_record_does_not_lie_before_the_beginning(
+    log: UnderTest, open_source: Callable[[], RecordSource]
+) -> None:
+    log.write(0, [b"a0", b"a1"])
+    log.delete_before(0, 1)
+    source = open_source()
+    p0, _ = source.partitions
+    assert source.read_next(p0, 0) is None
+    one = source.read_next(p0, 1)
+    assert one is not None
+    assert one.value == b"a1"
+
+
+def test_offsets_are_found_by_the_records_own_times(log: UnderTest, open_source: Callable[[], RecordSource]) -> None:
+    now_ms = int(time.time() * 1000)
+    log.write_at(0, [now_ms - 9_000, now_ms - 5_000, now_ms - 1_000])
+    log.write_at(1, [now_ms - 20_000])
+    source = open_source()
+    p0, p1 = source.partitions
+    assert source.offsets_since(now_ms / 1000 - 30) == {p0: 0, p1: 0}
+    assert source.offsets_since((now_ms - 5_000) / 1000) == {p0: 1, p1: 1}
+    assert source.offsets_since((now_ms - 4_999) / 1000) == {p0: 2, p1: 1}
+    assert source.offsets_since(now_ms / 1000 + 1) == {p0: 3, p1: 1} == source.end_offsets()
+    record = source.read_next(p0, 1)
+    assert record is not None
+    assert record.timestamp_ms == now_ms - 5_000
+
+
+def test_how_long_the_log_keeps_a_record(log: UnderTest, open_source: Callable[[], RecordSource]) -> None:
+    source = open_source()
+    log.keep(retention_ms=5_400_000)
+    wait_until(lambda: source.retention_seconds() == 5_400)
+    log.keep(retention_ms=-1)
+    wait_until(lambda: source.retention_seconds() is None)
+    log.keep(retention_ms=7_000)
+    wait_until(lambda: source.retention_seconds() == 7)
+    log.keep(retention_ms=7_000, policy="compact")
+    wait_until(lambda: source.retention_seconds() is None)
 
 
 def test_reading_one_of_each_partition_holds_none_of_them_up(
@@ -560,3 +644,18 @@ def test_what_is_not_allowed_is_named_with_the_line_that_allows_it() -> None:
         _errors("s.samples"),
     ):
         raise kafka_errors.TopicAuthorizationFailedError
+
+
+@pytest.mark.kafka
+def test_whoever_may_not_see_the_retention_is_told_so(secure_broker: SecureBroker, stream_name: str) -> None:
+    topics.ensure_source_topics(secure_broker.plain, stream_name)
+    name = topics.samples(stream_name)
+    secure_broker.make_user("reads-only", [Acl(resource="topic", name=name, operations=("Read",))])
+    settings = KafkaSettings.model_validate(secure_broker.section("SCRAM-SHA-512", "reads-only"))
+    with (
+        KafkaRecordSource(settings, [Partition(name, 0)]) as source,
+        pytest.raises(UserError, match=f"do not allow this user DescribeConfigs on topic {name}"),
+    ):
+        source.retention_seconds()
+    with KafkaRecordSource(secure_broker.plain, [Partition(name, 0)]) as source:
+        assert source.retention_seconds() == 7 * 24 * 3600

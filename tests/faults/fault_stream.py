@@ -146,6 +146,19 @@ def write(kafka: KafkaSettings, log: FaultLog, records: Iterable[Written]) -> No
     assert not problems, problems[0]
 
 
+def write_unlabelled(kafka: KafkaSettings, stream: str, records: int) -> None:
+    """Images of digits and nothing beside them."""
+    data = open_dataset("digits", DatasetOptions())
+    producer = confluent_kafka.Producer({"bootstrap.servers": kafka.bootstrap_servers, "log_level": 3})
+    for number in range(records):
+        payload, content_type = data.payload(number % len(data))
+        event = CloudEvent(
+            id=f"unlabelled-{number}", source="tests", type="sample", content_type=content_type, data=payload
+        )
+        producer.produce(topics.unlabelled(stream), value=payload, headers=[*event.headers()])
+    assert producer.flush(DEADLINE_SECONDS) == 0, "not all records were delivered"
+
+
 def read_committed(kafka: KafkaSettings, topic: str) -> list[tuple[dict[str, bytes], bytes | None]]:
     """Headers and value of every record that a reader of committed records finds in the topic's one partition."""
     consumer = confluent_kafka.Consumer(

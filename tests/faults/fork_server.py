@@ -37,7 +37,13 @@ _PR_SET_PDEATHSIG = 1
 
 def main() -> None:
     """Serve; in a child, be the learner."""
-    for module in ("deploy.commands.learn", "deploy.console", "deploy.learning"):
+    for module in (
+        "deploy.commands.learn",
+        "deploy.console",
+        "deploy.learning",
+        "deploy.restructuring_worker",
+        "deploy.worker_console",
+    ):
         importlib.import_module(module)
     _warm_up()
     threads = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]

@@ -40,6 +40,7 @@ learner:
   replay: {{capacity: 80, draw_size: 16}}
   evaluation: {{every_records: 150, min_class_samples: 2, burst_records: 50, prequential_window: 100}}
   hold_out: {{per_class: 20}}
+  restructuring: {restructuring}
 {network}
 kafka: {{bootstrap_servers: '{servers}'}}
 stream:
@@ -50,6 +51,9 @@ stream:
 snapshots: {{every_seconds: 3600, every_records: {every_records}, keep: 3}}
 metrics: {{enabled: {metrics}, port: 0}}
 registry: {{enabled: {registry}, every_records: 400, drain_seconds: 60}}
+consolidation: {{epochs: 3, batch_size: 32, specialist_epochs: 3, min_unlabelled: 50}}
+acceptance: {{average_margin: 1, worst_class_margin: 1, class_margin: 1, min_class_samples: 1}}
+worker: {{nice: 0, look_seconds: 0.05, retry_seconds: 0.5}}
 """
 MLP = "  network: {backbone: mlp, options: {hidden: [32, 32]}, initial_columns: 2}"
 WIDE_MLP = "  network: {backbone: mlp, options: {hidden: [400, 400]}, initial_columns: 16}"
@@ -88,6 +92,7 @@ class Trial:
     idle_flush_seconds: float = 60.0
     every_records: int = 60
     heartbeat_seconds: float = 50.0
+    restructuring: str = "{new_classes: null}"
     metrics: bool = False
     registry: bool = False
     partitions: int = 1
@@ -114,6 +119,7 @@ class Trial:
         file.write_text(
             _SETTINGS.format(
                 network=self.network,
+                restructuring=self.restructuring,
                 input=self.input,
                 idle_flush=self.idle_flush_seconds,
                 servers=self.kafka.bootstrap_servers,
@@ -124,6 +130,10 @@ class Trial:
             )
         )
         return file
+
+    def write_unlabelled(self, records: int) -> None:
+        """Digits without labels, to the stream's own topic of these."""
+        fault_stream.write_unlabelled(self.kafka, self.stream, records)
 
     # -- runs ------------------------------------------------------------------------------------------------------
 
@@ -151,6 +161,20 @@ class Trial:
         if until_idle_seconds is not None:
             arguments += ["--until-idle", until_idle_seconds]
         return self.server.start(arguments, plan, self.folder / f"{branch}.{number:04d}.out", variables)
+
+    def start_worker(self, *faults: Fault, until_idle_seconds: float = UNTIL_IDLE_SECONDS) -> LearnerRun:
+        """One process of the worker beside branch `main`, with these faults before it."""
+        number = next(self._runs)
+        plan = FaultPlan(journal=self.folder / f"worker.{number:04d}.journal", faults=faults)
+        arguments: list[object] = ["restructure", "--stream", self.stream, "--state", self.state()]
+        arguments += ["--settings", self.settings_file(), "--until-idle", until_idle_seconds]
+        return self.server.start(arguments, plan, self.folder / f"worker.{number:04d}.out")
+
+    def work(self, *faults: Fault, code: int = 0) -> LearnerRun:
+        """One process of the worker until it ends, with this code."""
+        run = self.start_worker(*faults)
+        assert run.wait() == code, f"it ended with {run.code}, not {code}:\n{run.text}"
+        return run
 
     def learn(self, *faults: Fault, code: int = 0, **options: Any) -> LearnerRun:
         """One process until it ends, with this code."""

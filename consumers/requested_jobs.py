@@ -1,0 +1,81 @@
+"""The restructuring that a state's learner has asked for: with which snapshots it begins, and which are kept for it.
+
+A request stands in the manifests from the snapshot that was taken for it, the parent, until it is answered: whoever can
+read the snapshots that a job needs finds there what is asked for. On `<stream>.events` it is told to people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from consumers.base_snapshots import class_names, young_enough
+from model_store.snapshot_store import SnapshotEntry
+from pipeline.state import Json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestedJob:
+    """What the newest snapshot asks for."""
+
+    reason: str
+    at_records: int  # consumed when it was asked for
+    parent: SnapshotEntry
+    base: SnapshotEntry | None  # the last one before the new classes; None: it is not kept any more
+
+
+def requested_job(entries: Sequence[SnapshotEntry]) -> RequestedJob | None:
+    """`entries`: oldest first. None: nothing is asked for."""
+    request = _request(entries[-1]) if entries else None
+    if request is None:
+        return None
+    parent = next(entry for entry in entries if _request(entry) == request)
+    return RequestedJob(
+        reason=str(request["reason"]),
+        at_records=cast(int, request["at_records"]),
+        parent=parent,
+        base=_base(entries, parent),
+    )
+
+
+def request_facts(parent: SnapshotEntry) -> dict[str, Json]:
+    """What an answer says of the request that it answers: reason, and the records at which it was made; {}: none."""
+    request = _request(parent)
+    return {} if request is None else {"reason": request["reason"], "requested_at": request["at_records"]}
+
+
+def needed_numbers(entries: Sequence[SnapshotEntry], max_age_seconds: float | None = None) -> set[tuple[int, int]]:
+    """(generation, sequence) of what the job that is asked for begins with, or else of the old teacher of the next one,
+    as soon as a new class has come; but of none that is older: nobody may answer for years."""
+    entries = young_enough(entries, max_age_seconds)
+    job = requested_job(entries)
+    if job is not None:
+        return {entry.number for entry in (job.parent, job.base) if entry is not None}
+    base = _base(entries, entries[-1]) if entries else None
+    return set() if base is None else {base.number}
+
+
+def _facts(entry: SnapshotEntry) -> Mapping[str, Json]:
+    facts = entry.facts.get("restructuring")  # releases before there were triggers wrote none
+    return facts if isinstance(facts, dict) else {}
+
+
+def _request(entry: SnapshotEntry) -> Mapping[str, Json] | None:
+    return cast("Mapping[str, Json] | None", _facts(entry).get("request"))
+
+
+def _base(entries: Sequence[SnapshotEntry], parent: SnapshotEntry) -> SnapshotEntry | None:
+    """The newest one from no later than the trigger says, that knows a class and fewer of them than the parent."""
+    at_records = _facts(parent).get("base_at_records")
+    if not isinstance(at_records, int):
+        return None
+    known = len(class_names(parent))
+    older = [
+        entry
+        for entry in entries
+        if entry.number < parent.number
+        and cast(int, entry.facts["records_consumed"]) <= at_records
+        and 0 < len(class_names(entry)) < known
+    ]
+    return older[-1] if older else None

@@ -1,0 +1,73 @@
+"""`palimpsest restructure`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command(
+    epilog="""\b
+Example:
+  palimpsest restructure --stream digits --state runs/digits
+
+\b
+Exit codes:
+  0  done, also where SIGTERM or Ctrl-C ended it: the job under way goes on at the next start
+  2  something you can put right: an option, a setting, a folder"""
+)
+@click.option("--stream", required=True, metavar="NAME", help="The stream: topics NAME.samples and NAME.unlabelled.")
+@click.option(
+    "--state",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder given to `palimpsest learn`, which runs beside it.",
+)
+@click.option(
+    "--settings", "settings_file", type=click.Path(path_type=Path), help="YAML file; see `palimpsest settings`."
+)
+@click.option(
+    "--until-idle",
+    "until_idle_seconds",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Stop when nothing was asked for so long. Default: never.",
+)
+@click.option("--bootstrap-servers", metavar="HOST:PORT", help="A Kafka cluster; default: the embedded broker.")
+def command(
+    stream: str,
+    state: Path,
+    settings_file: Path | None,
+    until_idle_seconds: float | None,
+    bootstrap_servers: str | None,
+) -> None:
+    """Do the restructurings that a stream's learner asks for, beside it and at low priority.
+
+    The learner asks where its settings say so (learner.restructuring: new classes, a period, drift, forgetting). What
+    is made is offered where on the hold-outs it is no worse, and the learner adopts it between two batches; where no
+    good student can come of it, the learner is told why, and goes on as it is.
+
+    Says what it does on stderr: lines for a person on a terminal, one JSON object a line elsewhere.
+    """
+    import os
+
+    from deploy.settings import load_settings
+    from deploy.stop_signals import stop_on_signals
+
+    with stop_on_signals() as stop:  # before torch is imported: a SIGTERM meanwhile must not be lost
+        settings = load_settings(settings_file, {"kafka.bootstrap_servers": bootstrap_servers})
+        os.nice(settings.worker.nice)
+
+        from consumers.topics import check_stream_name
+        from deploy.logs import configure_logs
+        from deploy.restructuring_worker import RestructuringWorker
+        from deploy.worker_console import WorkerConsole
+
+        check_stream_name(stream)
+        console = WorkerConsole()
+        configure_logs(as_json=console.as_json)
+        worker = RestructuringWorker(stream=stream, state=state, settings=settings, console=console)
+        console.started(stream, str(state))
+        report = worker.run(stop, until_idle_seconds)
+    console.stopped(report.stopped_by, report.offered, report.refused)

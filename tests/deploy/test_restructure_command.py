@@ -1,0 +1,248 @@
+"""`palimpsest restructure` beside a learner, on a real broker."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from consumers import kafka_connection, topics
+from consumers.kafka_record_source import KafkaRecordSource
+from consumers.record_source import read_records
+from consumers.requested_jobs import requested_job
+from deploy.commands.restructure import command
+from deploy.embedded_kafka import EmbeddedKafka
+from deploy.learning import open_learner
+from deploy.local_port import bind_once
+from deploy.restructuring_worker import RestructuringWorker, WorkReport
+from deploy.settings import load_settings
+from deploy.worker_console import WorkerConsole
+from model_store.mlflow_registry import MlflowRegistry
+from model_store.offers import OfferStore
+from model_store.snapshot_store import SnapshotStore
+from pipeline.record import Partition
+from pipeline.user_error import UserError
+from producers.dataset_source import DatasetOptions
+from producers.datasets import open_dataset
+from producers.sample_producer import produce
+from producers.sample_stream import SampleStream
+from producers.schedules.split import Split
+from tests.consumers.learner_world import World, learner_settings
+from tests.deploy.streams import kafka
+
+SETTINGS = """
+learner:
+  threads: 1
+  device: cpu
+  replay: {{capacity: 60, draw_size: 16}}
+  evaluation: {{every_records: 100, min_class_samples: 2, burst_records: 50, prequential_window: 100}}
+  restructuring: {{new_classes: 2, settle_records: 60, rest_records: 100}}
+stream: {{poll_seconds: 0.05}}
+metrics: {{enabled: false}}
+kafka: {{bootstrap_servers: '{servers}', connect_timeout_seconds: 2}}
+consolidation: {{epochs: 2, specialist_epochs: 2, min_unlabelled: 100}}
+acceptance: {{average_margin: {margin}, worst_class_margin: 1, class_margin: 1, min_class_samples: 1}}
+worker: {{nice: 0, look_seconds: 0.05, retry_seconds: 0.2}}
+registry: {{enabled: {registry}, every_records: 100000}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _torch_as_before() -> Iterator[None]:
+    """A learner in this process sets it up for itself."""
+    mode, threads = torch.get_deterministic_debug_mode(), torch.get_num_threads()
+    yield
+    torch.set_deterministic_debug_mode(mode)
+    torch.set_num_threads(threads)
+
+
+class Desk:
+    """A stream, its state's folder, and both commands on it."""
+
+    def __init__(self, folder: Path, broker: EmbeddedKafka, stream: str, *, margin: float = 1, registry: bool = False):
+        self.broker, self.stream, self.state = broker, stream, folder / "state"
+        self.file = folder / "settings.yaml"
+        servers = broker.bootstrap_servers
+        self.file.write_text(SETTINGS.format(servers=servers, margin=margin, registry=str(registry).lower()))
+
+    def send(self, records: int, *, seed: int = 0, unlabelled_share: float = 0.33) -> None:
+        """Steps of two digits, some without labels."""
+        dataset = open_dataset("digits", DatasetOptions())
+        stream = SampleStream(dataset, Split(), seed=seed, records=records, unlabelled_share=unlabelled_share)
+        produce(stream, stream_name=self.stream, kafka=kafka(self.broker))
+
+    def learn(self) -> None:
+        with open_learner(stream=self.stream, state=self.state, settings=load_settings(self.file)) as opened:
+            opened.process.run(stop=threading.Event(), until_idle_seconds=0.5)
+
+    def work(self, stream: str | None = None) -> Result:
+        given = ["--stream", stream or self.stream, "--state", str(self.state), "--settings", str(self.file)]
+        return CliRunner().invoke(command, [*given, "--until-idle", "0.1"], catch_exceptions=False)
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        with KafkaRecordSource(kafka(self.broker), [Partition(topics.events(self.stream), 0)]) as source:
+            records = list(read_records(source, source.beginning_offsets(), source.end_offsets()))
+        return [json.loads(record.value or b"") for record in records if record.key == kind.encode()]
+
+
+def lines(result: Result) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in result.stderr.splitlines()]
+
+
+@pytest.mark.kafka
+def test_what_is_asked_for_is_made_offered_adopted_and_a_version(
+    kafka_broker: EmbeddedKafka, stream_name: str, tmp_path: Path
+) -> None:
+    desk = Desk(tmp_path, kafka_broker, stream_name, registry=True)
+    desk.send(900)
+    desk.learn()
+    (asked,) = desk.events("restructuring_requested")
+    assert len(asked["new_classes"]) >= 2
+    done = desk.work()
+    assert done.exit_code == 0
+    told = lines(done)
+    assert [line["event"] for line in told if line["event"] != "progress"] == [
+        "started",
+        "requested",
+        "offered",
+        "stopped",
+    ]
+    assert told[-1]["offered"] == 1
+    again = desk.work()
+    assert [line["event"] for line in lines(again)] == ["started", "stopped"], "it is answered"
+    desk.send(60, seed=1)
+    desk.learn()
+    (adopted,) = desk.events("adopted")
+    assert adopted["reason"] == "new_classes"
+    assert adopted["requested_at"] == asked["records_consumed"] == adopted["parent_records"]
+    assert 0 <= adopted["average_accuracy_after"] <= 1
+    versions = MlflowRegistry(f"sqlite:///{tmp_path / 'mlflow.db'}").versions(stream_name)
+    assert "consolidation" in [version.trigger for version in versions]
+
+
+@pytest.mark.kafka
+def test_the_learner_hears_why_nothing_comes_of_it(
+    kafka_broker: EmbeddedKafka, stream_name: str, tmp_path: Path
+) -> None:
+    desk = Desk(tmp_path, kafka_broker, stream_name)
+    desk.send(900, unlabelled_share=0.05)
+    desk.learn()
+    refused = lines(desk.work())[-2]
+    assert refused["event"] == "refused"
+    assert "unlabelled rows are too few for a good student, at least 100 are wanted" in refused["why"]
+    desk.learn()
+    (told,) = desk.events("restructuring_refused")
+    assert told["why"] == refused["why"]
+    assert told["reason"] == "new_classes"
+    assert requested_job(SnapshotStore(desk.state / "snapshots").entries()) is None
+
+
+@pytest.mark.kafka
+def test_a_topic_without_unlabelled_records_is_a_refusal(
+    kafka_broker: EmbeddedKafka, stream_name: str, tmp_path: Path
+) -> None:
+    desk = Desk(tmp_path, kafka_broker, stream_name)
+    desk.send(900)
+    desk.learn()
+    with kafka_connection.admin(kafka(kafka_broker)) as admin:
+        admin.delete_topics([topics.unlabelled(stream_name)])
+    refused = lines(desk.work())[-2]
+    assert refused["event"] == "refused"
+    assert f"topic {stream_name}.unlabelled does not exist" in refused["why"]
+
+
+@pytest.mark.kafka
+def test_what_is_worse_is_not_offered_and_the_learner_hears_of_it(
+    kafka_broker: EmbeddedKafka, stream_name: str, tmp_path: Path
+) -> None:
+    desk = Desk(tmp_path, kafka_broker, stream_name, margin=0)
+    text = desk.file.read_text().replace("epochs: 2,", "epochs: 1, learning_rate: 1.0e-9, initialisation: fresh,", 1)
+    desk.file.write_text(text)
+    desk.send(900)
+    desk.learn()
+    refused = lines(desk.work())[-2]
+    assert refused["event"] == "refused"
+    assert "average accuracy went from" in refused["reasons"][0]
+    desk.learn()
+    (told,) = desk.events("restructuring_refused")
+    assert told["why"].startswith("worse than what there is: average accuracy went from")
+    assert told["average_accuracy_after"] < told["average_accuracy_before"]
+
+
+@pytest.mark.kafka
+def test_another_streams_folder_is_named(kafka_broker: EmbeddedKafka, stream_name: str, tmp_path: Path) -> None:
+    desk = Desk(tmp_path, kafka_broker, stream_name)
+    desk.send(60)
+    desk.learn()
+    with pytest.raises(UserError, match=f"holds the state of stream '{stream_name}', not 'another'"):
+        desk.work("another")
+
+
+def asking_state(folder: Path) -> None:
+    """A state that waits for an answer, made without brokers."""
+    from tests.consumers.digit_records import digit_stream
+
+    settings = learner_settings(restructuring={"new_classes": 2, "settle_records": 40, "rest_records": 60})
+    world = World(folder, settings=settings)
+    world.write(digit_stream(90, clean=True))
+    world.learn(max_records=170)
+    assert requested_job(world.store.entries()) is not None
+
+
+def worker_without_brokers(folder: Path) -> tuple[RestructuringWorker, Path]:
+    file = folder / "settings.yaml"
+    servers = f"127.0.0.1:{bind_once(0)}"
+    file.write_text(SETTINGS.format(servers=servers, margin=1, registry="false"))
+    settings = load_settings(file)
+    state = folder / "state"
+    worker = RestructuringWorker(stream="digits", state=state, settings=settings, console=WorkerConsole(as_json=True))
+    return worker, state
+
+
+def test_without_a_state_it_waits(tmp_path: Path) -> None:
+    worker, _ = worker_without_brokers(tmp_path)
+    report = worker.run(threading.Event(), until_idle_seconds=0.1)
+    assert report == WorkReport(offered=0, refused=0, stopped_by="idle")
+
+
+def test_brokers_that_are_away_are_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    worker, state = worker_without_brokers(tmp_path)
+    asking_state(state)
+    stop = threading.Event()
+    thread = threading.Thread(target=worker.run, args=(stop,))
+    thread.start()
+    said, deadline = "", threading.Event()
+    for _ in range(200):
+        said += capsys.readouterr().err
+        if '"waiting"' in said:
+            break
+        deadline.wait(0.1)
+    stop.set()
+    thread.join(30)
+    assert not thread.is_alive()
+    waiting = [json.loads(line) for line in said.splitlines() if '"waiting"' in line]
+    assert len(waiting) == 1, "said once"
+    assert "no broker is reachable at 127.0.0.1" in waiting[0]["why"]
+    assert OfferStore(state / "offers").answers() == []
+
+
+def test_a_base_that_is_gone_is_a_refusal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    worker, state = worker_without_brokers(tmp_path)
+    asking_state(state)
+    store = SnapshotStore(state / "snapshots")
+    job = requested_job(store.entries())
+    assert job is not None
+    for entry in store.entries():
+        if entry.number < job.parent.number:
+            store.remove(entry.path)
+    assert worker.run(threading.Event(), until_idle_seconds=0.1).refused == 1
+    (refusal,) = OfferStore(state / "offers").answers()
+    assert refusal.facts["base_is_lost"] is True
+    assert "is not kept any more" in refusal.facts["why"]
+    assert "is not kept any more" in capsys.readouterr().err
