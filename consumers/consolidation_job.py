@@ -16,6 +16,7 @@ from consumers.base_snapshots import new_classes
 from consumers.log_gap import find_gaps
 from consumers.record_source import LogTruncated, ReadingStopped, RecordSource, read_records
 from consumers.requested_jobs import request_facts
+from consumers.saved_job import SavedJob
 from model_store.durable_files import remove_folder
 from model_store.fault_points import fault_point
 from model_store.offers import OfferStore
@@ -27,7 +28,7 @@ from pipeline.erasure import Erasures
 from pipeline.evaluation.hold_out import HoldOut, evaluate_hold_out
 from pipeline.record import Partition
 from pipeline.restructuring.acceptance import AcceptanceSettings, Judgement, judged
-from pipeline.restructuring.consolidation import Consolidation, Progress, consolidated, consolidation_of
+from pipeline.restructuring.consolidation import Progress, consolidated, consolidation_of
 from pipeline.restructuring.consolidation_settings import ConsolidationSettings
 from pipeline.sample import Sample
 from pipeline.settings import LearnerSettings
@@ -35,9 +36,6 @@ from pipeline.state import Json, StateTree
 from pipeline.stream_learner import StreamLearner, spec_of
 
 KIND = "consolidation"
-
-# What is lost at most where the process is killed.
-_SAVED_EVERY_SECONDS = 30.0
 
 
 def job_name(parent: SnapshotEntry) -> str:
@@ -156,7 +154,7 @@ class ConsolidationJob:
         if begun is not None and begun.state["of"] == consolidation.state()["of"]:
             consolidation.load_state(begun.state)
         facts: dict[str, Json] = {"parent": list(parent_entry.number), "base": list(base_entry.number)}
-        saving = _Saving(saved, consolidation, until, facts, progress)
+        saving = SavedJob(saved, consolidation, until, facts, progress)
         saving.save()  # from now on both snapshots are kept (`base_snapshots.py`)
         student = consolidation.run(progress=saving, stop=stop.is_set)
         if student is None:
@@ -192,43 +190,6 @@ class ConsolidationJob:
             return True
         beginnings = self._samples.beginning_offsets()
         return any(beginning > base.offsets.get(partition, 0) for partition, beginning in beginnings.items())
-
-
-class _Saving:
-    """Progress that is saved now and then, with the offsets up to which unlabelled records count."""
-
-    def __init__(
-        self,
-        saved: SnapshotStore,
-        consolidation: Consolidation,
-        until: Mapping[Partition, int],
-        facts: Mapping[str, Json],
-        progress: Progress,
-    ) -> None:
-        self._saved, self._consolidation, self._progress = saved, consolidation, progress
-        self._until, self._facts = until, facts
-        self._at = time.monotonic()
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        self._progress(stage, done, total)
-        if time.monotonic() - self._at >= _SAVED_EVERY_SECONDS:
-            self.save()
-            self._at = time.monotonic()
-
-    def save(self) -> None:
-        entries = self._saved.entries() if self._saved.folder.is_dir() else []
-        sequence = entries[-1].sequence + 1 if entries else 1
-        self._saved.write(
-            Snapshot(
-                generation=0,
-                sequence=sequence,
-                state=self._consolidation.state(),
-                offsets=self._until,
-                facts=self._facts,
-            )
-        )
-        self._saved.prune(1)
-        fault_point("job.saved")
 
 
 class _Reader:

@@ -7,7 +7,7 @@
 4    a newer learner has taken over this stream and branch; nothing is lost
 5    the log lost what was to be read next (`--accept-gap` goes on without it) or holds what cannot be read, or the
      brokers refuse for good what has to be told: a person must decide
-6    the brokers are away; starting it again later goes on where it stopped
+6    the brokers, or MLflow where a command needs it, are away; starting it again later goes on where it stopped
 7    the last snapshot could not be written; what came since the one before is learnt again at the next start
 8    the weights have diverged; the newest snapshot is from before, and the same settings lead there again
 130  interrupted before it could stop by itself
@@ -40,6 +40,7 @@ def exit_code(error: Exception) -> int | None:
     # Imported only now: the command that failed has them anyway, and `palimpsest --help` needs none of them.
     from consumers.commit_log import BrokerUnavailable, LearnerFenced, OutboxRefused
     from consumers.record_source import LogTruncated, SourceUnavailable
+    from model_store.registry import RegistryUnavailable
     from pipeline.poison import WeightsDiverged
     from pipeline.user_error import UserError
 
@@ -50,7 +51,7 @@ def exit_code(error: Exception) -> int | None:
             return FENCED
         case LogTruncated() | OutboxRefused():
             return REFUSED
-        case BrokerUnavailable() | SourceUnavailable():
+        case BrokerUnavailable() | SourceUnavailable() | RegistryUnavailable():
             return BROKERS_AWAY
         case WeightsDiverged():
             return DIVERGED

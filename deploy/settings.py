@@ -97,7 +97,9 @@ def load_settings(file: Path | None = None, overrides: Mapping[str, Any] | None 
 def _override(settings: Settings, path: list[str], value: Any) -> Settings:
     section, name = path
     old = getattr(settings, section)
-    new = type(old).model_validate({**dict(old), name: value})
+    # of the others those that somebody has set: what is left to its default stays known as such
+    given = {field: getattr(old, field) for field in old.model_fields_set}
+    new = type(old).model_validate({**given, name: value})
     return settings.model_copy(update={section: new})
 
 

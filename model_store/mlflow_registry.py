@@ -23,6 +23,7 @@ from model_store.mlflow_environment import prepare_mlflow
 prepare_mlflow()
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what MLflow's import says of MLflow's own code
+    import mlflow.artifacts
     import mlflow.pyfunc
     import sqlalchemy.exc
     from mlflow.entities import Metric, ViewType
@@ -33,8 +34,10 @@ with warnings.catch_warnings():
 
 from model_store.registry import (  # noqa: E402
     PROVENANCE_FILE,
+    SERVABLE_FILES,
     SNAPSHOT_SHA256_TAG,
     STATE_ID_TAG,
+    SUPERSEDED_BY_TAG,
     Alias,
     MetricPoint,
     RegisteredVersion,
@@ -42,13 +45,16 @@ from model_store.registry import (  # noqa: E402
     Registry,
     RegistryRefused,
     RegistryUnavailable,
+    ServableBroken,
     check_servable,
+    lineage_of,
 )
 from model_store.tracking_uri import check_tracking_uri, sqlite_file, without_password  # noqa: E402
 from pipeline.user_error import UserError  # noqa: E402
 
 _METRICS_PER_BATCH = 1000  # MLflow takes no more in one request
 _MAX_METRIC_NAME_CHARACTERS = 250
+_VERSIONS_PER_PAGE = 20
 # What the package `pipeline` imports when it opens a servable; pinned to what made it.
 _REQUIREMENTS = (
     "mlflow",
@@ -83,7 +89,8 @@ class MlflowRegistry(Registry):
         3. Metrics to the run, before there is a version: a version's metrics are never missing.
         4. The artifact, under a path made of the SHA-256: a half one is overwritten.
         5. The version with all its tags, in one request.
-        6. The alias `challenger`, if it is the newest version.
+        6. Versions of its state that it supersedes are told so, where it goes back.
+        7. The alias `challenger`, if it is the newest version.
         """
         check_servable(request.servable)
         with self._translated():
@@ -99,9 +106,9 @@ class MlflowRegistry(Registry):
                 path = f"versions/{request.snapshot_sha256[:16]}"
                 self._log_artifact(request, run_id, path)
                 # 5.
-                parent = (
-                    self._newest_number(request.stream) if request.parent_version is None else request.parent_version
-                )
+                parent = request.parent_version
+                if parent is None:
+                    parent = lineage_of(self._of_state(request.stream, request.state_id), request).parent
                 self._client.create_model_version(
                     request.stream, f"{artifact_uri}/{path}", run_id=run_id, tags=request.version_tags(parent)
                 )
@@ -110,6 +117,14 @@ class MlflowRegistry(Registry):
                 if found is None:
                     raise RegistryUnavailable("MLflow took a version and does not show it yet")
             # 6.
+            if request.goes_back:
+                of_state = self._of_state(request.stream, request.state_id)
+                older = (entry for entry in of_state if entry.version < found.version)
+                for number in lineage_of(older, request).abandoned:
+                    self._client.set_model_version_tag(
+                        request.stream, str(number), SUPERSEDED_BY_TAG, str(found.version)
+                    )
+            # 7.
             if "challenger" not in found.aliases and found.version == self._newest_number(request.stream):
                 self._client.set_registered_model_alias(request.stream, "challenger", str(found.version))
                 found = replace(found, aliases=found.aliases | {"challenger"})
@@ -119,18 +134,45 @@ class MlflowRegistry(Registry):
         with self._translated():
             return self._search(stream)
 
-    def alias(self, stream: str, alias: Alias) -> RegisteredVersion | None:
-        """Asked for alone, and often: after months there are thousands of versions."""
+    def find(self, stream: str, at: int | str) -> RegisteredVersion | None:
         with self._translated():
             try:
                 aliases = dict(self._client.get_registered_model(stream).aliases)
-                if alias not in aliases:
-                    return None
-                return _version(self._client.get_model_version(stream, str(aliases[alias])), aliases)
+                number = str(at) if isinstance(at, int) else aliases.get(at)
+                return None if number is None else _version(self._client.get_model_version(stream, number), aliases)
             except MlflowException as error:
                 if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                     return None
                 raise
+
+    def fetch_servable(self, version: RegisteredVersion, folder: Path) -> None:
+        """Beside it lie the model's code and its MLmodel, which nobody reads here."""
+        uri = f"models:/{version.stream}/{version.version}"
+        with self._translated(), tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=folder.parent) as scratch:
+            place = self._client.get_model_version_download_uri(version.stream, str(version.version))
+            try:
+                artifacts = mlflow.artifacts.download_artifacts(
+                    artifact_uri=f"{place}/artifacts",
+                    dst_path=scratch,
+                    tracking_uri=self.tracking_uri,
+                    registry_uri=self.tracking_uri,
+                )
+            except (FileNotFoundError, NotADirectoryError) as error:
+                raise ServableBroken(f"{uri} holds no servable: {_first_line(error)}") from error
+            except MlflowException as error:
+                if _is_passing(error) or error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                raise ServableBroken(f"{uri} holds no servable: {_first_line(error)}") from error
+            # MLflow calls it as its folder was called when it was registered
+            found = [path.parent for path in Path(artifacts).rglob(SERVABLE_FILES[0])]
+            if len(found) != 1:
+                raise ServableBroken(f"{uri} holds {len(found)} servables")
+            check_servable(found[0])
+            found[0].rename(folder)
+
+    def alias(self, stream: str, alias: Alias) -> RegisteredVersion | None:
+        """Asked for alone, and often: after months there are thousands of versions."""
+        return self.find(stream, alias)
 
     def set_alias(self, stream: str, alias: Alias, version: int | None) -> None:
         with self._translated():
@@ -186,6 +228,19 @@ class MlflowRegistry(Registry):
     def _of_snapshot(self, stream: str, snapshot_sha256: str) -> RegisteredVersion | None:
         found = self._search(stream, f" AND tags.`{SNAPSHOT_SHA256_TAG}` = '{snapshot_sha256}'")
         return found[0] if found else None
+
+    def _of_state(self, stream: str, state_id: str) -> Iterator[RegisteredVersion]:
+        """Newest first, a page at a time: mostly the first one answers what is asked. Their aliases are not."""
+        condition = f"name='{stream}' AND tags.`{STATE_ID_TAG}` = '{state_id}'"
+        token: str | None = None
+        while True:
+            page = self._client.search_model_versions(
+                condition, max_results=_VERSIONS_PER_PAGE, order_by=["version_number DESC"], page_token=token
+            )
+            yield from (_version(entry, {}) for entry in page)
+            token = page.token
+            if not token:
+                return
 
     def _newest_number(self, stream: str) -> int | None:
         """Asked for alone: after months there are thousands of versions."""
@@ -265,8 +320,7 @@ class MlflowRegistry(Registry):
             raise RegistryUnavailable(self._message(error)) from error
 
     def _message(self, error: Exception) -> str:
-        line = str(error).strip().partition("\n")[0] or type(error).__name__
-        return without_password(f"MLflow at {self.tracking_uri}: {line[:500]}")
+        return without_password(f"MLflow at {self.tracking_uri}: {_first_line(error)}")
 
 
 def metric_name(name: str) -> str:
@@ -306,6 +360,10 @@ def _signature() -> ModelSignature:
 def _pinned_requirements() -> list[str]:
     """Without local parts ("+cpu"): no index has them."""
     return [f"{name}=={installed_version(name).partition('+')[0]}" for name in _REQUIREMENTS]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().partition("\n")[0] or type(error).__name__)[:500]
 
 
 def _is_passing(error: MlflowException) -> bool:

@@ -316,6 +316,7 @@ class _Request(BaseModel):
     average_forgetting: float | None
     worst_class: str | None
     parent_version: int | None
+    goes_back: bool = False  # releases before there were adoptions wrote none
     metrics: list[_Point]
     tags: dict[str, str]
 
@@ -357,6 +358,7 @@ def _decode(folder: Path) -> RegistrationRequest:
         average_forgetting=read.average_forgetting,
         worst_class=read.worst_class,
         parent_version=read.parent_version,
+        goes_back=read.goes_back,
         metrics=tuple(MetricPoint(**point.model_dump()) for point in read.metrics),
         tags=read.tags,
     )

@@ -11,11 +11,12 @@ import re
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, cast, get_args
 
+from model_store.lineage import Lineage, lineage
 from model_store.offsets import offsets_json
 from pipeline.record import Partition
 from pipeline.user_error import UserError
@@ -33,6 +34,10 @@ AVERAGE_FORGETTING_TAG = "palimpsest.average_forgetting"
 WORST_CLASS_TAG = "palimpsest.worst_class"
 STATE_ID_TAG = "palimpsest.state_id"
 RECORDS_TRAINED_TAG = "palimpsest.records_trained"
+SUPERSEDED_BY_TAG = "palimpsest.superseded_by"
+# Of a version that was made of two others by hand: `models:/NAME/NUMBER`.
+OLD_VERSION_TAG = "palimpsest.old_version"
+NEW_VERSION_TAG = "palimpsest.new_version"
 
 # What every MLflow server takes: older ones refuse longer tags, newer ones those of more than 100,000 characters. What
 # is cut stands whole in the artifact's provenance.json, and the tag says so.
@@ -82,13 +87,13 @@ class RegistrationRequest:
     records_trained: int = 0
     average_forgetting: float | None = None
     worst_class: str | None = None
-    parent_version: int | None = None  # None: the newest version there is when this one is registered
+    parent_version: int | None = None  # None: the newest of this state when it is registered, of the line it is of
+    goes_back: bool = False  # of an adopted state: what was registered of the records after its offsets is superseded
     metrics: tuple[MetricPoint, ...] = ()  # since the last request
     tags: Mapping[str, str] = field(default_factory=dict)  # further ones
 
     def __post_init__(self) -> None:
-        if not _STREAM.match(self.stream) or self.stream.strip(".") == "":
-            raise UserError(f"stream {self.stream!r} cannot name a model; use letters, digits, '.', '_' and '-'")
+        check_model_name(self.stream)
         assert _SHA256.match(self.snapshot_sha256), f"not a SHA-256: {self.snapshot_sha256!r}"
         assert self.trigger, "a version has a trigger"
 
@@ -125,6 +130,7 @@ class RegistrationRequest:
                 "records_trained": self.records_trained,
                 "average_forgetting": self.average_forgetting,
                 "worst_class": self.worst_class,
+                "tags": dict(self.tags),
             },
             ensure_ascii=False,
             indent=1,
@@ -152,8 +158,29 @@ class RegisteredVersion:
 
     @property
     def parent_version(self) -> int | None:
-        text = self.tags.get(PARENT_VERSION_TAG, "")
-        return int(text) if text.isdecimal() else None
+        return self._number(PARENT_VERSION_TAG)
+
+    @property
+    def superseded_by(self) -> int | None:
+        """The version whose line went back to before this one's records; None: it is of the present line."""
+        return self._number(SUPERSEDED_BY_TAG)
+
+    @property
+    def records_trained(self) -> int | None:
+        return self._number(RECORDS_TRAINED_TAG)
+
+    @property
+    def state_id(self) -> str | None:
+        return self.tags.get(STATE_ID_TAG)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether Palimpsest registered it."""
+        return SNAPSHOT_SHA256_TAG in self.tags
+
+    def _number(self, tag: str) -> int | None:
+        text = self.tags.get(tag, "")
+        return int(text) if text.isascii() and text.isdecimal() else None
 
     @property
     def offsets(self) -> dict[Partition, int] | None:
@@ -182,12 +209,24 @@ class Registry(ABC):
         """Make a version of a snapshot, or find the one that was made of it before. Its metrics are logged too.
 
         A version of which the snapshot's SHA-256 tag exists is never made again, however often a killed caller comes
-        back. The newest version gets the alias `challenger`. `ServableBroken` where the folder holds no servable.
+        back. The newest version gets the alias `challenger`, and those that it supersedes are told so (`lineage.py`).
+        `ServableBroken` where the folder holds no servable.
         """
 
     @abstractmethod
     def versions(self, stream: str) -> list[RegisteredVersion]:
         """All versions of a stream's model, oldest first; [] where it has none."""
+
+    @abstractmethod
+    def find(self, stream: str, at: int | str) -> RegisteredVersion | None:
+        """A version by its number, or by an alias, be it one of ours or not."""
+
+    @abstractmethod
+    def fetch_servable(self, version: RegisteredVersion, folder: Path) -> None:
+        """Copy the servable that the version was made of, for `Classifier.load`, to `folder`, which is not there yet.
+
+        Nothing of the artifact is run. `ServableBroken` where there is none in it.
+        """
 
     @abstractmethod
     def alias(self, stream: str, alias: Alias) -> RegisteredVersion | None:
@@ -210,6 +249,7 @@ class InMemoryRegistry(Registry):
         self.metrics: dict[tuple[str, str], set[MetricPoint]] = {}  # (stream, state_id) -> points
         self._versions: dict[str, list[RegisteredVersion]] = {}
         self._aliases: dict[str, dict[str, int]] = {}
+        self._servables: dict[tuple[str, int], dict[str, bytes]] = {}  # (stream, version) -> content by path
         self._lock = threading.Lock()
 
     def register(self, request: RegistrationRequest) -> RegisteredVersion:
@@ -221,16 +261,22 @@ class InMemoryRegistry(Registry):
             found = next((entry for entry in known if entry.snapshot_sha256 == request.snapshot_sha256), None)
             if found is None:
                 self.metrics.setdefault((stream, request.state_id), set()).update(request.metrics)
-                newest = known[-1].version if known else None
+                parent = _lineage(known, request).parent
                 found = RegisteredVersion(
                     stream=stream,
-                    version=(newest or 0) + 1,
-                    tags=request.version_tags(newest if request.parent_version is None else request.parent_version),
+                    version=known[-1].version + 1 if known else 1,
+                    tags=request.version_tags(parent if request.parent_version is None else request.parent_version),
                     aliases=frozenset(),
                     created_at_ms=time.time_ns() // 1_000_000,
                     run_id=f"{stream}/{request.state_id}",
                 )
                 known.append(found)
+                self._servables[stream, found.version] = _contents(request.servable)
+            if request.goes_back:
+                abandoned = _lineage(known[: found.version - 1], request).abandoned
+                for number in abandoned:
+                    entry = known[number - 1]
+                    known[number - 1] = replace(entry, tags={**entry.tags, SUPERSEDED_BY_TAG: str(found.version)})
             if found is known[-1]:
                 self._aliases.setdefault(stream, {})["challenger"] = found.version
             return self._with_aliases(found)
@@ -239,6 +285,15 @@ class InMemoryRegistry(Registry):
         with self._lock:
             self._check_available()
             return [self._with_aliases(entry) for entry in self._versions.get(stream, [])]
+
+    def find(self, stream: str, at: int | str) -> RegisteredVersion | None:
+        return next((entry for entry in self.versions(stream) if at == entry.version or at in entry.aliases), None)
+
+    def fetch_servable(self, version: RegisteredVersion, folder: Path) -> None:
+        self._check_available()
+        for name, content in self._servables[version.stream, version.version].items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
 
     def alias(self, stream: str, alias: Alias) -> RegisteredVersion | None:
         number = self._aliases.get(stream, {}).get(alias)
@@ -266,11 +321,30 @@ class InMemoryRegistry(Registry):
         return replace(entry, aliases=frozenset(name for name, version in aliases.items() if version == entry.version))
 
 
+def check_model_name(name: str) -> None:
+    """`UserError` where no stream, and so no registered model, can be called so."""
+    if not _STREAM.match(name) or name.strip(".") == "":
+        raise UserError(f"stream {name!r} cannot name a model; use letters, digits, '.', '_' and '-'")
+
+
+def lineage_of(older: Iterable[RegisteredVersion], request: RegistrationRequest) -> Lineage:
+    """Of the version that is to be, or was, made of the request. `older`: of its state, newest first."""
+    return lineage(older, goes_back=request.goes_back, records_trained=request.records_trained, offsets=request.offsets)
+
+
 def check_servable(folder: Path) -> None:
     """`ServableBroken` where the two files of a servable are not there."""
     for name in SERVABLE_FILES:
         if not (folder / name).is_file():
             raise ServableBroken(f"{folder} has no {name}")
+
+
+def _lineage(known: Sequence[RegisteredVersion], request: RegistrationRequest) -> Lineage:
+    return lineage_of((entry for entry in reversed(known) if entry.state_id == request.state_id), request)
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def _offsets_tag(offsets: Mapping[Partition, int]) -> str:

@@ -106,6 +106,11 @@ class Classifier:
         names = cast("dict[str, list[str]]", learner_state["classes"])["names"]
         return cls(network, names, network.spec, input_settings, device=device)
 
+    @property
+    def network(self) -> Network:
+        """Its own, in eval mode: to be asked, never to be changed."""
+        return self._network
+
     # -- predicting ------------------------------------------------------------------------------------------------
 
     def predict(self, payloads: Sequence[tuple[bytes, str]]) -> list[Prediction | BadRecord]:

@@ -2,35 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from deploy.settings import Settings
+
+_WORK = Path("runs/consolidations")
 
 
 @click.command(
     epilog="""\b
-Example:
+Examples:
   palimpsest consolidate --stream digits --state runs/digits
+  palimpsest consolidate --old models:/digits/3 --new models:/digits@champion --unlabelled digits.unlabelled
 
 \b
 Exit codes:
-  0  offered: the state's learner adopts it
-  2  something you can put right: an option, a setting, a topic, a folder
+  0  offered: the state's learner adopts it; or, of two versions, registered
+  2  something you can put right: an option, a setting, a topic, a folder, a version
   3  nothing was offered: the job was refused, or its result is worse than what there is
   5  the log lost what was to be read
-  6  the brokers are away: start it again later
+  6  the brokers, or MLflow, are away: start it again later
   7  the disk takes nothing
   130  interrupted; the same command goes on where it stopped"""
 )
-@click.option("--stream", required=True, metavar="NAME", help="The stream: topics NAME.samples and NAME.unlabelled.")
+@click.option("--stream", metavar="NAME", help="The stream: topics NAME.samples and NAME.unlabelled.")
 @click.option(
     "--state",
-    required=True,
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder given to `palimpsest learn`, which may be running.",
 )
 @click.option(
     "--base", type=int, metavar="SEQUENCE", help="The old teacher's snapshot; default: before the newest classes."
+)
+@click.option("--old", metavar="URI", help="Instead of a state: a version, models:/NAME/NUMBER or models:/NAME@ALIAS,")
+@click.option("--new", metavar="URI", help="and another one, of other classes or of some of the same.")
+@click.option("--register", metavar="NAME", help="With these: the model that gets the version; default: that of --new.")
+@click.option(
+    "--work",
+    type=click.Path(path_type=Path, file_okay=False),
+    help=f"With these: a folder for what is begun; default: {_WORK}.",
+)
+@click.option(
+    "--tracking-uri", metavar="URI", help="With these: MLflow; default: MLFLOW_TRACKING_URI, else mlflow.db by --work."
 )
 @click.option("--unlabelled", metavar="TOPIC", help="Another topic of records without labels.")
 @click.option("--epochs", type=int, help="Passes of the student over the unlabelled records.")
@@ -43,9 +61,14 @@ Exit codes:
 @click.pass_context
 def command(
     context: click.Context,
-    stream: str,
-    state: Path,
+    stream: str | None,
+    state: Path | None,
     base: int | None,
+    old: str | None,
+    new: str | None,
+    register: str | None,
+    work: Path | None,
+    tracking_uri: str | None,
     unlabelled: str | None,
     epochs: int | None,
     batch_size: int | None,
@@ -57,21 +80,57 @@ def command(
 
     It works beside a running learner, from its snapshots and the log. What comes of it is offered where on the
     hold-outs it is no worse; the learner adopts it between two batches and learns once more what came since.
+
+    With --old and --new it takes two registered versions instead, whose classes may overlap, and registers the student
+    as a new version. Versions carry no records: then it is the paper's method, without a gate, and nothing is judged.
     """
-    from deploy.exit_codes import DISK_REFUSED, INTERRUPTED, NOT_OFFERED, one_line
     from deploy.settings import load_settings
 
+    of_versions = {"--old": old, "--new": new, "--register": register, "--work": work, "--tracking-uri": tracking_uri}
+    is_of_versions = _of_versions_meant(of_versions, {"--state": state, "--base": base}, stream)
     settings = load_settings(
         settings_file,
         {
             "kafka.bootstrap_servers": bootstrap_servers,
+            "registry.tracking_uri": tracking_uri,
             "consolidation.epochs": epochs,
             "consolidation.batch_size": batch_size,
             "consolidation.learning_rate": learning_rate,
         },
     )
+    if is_of_versions:
+        assert old is not None
+        assert new is not None
+        _consolidate_versions(context, old, new, register, unlabelled, stream, work or _WORK, settings)
+    else:
+        assert stream is not None
+        assert state is not None
+        _consolidate_state(context, stream, state, base, unlabelled, settings)
 
+
+def _of_versions_meant(of_versions: Mapping[str, object], of_state: Mapping[str, object], stream: str | None) -> bool:
+    """Whether two versions are meant, or a state. A usage error where neither is whole, or both."""
+    given = [name for name, value in of_versions.items() if value is not None]
+    given_of_state = [name for name, value in of_state.items() if value is not None]
+    if given and given_of_state:
+        raise click.UsageError(
+            f"{given[0]} is for two registered versions, {given_of_state[0]} for a learner's state: give one of them"
+        )
+    if given:
+        missing = [name for name in ("--old", "--new") if name not in given]
+        if missing:
+            raise click.UsageError(f"{given[0]} needs {' and '.join(missing)}: a version, such as models:/digits/3")
+        return True
+    if "--state" not in given_of_state or stream is None:
+        raise click.UsageError("give --stream and --state of a learner, or --old and --new of two registered versions")
+    return False
+
+
+def _consolidate_state(
+    context: click.Context, stream: str, state: Path, base: int | None, unlabelled: str | None, settings: Settings
+) -> None:
     from deploy.consolidating import choose, consolidate
+    from deploy.exit_codes import DISK_REFUSED, INTERRUPTED, NOT_OFFERED, one_line
     from deploy.progress import stage_progress
     from deploy.stop_signals import stop_on_signals
     from pipeline.restructuring.refused import Refused
@@ -111,4 +170,54 @@ def command(
     click.echo(
         f"{report.job} is offered, from {report.unlabelled_rows:,} unlabelled records in {report.seconds:.0f} s; the "
         "learner of this state adopts it between two batches, or when it starts"
+    )
+
+
+def _consolidate_versions(
+    context: click.Context,
+    old: str,
+    new: str,
+    register: str | None,
+    unlabelled: str | None,
+    stream: str | None,
+    work: Path,
+    settings: Settings,
+) -> None:
+    from deploy.consolidating_versions import open_versions
+    from deploy.exit_codes import DISK_REFUSED, INTERRUPTED, NOT_OFFERED, one_line
+    from deploy.progress import stage_progress
+    from deploy.stop_signals import stop_on_signals
+    from pipeline.restructuring.refused import Refused
+
+    try:
+        with (
+            stop_on_signals() as stop,
+            open_versions(
+                old, new, register=register, unlabelled=unlabelled, stream=stream, work=work, settings=settings
+            ) as opened,
+        ):
+            shared = f", {len(opened.shared)} of them known to both" if opened.shared else ""
+            click.echo(
+                f"{opened.old.uri} ({len(opened.old.class_names)} classes) and {opened.new.uri} "
+                f"({len(opened.new.class_names)}{shared}); unlabelled records of {opened.topic}"
+            )
+            if opened.off:
+                click.echo(f"versions carry no records of their classes, so without {', '.join(opened.off)}: plain DMC")
+            with stage_progress() as progress:
+                report = opened.run(progress=progress, stop=stop)
+    except OSError as error:
+        click.echo(f"palimpsest: {one_line(error)}; the same command goes on from what was saved", err=True)
+        context.exit(DISK_REFUSED)
+    except Refused as error:
+        click.echo(f"palimpsest: nothing is registered: {error}", err=True)
+        context.exit(NOT_OFFERED)
+    if report is None:
+        click.echo("stopped; the same command goes on from here", err=True)
+        context.exit(INTERRUPTED)
+    if report.left_out:
+        click.echo(f"{report.left_out:,} records that these versions do not take were left out")
+    click.echo("it is not judged: versions carry no held-out samples")
+    click.echo(
+        f"models:/{report.version.stream}/{report.version.version} is registered: {len(report.class_names)} classes, "
+        f"from {report.unlabelled_rows:,} unlabelled records in {report.seconds:.0f} s"
     )

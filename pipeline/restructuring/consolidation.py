@@ -312,6 +312,11 @@ def consolidated(parent: StateTree, student: Network, settings: LearnerSettings)
     return with_network(parent, student, settings)
 
 
+def _kind(network: Network) -> str:
+    """Backbone and options: networks of one kind have the same layers."""
+    return f"{network.architecture['backbone']} {network.architecture['options']}"
+
+
 def _only(rows: LabelledRows, labels: set[str]) -> LabelledRows:
     kept = [row for row, label in enumerate(rows.labels) if label in labels]
     return LabelledRows(x=rows.x[kept], labels=tuple(rows.labels[row] for row in kept))
@@ -334,6 +339,11 @@ def _refuse(inputs: Inputs, settings: ConsolidationSettings) -> None:
             raise Refused(f"no teacher knows class {unknown[0]!r}: give one that does")
         if taught.network.spec != spec:
             raise Refused(f"one teacher takes {spec}, the other {taught.network.spec}: they are not of one stream")
+        if settings.distillation == "attention" and _kind(taught.network) != _kind(old.network):
+            raise Refused(
+                f"attention is taken over layer by layer, and the teachers are of two kinds ({_kind(old.network)} and "
+                f"{_kind(taught.network)}): choose another distillation"
+            )
         if settings.gated or settings.specialist_hears != "new":
             raise Refused(
                 "a gate, and a specialist that hears outliers, learn from the new classes' records, and two ready "

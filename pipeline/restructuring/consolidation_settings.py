@@ -76,3 +76,16 @@ class ConsolidationSettings(Section):
     min_unlabelled: int = changeable(500, ge=1, why="a job with fewer unlabelled rows is refused")
     most_unlabelled: int = changeable(50_000, ge=1, why="of more rows so many are kept, each as likely")
     most_records: int = changeable(50_000, ge=1, why="of more records of the new classes so many are kept")
+
+
+def for_ready_teachers(settings: ConsolidationSettings) -> tuple[ConsolidationSettings, tuple[str, ...]]:
+    """(the settings, what is off in them) for two teachers that are ready, who bring no record of their classes.
+
+    What needs records and nobody has asked for is as in `PLAIN_DMC`; what somebody has asked for stays, and is refused.
+    """
+    off = {
+        name: value
+        for name, value in PLAIN_DMC.items()
+        if name not in settings.model_fields_set and getattr(settings, name) != value
+    }
+    return settings.model_copy(update=off), tuple(off)

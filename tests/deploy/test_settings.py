@@ -47,6 +47,16 @@ def test_defaults_file_environment_command_line_in_this_order(tmp_path: Path, mo
     assert load_settings(file).kafka.bootstrap_servers == "environment:2"
 
 
+def test_what_nobody_has_set_is_known_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that cannot have a default may go without it, but not without what was asked for."""
+    file = tmp_path / "settings.yaml"
+    file.write_text("consolidation: {gated: true}\n")
+    monkeypatch.setenv("PALIMPSEST_CONSOLIDATION__BATCH_SIZE", "32")
+    settings = load_settings(file, {"consolidation.epochs": 3, "consolidation.learning_rate": 0.1})
+    assert settings.consolidation.model_fields_set == {"gated", "batch_size", "epochs", "learning_rate"}
+    assert load_settings(file, {"kafka.bootstrap_servers": "a:1"}).consolidation.gated is True
+
+
 def test_a_mapping_in_the_environment_is_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PALIMPSEST_LEARNER__RETENTION", '{"der_pp": {"alpha": 0.25}}')
     (term,) = load_settings().learner.retention.values()

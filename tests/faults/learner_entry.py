@@ -72,12 +72,12 @@ class _Hook:
 def _watch(journal: JournalWriter) -> None:
     """Journal what is loaded, every step, and every snapshot *before* it is written: one that a later process finds was
     then noted for certain, whatever killed its writer."""
-    from consumers import consolidation_job
+    from consumers import saved_job
     from model_store.snapshot_store import SnapshotStore
     from pipeline.stream_learner import StreamLearner
 
     # A job that a test waits for is too short to be saved at its usual pace, and kills have to come between.
-    consolidation_job._SAVED_EVERY_SECONDS = 0.05
+    saved_job._SAVED_EVERY_SECONDS = 0.05
     step, load_state = StreamLearner.step, StreamLearner.load_state
     write, load = SnapshotStore.write, SnapshotStore.load
     loaded: list[Any] = []

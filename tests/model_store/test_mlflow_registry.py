@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from model_store.mlflow_registry import MlflowRegistry, metric_name
-from model_store.registry import MetricPoint, RegistryRefused, RegistryUnavailable
+from model_store.registry import MetricPoint, RegistryRefused, RegistryUnavailable, ServableBroken
 from model_store.tracking_uri import sqlite_file
 from pipeline.user_error import UserError
 from tests.model_store.tiny_servable import payload, request
@@ -185,6 +186,42 @@ def test_killed_between_artifact_and_version(
     assert [entry.aliases for entry in registry.versions("pets")] == [frozenset()]
     assert registry.register(wanted).aliases == {"challenger"}
     assert len(registry.versions("pets")) == 1
+
+
+def test_killed_before_it_was_told_who_supersedes(
+    registry: MlflowRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: object, **__: object) -> None:
+        raise Killed
+
+    for number in (1, 2, 3):
+        registry.register(request(tmp_path / "servable", number))
+    back = request(tmp_path / "servable", 4, records_trained=100, goes_back=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("mlflow.tracking.MlflowClient.set_model_version_tag", kill)
+        with pytest.raises(Killed):
+            registry.register(back)
+    assert [entry.superseded_by for entry in registry.versions("pets")] == [None] * 4
+    registry.register(request(tmp_path / "servable", 5, records_trained=500))
+    assert registry.register(back).parent_version == 1
+    assert [entry.superseded_by for entry in registry.versions("pets")] == [None, 4, 4, None, None]
+
+
+def test_a_version_without_a_servable_holds_none(registry: MlflowRegistry, tracking_uri: str, tmp_path: Path) -> None:
+    version = registry.register(request(tmp_path / "servable"))
+    database = sqlite_file(tracking_uri)
+    assert database is not None
+    (found,) = (database.parent / "mlartifacts").rglob("artifacts/servable")
+    (found / "weights.safetensors").unlink()
+    with pytest.raises(ServableBroken, match=r"has no weights\.safetensors"):
+        registry.fetch_servable(version, tmp_path / "fetched")
+    shutil.rmtree(found)
+    with pytest.raises(ServableBroken, match="models:/pets/1 holds "):
+        registry.fetch_servable(version, tmp_path / "fetched")
+    assert not (tmp_path / "fetched").exists()
 
 
 def test_a_deleted_experiment_is_refused_clearly(registry: MlflowRegistry, client: Any, tmp_path: Path) -> None:

@@ -56,7 +56,12 @@ def drained(queue: RegistrationQueue, registry: InMemoryRegistry, told: list[str
 
 def test_a_request_comes_out_as_it_went_in(queue: RegistrationQueue, tmp_path: Path) -> None:
     wanted = request(
-        tmp_path / "servable", 3, parent_version=2, tags={"palimpsest.note": "köln"}, average_forgetting=None
+        tmp_path / "servable",
+        3,
+        parent_version=2,
+        goes_back=True,
+        tags={"palimpsest.note": "köln"},
+        average_forgetting=None,
     )
     assert queue.oldest() is None
     assert queue.submit(wanted, tiny_classifier().save).number == 1

@@ -12,10 +12,11 @@ from model_store.registry import (
     MAX_TAG_CHARACTERS,
     SERVABLE_FILES,
     InMemoryRegistry,
+    RegisteredVersion,
     Registry,
     ServableBroken,
 )
-from pipeline.classifier import SERVABLE_FILE, WEIGHTS_FILE
+from pipeline.classifier import SERVABLE_FILE, WEIGHTS_FILE, Classifier
 from pipeline.record import Partition
 from pipeline.user_error import UserError
 from tests.model_store.tiny_servable import request
@@ -131,3 +132,83 @@ def test_tags_that_would_be_too_long(registry: Registry, tmp_path: Path) -> None
     provenance = json.loads(long.provenance())
     assert provenance["classes"] == list(classes)
     assert provenance["offsets"][-1] == {"topic": "pets.samples", "partition": 999, "offset": 10**15}
+
+
+# -- finding and fetching ----------------------------------------------------------------------------------------------
+
+
+def test_a_version_is_found_by_number_and_by_any_alias(registry: Registry, tmp_path: Path) -> None:
+    first = registry.register(request(tmp_path / "servable", 1))
+    second = registry.register(request(tmp_path / "servable", 2))
+    registry.set_alias("pets", "champion", 1)
+    for at, number in ((1, 1), (2, 2), ("champion", 1), ("challenger", 2)):
+        found = registry.find("pets", at)
+        assert found is not None
+        assert found.version == number
+    assert registry.find("pets", 1) == replace(first, aliases=frozenset({"champion"}))
+    assert registry.find("pets", 2) == second
+    assert registry.find("pets", 3) is None
+    assert registry.find("pets", "previous") is None
+    assert registry.find("nobody", 1) is None
+    assert second.is_ours
+
+
+def test_a_servable_is_fetched_as_it_was_registered(registry: Registry, tmp_path: Path) -> None:
+    whole = request(tmp_path / "servable")
+    (whole.servable / "tokenizer").mkdir()
+    (whole.servable / "tokenizer" / "vocab.txt").write_bytes(b"a\nb\n")
+    registry.fetch_servable(registry.register(whole), tmp_path / "fetched")
+    files = sorted(path for path in whole.servable.rglob("*") if path.is_file())
+    assert len(files) == 3
+    for file in files:
+        assert (tmp_path / "fetched" / file.relative_to(whole.servable)).read_bytes() == file.read_bytes()
+    assert Classifier.load(tmp_path / "fetched").class_names == ("no", "köln")
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
+# -- lineage -----------------------------------------------------------------------------------------------------------
+
+
+def registered(registry: Registry, folder: Path, number: int, trained: int, **changes: object) -> RegisteredVersion:
+    offsets = {Partition("pets.samples", 0): trained}
+    return registry.register(request(folder / "servable", number, records_trained=trained, offsets=offsets, **changes))
+
+
+def superseded(registry: Registry) -> dict[int, int | None]:
+    return {entry.version: entry.superseded_by for entry in registry.versions("pets")}
+
+
+def test_a_state_that_went_back_supersedes_what_came_since(registry: Registry, tmp_path: Path) -> None:
+    for number, trained in ((1, 100), (2, 200), (3, 300)):
+        registered(registry, tmp_path, number, trained)
+    registered(registry, tmp_path, 4, 900, state_id="another")
+    back = registered(registry, tmp_path, 5, 100, goes_back=True)
+    assert (back.version, back.parent_version) == (5, 1)
+    assert superseded(registry) == {1: None, 2: 5, 3: 5, 4: None, 5: None}
+    later = registered(registry, tmp_path, 6, 250)
+    assert later.parent_version == 5, "what is superseded is nobody's parent"
+    again = registered(registry, tmp_path, 5, 100, goes_back=True)
+    assert (again.version, again.parent_version) == (5, 1)
+    assert superseded(registry) == {1: None, 2: 5, 3: 5, 4: None, 5: None, 6: None}, "a replay tells nobody anew"
+    second = registered(registry, tmp_path, 7, 100, goes_back=True)
+    assert second.parent_version == 5
+    assert superseded(registry) == {1: None, 2: 5, 3: 5, 4: None, 5: None, 6: 7, 7: None}
+
+
+def test_the_first_of_a_line_has_no_parent(registry: Registry, tmp_path: Path) -> None:
+    registered(registry, tmp_path, 1, 200)
+    assert registered(registry, tmp_path, 2, 100, goes_back=True).parent_version is None
+    assert superseded(registry) == {1: 2, 2: None}
+    assert registered(registry, tmp_path, 3, 50, state_id="another").parent_version is None
+
+
+def test_of_as_many_records_the_offsets_tell_who_is_past(registry: Registry, tmp_path: Path) -> None:
+    partition = Partition("pets.samples", 0)
+    servable = tmp_path / "servable"
+    registry.register(request(servable, 1, records_trained=100, offsets={partition: 100}))
+    registry.register(request(servable, 2, records_trained=100, offsets={partition: 103}))
+    back = registry.register(
+        request(servable, 3, records_trained=100, offsets={partition: 100}, goes_back=True),
+    )
+    assert back.parent_version == 1
+    assert superseded(registry) == {1: None, 2: 3, 3: None}

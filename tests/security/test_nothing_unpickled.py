@@ -14,8 +14,15 @@ from typing import Any
 import pytest
 
 from deploy.embedded_kafka import EmbeddedKafka
+from model_store.mlflow_registry import MlflowRegistry
+from producers.dataset_source import DatasetOptions
+from producers.datasets import open_dataset
+from producers.sample_producer import produce
+from producers.sample_stream import SampleStream
+from producers.schedules.split import Split
+from tests.consumers.versions_world import digits_classifier, register
 from tests.deploy.command_line import events, palimpsest
-from tests.deploy.streams import send, settings_file
+from tests.deploy.streams import kafka, send, settings_file
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("pipeline", "model_store", "producers", "consumers", "deploy", "benchmarks")
@@ -111,6 +118,25 @@ def test_a_learner_its_registrar_and_its_next_start_unpickle_nothing(
     assert any("deploy.cli" in command for command in watched)
     assert any("model_store.registrar" in command for command in watched)
     assert [entry for entry in seen if entry["event"] != "installed"] == []
+
+
+@pytest.mark.kafka
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
+def test_versions_that_are_consolidated_unpickle_nothing(
+    kafka_broker: EmbeddedKafka, stream_name: str, tracking_uri: str, tmp_path: Path, hooked: dict[str, str]
+) -> None:
+    registry = MlflowRegistry(tracking_uri)
+    for classes in ("012", "345"):
+        register(registry, tmp_path, digits_classifier(tuple(classes)), stream_name)
+    stream = SampleStream(open_dataset("digits", DatasetOptions()), Split(), records=200, unlabelled_share=1.0)
+    produce(stream, stream_name=stream_name, kafka=kafka(kafka_broker))
+    settings = settings_file(tmp_path, kafka_broker, "consolidation: {min_unlabelled: 100, epochs: 1}\n")
+    given = ["--old", f"models:/{stream_name}/1", "--new", f"models:/{stream_name}/2", "--settings", settings]
+    given += ["--tracking-uri", tracking_uri, "--work", tmp_path / "work"]
+    done = palimpsest("consolidate", *given, env=hooked)
+    assert done.returncode == 0, done.stderr
+    assert f"models:/{stream_name}/3 is registered" in done.stdout
+    assert [entry for entry in told(hooked) if entry["event"] != "installed"] == []
 
 
 # By reading our code

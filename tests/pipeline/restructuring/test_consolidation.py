@@ -287,6 +287,25 @@ def test_attention_wants_layers_with_positions() -> None:
         by_hand(*teachers, ("a", "b", "c"), distillation="attention")
 
 
+def test_attention_wants_teachers_of_one_kind() -> None:
+    spec = InputSpec(kind="image", shape=(1, 8, 8))
+    wide, narrow = (
+        Teacher(
+            build_network(
+                NetworkSettings(backbone="resnet18", options={"width": width}, initial_columns=2), spec, width
+            ),
+            names,
+        )
+        for width, names in ((8, ("a", "b")), (4, ("c",)))
+    )
+    x = np.zeros((40, 1, 8, 8), np.uint8)
+    changes = {"distillation": "attention", "min_unlabelled": 1}
+    settings = ConsolidationSettings.model_validate({**QUICK, **PLAIN_DMC, **changes})
+    inputs = Inputs(class_names=("a", "b", "c"), columns=3, old=wide, specialist=narrow, unlabelled=x)
+    with pytest.raises(Refused, match="layer by layer, and the teachers are of two kinds "):
+        Consolidation(inputs, settings, device=CPU, seed=0)
+
+
 def test_attention_of_a_convolutional_network() -> None:
     spec = InputSpec(kind="image", shape=(1, 8, 8))
 
