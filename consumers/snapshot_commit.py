@@ -68,7 +68,6 @@ class SnapshotCommit:
         self._speaks = speaks
         self._wait = wait
         self.sequence = 0  # of the newest commit: each one has a number of its own, also after a fall-back
-        self.pinned: set[tuple[int, int]] = set()  # (generation, sequence) that must not be pruned
 
     def commit(
         self,
@@ -126,7 +125,7 @@ class SnapshotCommit:
         bases = base_numbers(entries, self._settings.keep_bases, max_age_seconds)
         jobs = begun_jobs(self._store.folder.parent / "jobs")
         begun = {number for job in jobs for number in (job.parent, job.base)}
-        return self.pinned | bases | begun | needed_numbers(entries, max_age_seconds)
+        return bases | begun | needed_numbers(entries, max_age_seconds)
 
     def tell(self, snapshot: Snapshot) -> None:
         """Step 2 alone: also at the start, for a snapshot that a killed process wrote but did not tell."""

@@ -45,6 +45,7 @@ class DemoWorker(Observer):
 
     def started(self, learner: StreamLearner, resumed: bool) -> None:
         self._learner = learner
+        self._busy_at = time.monotonic()
 
     def stepped(self, learner: StreamLearner, report: StepReport) -> None:
         self._busy_at = time.monotonic()
@@ -53,6 +54,8 @@ class DemoWorker(Observer):
         self._busy_at = time.monotonic()
 
     def turned(self, lag_records: Mapping[Partition, int]) -> None:
+        if not lag_records or any(lag_records.values()):
+            return  # not all is read, or nobody knows yet
         is_awaited = self._learner is not None and self._learner.trigger.request is not None and not self.problem
         if not is_awaited and time.monotonic() - self._busy_at >= _IDLE_SECONDS:
             self.stop.set()

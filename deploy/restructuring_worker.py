@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from consumers.base_snapshots import new_classes
 from consumers.commit_log import BrokerUnavailable
 from consumers.consolidation_job import KIND, JobReport, job_name
 from consumers.record_source import LogTruncated, SourceUnavailable
@@ -19,6 +20,7 @@ from deploy.worker_console import WorkerConsole
 from model_store.offers import OfferStore
 from model_store.snapshot_store import SnapshotStore
 from pipeline.restructuring.refused import Refused
+from pipeline.state import Json
 from pipeline.user_error import UserError
 
 
@@ -103,7 +105,12 @@ class RestructuringWorker:
                 # retention may cut the log while it is read; begun anew, the job takes the reservoir's samples
                 self._cut = name
                 raise SourceUnavailable(one_line(error)) from error
-            facts = {**request_facts(job.parent), "base_is_lost": job.base is None}
+            names = [] if job.base is None else new_classes(job.parent, job.base)
+            facts: dict[str, Json] = {
+                **request_facts(job.parent),
+                "new_classes": [*names],
+                "base_is_lost": job.base is None,
+            }
             self._offers.refuse(name, KIND, one_line(error), facts)
             self._console.refused(name, one_line(error))
             return False

@@ -80,12 +80,11 @@ def test_state_first_offsets_second(tmp_path: Path) -> None:
     assert (found.outbox, found.offsets, found.facts) == ((MESSAGE,), {PARTITION: 1}, {"a": 1})
 
 
-def test_the_newest_are_kept_and_the_pinned(tmp_path: Path) -> None:
+def test_the_newest_are_kept(tmp_path: Path) -> None:
     parts = Parts(tmp_path)
-    parts.commit.pinned.add((1, 1))
     for offset in range(5):
         parts.commit_once(offset)
-    assert [entry.sequence for entry in parts.store.entries()] == [1, 4, 5]
+    assert [entry.sequence for entry in parts.store.entries()] == [4, 5]
 
 
 def test_a_silent_branch_has_no_outbox(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_it_shows_forgetting_and_what_keeps_it_away(tmp_path: Path) -> None:
     out = Path("runs") / "demo"
     (tmp_path / out).mkdir(parents=True)
     (tmp_path / out / "notes.txt").write_text("mine")
-    done = palimpsest("demo", "--records", 3000, "--out", out, cwd=tmp_path)
+    done = palimpsest("demo", "--records", 4800, "--out", out, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / out
     summary = json.loads((folder / "summary.json").read_text())
@@ -40,14 +40,15 @@ def test_it_shows_forgetting_and_what_keeps_it_away(tmp_path: Path) -> None:
         "average_forgetting",
         "classes",
         "finetune",
+        "consolidations",
         "versions",
     ]
     assert summary["broker"] == "Apache Kafka 4.3.1, embedded"
     records = summary["records"]
     assert list(records) == ["produced", "trained", "held_out", "unlabelled", "dead_letters"]
     # Nothing is lost and nothing doubled: what was produced is trained on, held out, or had no label.
-    assert (records["produced"], records["unlabelled"], records["dead_letters"]) == (3000, 450, 0)
-    assert records["trained"] + records["held_out"] == 2550
+    assert (records["produced"], records["unlabelled"], records["dead_letters"]) == (4800, 720, 0)
+    assert records["trained"] + records["held_out"] == 4080
     assert records["held_out"] > 100
     assert set(summary["classes"]) == {str(digit) for digit in range(10)}
     for figures in summary["classes"].values():
@@ -57,8 +58,14 @@ def test_it_shows_forgetting_and_what_keeps_it_away(tmp_path: Path) -> None:
     assert list(summary["finetune"]) == ["accuracy", "average_forgetting"]
     assert summary["accuracy"] > summary["finetune"]["accuracy"] + 0.1
     assert summary["average_forgetting"] < summary["finetune"]["average_forgetting"] - 0.1
-    assert [list(version) for version in summary["versions"]] == [["version", "trigger", "offsets"]]
-    assert summary["versions"] == [{"version": 1, "trigger": "final", "offsets": {"demo-digits.samples-0": 2550}}]
+    (consolidation,) = summary["consolidations"]
+    assert consolidation["outcome"] == "adopted"
+    assert consolidation["reason"] == "new_classes"
+    assert len(consolidation["new_classes"]) >= 4
+    assert consolidation["average_accuracy_after"] > consolidation["average_accuracy_before"] - 0.01
+    first, last = summary["versions"]
+    assert first["trigger"] == "consolidation"
+    assert last == {"version": 2, "trigger": "final", "offsets": {"demo-digits.samples-0": 4080}}
     # What it printed.
     assert "der_pp + ewc_pp" in done.stdout
     assert "no retention" in done.stdout
@@ -72,7 +79,11 @@ def test_it_shows_forgetting_and_what_keeps_it_away(tmp_path: Path) -> None:
             summary["finetune"]["average_forgetting"],
         )
     ]
-    assert "palimpsest_average_forgetting_ratio" in (folder / "metrics.prom").read_text()
+    page = (folder / "metrics.prom").read_text()
+    assert "palimpsest_average_forgetting_ratio" in page
+    assert 'palimpsest_consolidations_total{outcome="adopted"} 1.0' in page
+    assert f"  {consolidation['job']} was adopted" in done.stdout.splitlines()
+    assert f"accuracy {consolidation['average_accuracy_before']:.1%} before, " in done.stdout
     for line in done.stdout.splitlines():
         assert len(line) <= 160
     assert not [line for line in done.stderr.splitlines() if not line.startswith("producing: ")], done.stderr
@@ -80,7 +91,7 @@ def test_it_shows_forgetting_and_what_keeps_it_away(tmp_path: Path) -> None:
     assert EmbeddedKafka(folder / "broker").pid is None
     listed = palimpsest("snapshots", "--state", out / "state", cwd=tmp_path)
     assert listed.returncode == 0
-    assert "2550" in listed.stdout
+    assert "4080" in listed.stdout
     assert (folder / "notes.txt").read_text() == "mine"
 
 
