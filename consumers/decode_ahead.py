@@ -63,7 +63,10 @@ class DecodeAhead:
         capacity_bytes: int = 64 * 1024 * 1024,
         poll_seconds: float = _POLL_SECONDS,
         refresh_seconds: float = _REFRESH_SECONDS,
+        begins_at: Mapping[Partition, int] | None = None,
     ) -> None:
+        """`begins_at`: where the source stands, where that is known; else it is asked, which brokers may have to
+        answer."""
         assert capacity_records > 0, capacity_records
         self._source = source
         self._decode = decode
@@ -81,6 +84,7 @@ class DecodeAhead:
         self._seek_to: dict[Partition, int] | None = None
         self._run = 0  # counts seeks: what was polled before one is dropped
         self._ends: dict[Partition, int] = {}
+        self._begins_at = begins_at
         self._taken: dict[Partition, int] = {}
         self._thread: threading.Thread | None = None
         self._unavailable_since: float | None = None
@@ -143,7 +147,7 @@ class DecodeAhead:
     def start(self) -> None:
         """Start the thread, unless it runs already."""
         if self._thread is None:
-            self._taken = self._source.positions()
+            self._taken = dict(self._source.positions() if self._begins_at is None else self._begins_at)
             self._thread = threading.Thread(target=self._work, name="palimpsest-decode-ahead", daemon=True)
             self._thread.start()
 

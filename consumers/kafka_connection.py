@@ -49,6 +49,10 @@ _CERTIFICATE_WAYS_OUT = {
 Client = TypeVar("Client")
 
 
+class BrokersUnreachable(UserError):
+    """No broker answers. To whoever had reached one before, they are away: no setting is wrong."""
+
+
 class ConnectingStopped(SourceUnavailable):
     """A stop was asked for before a broker let us in."""
 
@@ -183,7 +187,9 @@ def talking(settings: KafkaSettings) -> Iterator[None]:
         problem = _user_error(settings, error)
         if problem is None:
             servers = bootstrap_servers(settings)
-            problem = UserError(f"the brokers at {servers} did not answer ({error}); try again when they are well")
+            problem = BrokersUnreachable(
+                f"the brokers at {servers} did not answer ({error}); try again when they are well"
+            )
         raise problem from error
 
 
@@ -333,7 +339,7 @@ def _user_error(settings: KafkaSettings, error: BaseException) -> UserError | No
     if isinstance(error, kafka_errors.AuthorizationError):
         return UserError(f"{servers} does not allow this user in ({type(error).__name__}); ask for the ACL")
     if isinstance(error, (kafka_errors.KafkaTimeoutError, kafka_errors.KafkaConnectionError)):
-        return UserError(_why_unreachable(settings))
+        return BrokersUnreachable(_why_unreachable(settings))
     if isinstance(error, (OSError, ValueError, RuntimeError)):
         # kafka-python refuses a setting: a host name that is none, a mechanism whose library is missing.
         return UserError(f"the connection to {servers} cannot be set up: {error}; see the settings under kafka")

@@ -214,6 +214,7 @@ class LearnerProcess:
             RecordDecoder(self.learner.settings.input).decode,
             capacity_records=self._stream_settings.decode_ahead_records,
             poll_seconds=self._stream_settings.poll_seconds,
+            begins_at=offsets,
         )
         with ahead:
             while not stop.is_set():

@@ -335,6 +335,25 @@ def test_brokers_that_are_away_are_not_idleness(
     assert "answer again" in caplog.text
 
 
+def test_begun_at_a_known_place_it_asks_nobody_where_it_is(log: InMemoryLog) -> None:
+    """A learner that went back to its place while the brokers were away must not end of it."""
+
+    class NotToBeAsked(SourceWhoseBrokersLeave):
+        def positions(self) -> dict[Partition, int]:
+            if self.away:
+                raise SourceUnavailable("away")
+            return super().positions()
+
+    source = NotToBeAsked(log)
+    source.away = True
+    log.append(b"x")
+    begins_at = dict.fromkeys(log.partitions, 0)
+    with DecodeAhead(source, undecodable, 100, poll_seconds=0.02, begins_at=begins_at) as ahead:
+        assert ahead.take(0.1) == []
+        source.away = False
+        assert take_until_idle(ahead)[0] == [b"x"]
+
+
 def test_closing_while_the_queue_is_full_ends_the_thread(log: InMemoryLog) -> None:
     for _ in range(100):
         log.append(b"x")

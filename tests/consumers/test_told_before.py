@@ -6,9 +6,12 @@ import threading
 
 import pytest
 
+from consumers.kafka_reports import kafka_reports
+from consumers.kafka_settings import KafkaSettings
 from consumers.memory_record_source import InMemoryLog, InMemoryRecordSource
 from consumers.record_source import RecordSource, SourceUnavailable
 from consumers.told_before import Reports
+from deploy.local_port import bind_once
 from pipeline.record import Partition, Record
 
 
@@ -53,3 +56,9 @@ def test_a_stop_ends_it() -> None:
 
     with pytest.raises(SourceUnavailable, match="stopped while reading back"):
         Reports(open_source, stream="s", branch="main").read_back([], stop)
+
+
+def test_brokers_that_cannot_be_reached_are_away_and_no_setting_is_wrong() -> None:
+    settings = KafkaSettings(bootstrap_servers=f"127.0.0.1:{bind_once(0)}", connect_timeout_seconds=1)
+    with pytest.raises(SourceUnavailable, match="no broker is reachable"):
+        kafka_reports(settings, stream="s", branch="main").read_back([])
