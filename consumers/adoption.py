@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from typing import cast
 
-from consumers.catching_up import Pace, expected_seconds, why_not_caught_up
+from consumers.catching_up import AGAIN, Pace, expected_seconds, why_not_caught_up
 from consumers.checkpointing import Checkpointing
 from consumers.log_gap import find_gaps
 from consumers.manifest_facts import ProcessFacts, last_records_in
@@ -27,8 +27,9 @@ from pipeline.user_error import UserError
 
 # Looking costs a listing of a folder that is mostly not there.
 _LOOK_EVERY_SECONDS = 1.0
-# A disk that takes no snapshot takes no adoption either; learning goes on meanwhile.
-_DISK_RETRY_SECONDS = 30.0
+# A disk that takes no snapshot takes no adoption either, and brokers that are away do not say what is left of the log;
+# learning goes on meanwhile.
+_RETRY_SECONDS = 30.0
 
 
 class Adoption:
@@ -91,6 +92,10 @@ class Adoption:
         newest = self._store.entries()[-2:]
         return len(newest) == 2 and all(job in cast("list[Json]", e.facts.get("decided_jobs") or []) for e in newest)
 
+    def put_off(self) -> None:
+        """Look again after a pause: each try drops what was read ahead."""
+        self._looked_at = time.monotonic() + _RETRY_SECONDS
+
     def take(self, offer: Offer | Refusal, pace: Pace, stop: threading.Event) -> None:
         """Numbered as above: adopted, refused, or put off. A job's own refusal is told, and no longer waited for. No
         other thread uses the source meanwhile.
@@ -102,7 +107,7 @@ class Adoption:
         try:
             self._checkpoints.commit_now()
         except OSError as error:  # a full disk stops no learning, and the offer can wait
-            self._looked_at = time.monotonic() + _DISK_RETRY_SECONDS
+            self.put_off()
             self._observer.warned(f"the offer of {offer.job} waits for the disk: {error}")
             return
         fault_point("adopt.begun")
@@ -174,11 +179,11 @@ class Adoption:
         made_with = cast("list[Json]", facts.get("decided_jobs") or [])
         for decision in learner.decisions:
             if decision["kind"] == "adoption" and decision["job"] not in made_with:
-                return f"{decision['job']} was adopted since its parent was written: let the job be done again"
+                return f"{decision['job']} was adopted since its parent was written: {AGAIN}"
         if cast(int, snapshot.state["records_consumed"]) > learner.records_consumed:
             return "its parent is ahead of this state, which has fallen back since"
         if snapshot.state.get("erasures", []) != learner.erasures.state():
-            return "a subject was erased since its parent was written: let the job be done again"
+            return f"a subject was erased since its parent was written: {AGAIN}"
         gaps = find_gaps(
             facts,
             self._source,
@@ -222,7 +227,7 @@ class Adoption:
             base_is_lost=offer.facts.get("base_is_lost") is True,
         )
         self._checkpoints.tell_event(told_as, offer.job, {**offer.facts, "why": why})
-        self._checkpoints.commit_now(at_any_rate=True)
+        self._checkpoints.commit_soon()
         fault_point("refusal.committed")
         what = f"the offer of {offer.job}" if told_as == "offer_refused" else offer.job
         self._observer.warned(f"{what} was refused: {why}")

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from consumers.check_report import days
 from consumers.way_back import WayBack
 
+# The way out of a refusal, beside what is to be put right first.
+AGAIN = "let the job be done again (`palimpsest consolidate`, or the learner's next request)"
 # The first updates are slow, so a process that has learnt fewer does not know its pace.
 _PACE_NEEDS_RECORDS = 1_000
 # Records come in bursts; what came within less time says nothing about the hours that follow.
@@ -66,7 +68,7 @@ def why_not_caught_up(way: WayBack, pace: Pace) -> str | None:
         return None
     left = None if way.age_seconds is None else way.retention_seconds - way.age_seconds
     again = f"{way.records_to_relearn:,} records would be learnt again"
-    way_out = "raise the samples' retention.ms, or make the learner faster, and let the job be done again"
+    way_out = f"raise the samples' retention.ms, or make the learner faster, and {AGAIN}"
     if left is not None and left <= 0:
         return (
             f"{again}, and the oldest came {days(way.retention_seconds - left)} ago: past the log's retention of "
@@ -79,7 +81,7 @@ def why_not_caught_up(way: WayBack, pace: Pace) -> str | None:
         return (
             f"{again} and never be caught up with: {_rate(arrive)} records/s arrive, this learner learns "
             f"{_rate(learns)}, and the log keeps them for {days(way.retention_seconds)}; make the learner faster, or "
-            "let the log keep them for ever (retention.ms=-1), and let the job be done again"
+            f"let the log keep them for ever (retention.ms=-1), and {AGAIN}"
         )
     expected = expected_seconds(way, pace)
     assert expected is not None, "it learns faster than records arrive"

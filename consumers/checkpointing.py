@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -133,6 +133,7 @@ class Checkpointing:
         self._due = _Due(snapshot_at=time.monotonic())
         self._told_at = time.monotonic()
         self._disk_retry_at = 0.0
+        self._waited_seconds = 0.0
         self._busy_told_at = time.monotonic()
 
     def begin_at(self, beginning: Beginning) -> None:
@@ -169,6 +170,11 @@ class Checkpointing:
         self._begin(trigger)
         self._settle()
 
+    @property
+    def waited_seconds(self) -> float:
+        """For commits, so far: time in which nothing was learnt, whoever was to blame."""
+        return self._waited_seconds
+
     def note(self, batch: MicroBatch) -> None:
         """The learner has stepped on this batch."""
         self.offsets.update(batch.next_offsets)
@@ -191,8 +197,8 @@ class Checkpointing:
         )
 
     def want_snapshot(self) -> None:
-        """Of this moment, where the commit under way ends within some seconds; else as soon as one can be taken, since
-        learning does not stand still for brokers that are away."""
+        """Of this moment, where the commit under way ends within some seconds; else as soon as one can be taken: for
+        brokers that are away no learning waits longer."""
         self._due = replace(self._due, at_once=True)
         deadline = time.monotonic() + _WANTED_SNAPSHOT_SECONDS
 
@@ -201,7 +207,7 @@ class Checkpointing:
             if time.monotonic() >= deadline:
                 raise _TooLong
 
-        with suppress(_TooLong):
+        with suppress(_TooLong), self._waiting():
             self._finish(self._commits.wait(tick))
 
     def commit_if_due(self) -> None:
@@ -245,6 +251,12 @@ class Checkpointing:
         self._settle()
         if at_any_rate or self._has_moved():
             self._commit_to_the_end(None)
+
+    def commit_soon(self) -> None:
+        """Now, where the disk takes it; else what has to be told waits for the next try."""
+        self._settle()
+        self._begin()
+        self._settle()
 
     def commit_last(self, drain_seconds: float, drain_seconds_at_signal: float) -> int:
         """The commit of a learner that ends, as a version where something was learnt since the newest one.
@@ -291,13 +303,12 @@ class Checkpointing:
     def _make_room(self) -> None:
         """What has to be told cannot be: learning waits, rather than fill the memory or lose a dead letter."""
         while self._outbox.is_overfull and not self.stop.is_set():
-            self._settle()
-            self._begin()
-            self._settle()
+            self.commit_soon()
             if self._outbox.is_overfull:
                 self._observer.warned(f"learning waits: {len(self._outbox.messages)} messages cannot be told")
                 self._tick()
-                self.stop.wait(_DISK_RETRY_SECONDS)
+                with self._waiting():
+                    self.stop.wait(_DISK_RETRY_SECONDS)
 
     def _tick(self) -> None:
         self._observer.turned({})  # waiting is no reason to be killed
@@ -333,7 +344,16 @@ class Checkpointing:
 
     def _settle(self) -> None:
         """Wait for the commit that is under way, where there is one."""
-        self._finish(self._commits.wait(self._tick))
+        with self._waiting():
+            self._finish(self._commits.wait(self._tick))
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._waited_seconds += time.monotonic() - began
 
     def _begin(self, trigger: str | None = None) -> None:
         """Copy the state, and hand its commit over; `trigger`: of the version that it is to become."""

@@ -19,6 +19,7 @@ from consumers.requested_jobs import request_facts
 from consumers.saved_job import SavedJob
 from model_store.durable_files import remove_folder
 from model_store.fault_points import fault_point
+from model_store.manifest import NotWhole
 from model_store.offers import OfferStore
 from model_store.snapshot import Snapshot
 from model_store.snapshot_store import SnapshotEntry, SnapshotStore
@@ -27,13 +28,15 @@ from pipeline.device import choose_device
 from pipeline.erasure import Erasures
 from pipeline.evaluation.hold_out import HoldOut, evaluate_hold_out
 from pipeline.record import Partition
-from pipeline.restructuring.acceptance import AcceptanceSettings, Judgement, judged
+from pipeline.restructuring.acceptance import AcceptanceSettings, Judgement, judgeable, judged
 from pipeline.restructuring.consolidation import Progress, consolidated, consolidation_of
 from pipeline.restructuring.consolidation_settings import ConsolidationSettings
+from pipeline.restructuring.refused import Refused
 from pipeline.sample import Sample
 from pipeline.settings import LearnerSettings
 from pipeline.state import Json, StateTree
 from pipeline.stream_learner import StreamLearner, spec_of
+from pipeline.user_error import UserError
 
 KIND = "consolidation"
 
@@ -41,6 +44,17 @@ KIND = "consolidation"
 def job_name(parent: SnapshotEntry) -> str:
     """By the parent's sequence, which every commit raises: what is decided about an offer says nothing of the next."""
     return f"{KIND}-{parent.sequence}"
+
+
+class SnapshotLost(UserError):
+    """One that a job begins with is not whole, or was pruned meanwhile."""
+
+    def __init__(self, entry: SnapshotEntry, why: str) -> None:
+        super().__init__(
+            f"snapshot {entry.sequence}, which the job begins with, is not whole, or was pruned meanwhile ({why}); run "
+            "it again, or name another one with --base"
+        )
+        self.entry = entry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,13 +87,13 @@ class ConsolidationJob:
     partitions records may come in another order; then it is begun anew.)
 
     1. The parent's state, and that of its base: the last snapshot before the new classes' first record. The log must be
-       the parent's.
+       the parent's, and its hold-outs enough to judge by.
     2. The new classes' records, read again from the log between the two, and all unlabelled records that were there
        when the job first began; neither what the hold-out chooses nor what was erased. Where retention has cut the log,
        the reservoir's samples.
     3. Teachers, distillation.
     4. Parent and result judged on the parent's hold-outs.
-    5. Accepted: a whole state at the parent's offsets, offered. Else, where the learner waits for it, a refusal.
+    5. Accepted: a whole state at the parent's offsets, offered. Else, where the learner waits for an answer, a refusal.
     """
 
     def __init__(
@@ -95,10 +109,9 @@ class ConsolidationJob:
         cluster_id: str,
         topic_id: str,
         device: str = "auto",
-        is_awaited: bool = False,
     ) -> None:
-        """`work`: a folder for what is begun. `cluster_id`, `topic_id`: of the samples. `is_awaited`: the learner is
-        told where nothing comes of it. The stream's own settings are those that the parent was learnt with."""
+        """`work`: a folder for what is begun. `cluster_id`, `topic_id`: of the samples. The stream's own settings are
+        those that the parent was learnt with."""
         self._store = store
         self._offers = offers
         self._work = work
@@ -109,18 +122,18 @@ class ConsolidationJob:
         self._cluster_id = cluster_id
         self._topic_id = topic_id
         self._device = device
-        self._is_awaited = is_awaited
 
     def run(
         self, parent_entry: SnapshotEntry, base_entry: SnapshotEntry, *, progress: Progress, stop: threading.Event
     ) -> JobReport | None:
         """Numbered as above; None where `stop` ended it, with what was done so far saved.
 
-        `Refused` where no good student could come of it; `NotWhole`, `SourceUnavailable`, `LogTruncated`, `OSError`.
+        `Refused` where no good student could come of it; `SnapshotLost`, `SourceUnavailable`, `LogTruncated`,
+        `OSError`.
         """
         began = time.monotonic()
         # 1.
-        parent, base = self._store.load(parent_entry), self._store.load(base_entry)
+        parent, base = self._loaded(parent_entry), self._loaded(base_entry)
         learner_settings = LearnerSettings.model_validate(parent.facts["settings"]).model_copy(
             update={"device": self._device}
         )
@@ -131,6 +144,9 @@ class ConsolidationJob:
         if gaps:
             raise LogTruncated(f"{gaps[0].why}; a job needs the log that its snapshots were learnt from")
         new = new_classes(parent_entry, base_entry)
+        before = _accuracies(parent.state, learner_settings)
+        if before and not judgeable(before, self._acceptance):
+            raise Refused(judged(before, before, self._acceptance).reasons[0])
         # 2.
         saved = SnapshotStore(self._work / job)
         begun = saved.newest_whole().snapshot if saved.folder.is_dir() else None
@@ -163,9 +179,7 @@ class ConsolidationJob:
         state = consolidated(parent.state, student, learner_settings)
         fault_point("job.distilled")
         # 4.
-        judgement = judged(
-            _accuracies(parent.state, learner_settings), _accuracies(state, learner_settings), self._acceptance
-        )
+        judgement = judged(before, _accuracies(state, learner_settings), self._acceptance)
         report = JobReport(
             job=job,
             judgement=judgement,
@@ -175,15 +189,22 @@ class ConsolidationJob:
             seconds=time.monotonic() - began,
         )
         # 5.
+        asked = request_facts(parent_entry)
         if judgement.accepted:
             result = Snapshot(generation=0, sequence=0, state=state, offsets=parent.offsets, facts=parent.facts)
-            self._offers.put(job, KIND, parent, result, {**report.as_json, **request_facts(parent_entry)})
-        elif self._is_awaited:
+            self._offers.put(job, KIND, parent, result, {**report.as_json, **asked})
+        elif asked:
             why = f"worse than what there is: {'; '.join(judgement.reasons)}"
-            self._offers.refuse(job, KIND, why, {**report.as_json, **request_facts(parent_entry)})
+            self._offers.refuse(job, KIND, why, {**report.as_json, **asked})
         fault_point("job.answered")
         remove_folder(saved.folder)
         return report
+
+    def _loaded(self, entry: SnapshotEntry) -> Snapshot:
+        try:
+            return self._store.load(entry)
+        except NotWhole as problem:
+            raise SnapshotLost(entry, problem.why) from problem
 
     def _is_cut(self, base: Snapshot) -> bool:
         if base.facts.get("topic_id") != self._topic_id:
@@ -244,6 +265,7 @@ class _Reader:
 def _accuracies(state: StateTree, settings: LearnerSettings) -> dict[str, tuple[float, int]]:
     learner = StreamLearner(settings)
     learner.load_state(state)
-    assert learner.learner is not None, "what was consolidated has learnt"
+    if learner.learner is None:
+        return {}
     hold_out: HoldOut = learner.hold_out
     return dict(evaluate_hold_out(hold_out, learner.learner.class_names, learner.learner.predict_columns))

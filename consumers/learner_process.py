@@ -61,7 +61,7 @@ class _Course:
     newest_record_at: float
     busy_until: float
     first_taken_at: float | None = None
-    learning_seconds: float = 0.0  # without the waits for records
+    learning_seconds: float = 0.0  # without the waits for records and for commits
     records: int = 0  # learnt; those between an offer's place and where it was adopted count twice
 
     def has_reached(self, max_records: int | None) -> bool:
@@ -226,7 +226,7 @@ class LearnerProcess:
                     if taken:
                         course.newest_record_at = time.monotonic()
                         course.first_taken_at = course.first_taken_at or course.newest_record_at
-                    began = time.monotonic()
+                    began, waited = time.monotonic(), self._checkpoints.waited_seconds
                     for decoded in taken:
                         if self.learner.add(decoded):
                             self._take_in(self.learner.step(self.learner.assembler.take()))
@@ -235,7 +235,8 @@ class LearnerProcess:
                                 break
                     if taken:
                         course.busy_until = time.monotonic()
-                        course.learning_seconds += course.busy_until - began
+                        waited = self._checkpoints.waited_seconds - waited
+                        course.learning_seconds += course.busy_until - began - waited
                 else:
                     idle_seconds = time.monotonic() - course.newest_record_at
                     is_last = until_idle_seconds is not None and idle_seconds >= until_idle_seconds
@@ -260,6 +261,7 @@ class LearnerProcess:
         try:
             self._adoption.take(offer, Pace(records=course.records, seconds=course.learning_seconds), stop)
         except SourceUnavailable as error:
+            self._adoption.put_off()
             self._observer.warned(f"the offer of {offer.job} waits for the brokers: {error}")
         course.newest_record_at = time.monotonic()
 

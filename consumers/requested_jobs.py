@@ -31,11 +31,13 @@ def requested_job(entries: Sequence[SnapshotEntry]) -> RequestedJob | None:
     if request is None:
         return None
     parent = next(entry for entry in entries if _request(entry) == request)
+    older = [entry for entry in _from_before_new_classes(entries, parent) if entry.number < parent.number]
+    knows_fewer = [entry for entry in older if len(class_names(entry)) < len(class_names(parent))]
     return RequestedJob(
         reason=str(request["reason"]),
         at_records=cast(int, request["at_records"]),
         parent=parent,
-        base=_base(entries, parent),
+        base=knows_fewer[-1] if knows_fewer else None,
     )
 
 
@@ -52,8 +54,10 @@ def needed_numbers(entries: Sequence[SnapshotEntry], max_age_seconds: float | No
     job = requested_job(entries)
     if job is not None:
         return {entry.number for entry in (job.parent, job.base) if entry is not None}
-    base = _base(entries, entries[-1]) if entries else None
-    return set() if base is None else {base.number}
+    # While an adoption is learnt back the newest one may not know the new classes yet, and the base is needed all the
+    # same: what it knows is not compared.
+    bases = _from_before_new_classes(entries, entries[-1]) if entries else []
+    return {bases[-1].number} if bases else set()
 
 
 def _facts(entry: SnapshotEntry) -> Mapping[str, Json]:
@@ -65,17 +69,11 @@ def _request(entry: SnapshotEntry) -> Mapping[str, Json] | None:
     return cast("Mapping[str, Json] | None", _facts(entry).get("request"))
 
 
-def _base(entries: Sequence[SnapshotEntry], parent: SnapshotEntry) -> SnapshotEntry | None:
-    """The newest one from no later than the trigger says, that knows a class and fewer of them than the parent."""
-    at_records = _facts(parent).get("base_at_records")
+def _from_before_new_classes(entries: Sequence[SnapshotEntry], newest: SnapshotEntry) -> list[SnapshotEntry]:
+    """Those from no later than the trigger of `newest` says, that know a class; none where nothing is new."""
+    at_records = _facts(newest).get("base_at_records")
     if not isinstance(at_records, int):
-        return None
-    known = len(class_names(parent))
-    older = [
-        entry
-        for entry in entries
-        if entry.number < parent.number
-        and cast(int, entry.facts["records_consumed"]) <= at_records
-        and 0 < len(class_names(entry)) < known
+        return []
+    return [
+        entry for entry in entries if cast(int, entry.facts["records_consumed"]) <= at_records and class_names(entry)
     ]
-    return older[-1] if older else None

@@ -13,7 +13,7 @@ import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from consumers import topics
 from consumers.branch_name import check_branch_name
@@ -31,7 +31,7 @@ from pipeline.stream_learner import StreamLearner
 from pipeline.user_error import UserError
 
 if TYPE_CHECKING:
-    from pipeline.state import StateTree
+    from pipeline.state import Json, StateTree
 
 _SNAPSHOT = re.compile(r"(?:0*(\d+)-)?0*(\d+)", re.ASCII)
 _OFFSETS = re.compile(r"\d{1,9}:\d{1,18}(,\d{1,9}:\d{1,18})*", re.ASCII)
@@ -39,6 +39,9 @@ _SHOWN_SNAPSHOTS = 12
 # What was decided about the log after the moment that is gone back to, and holds for whoever learns it again: idle
 # flushes, so that the branch comes to the very model that decided them; subjects that asked to be forgotten.
 _DECIDED_SINCE = ("decisions", "erasures")
+# Not what was decided about jobs: they are named by the sequences of the state they were made of, and the branch counts
+# its own from the beginning.
+_ABOUT_JOBS = ("adoption", "refusal")
 
 
 # Fixed for a state, since they shape its model; a branch's first may have others, which is what a branch is for.
@@ -150,6 +153,8 @@ def rewound(snapshot: Snapshot, *, branch: str, state_id: str, newest: Snapshot,
         **snapshot.state,
         **{name: newest.state[name] for name in _DECIDED_SINCE if name in newest.state},
     }
+    decisions = cast("list[dict[str, Json]]", state["decisions"])
+    state["decisions"] = cast("Json", [decision for decision in decisions if decision["kind"] not in _ABOUT_JOBS])
     return Snapshot(
         generation=0,
         sequence=0,
@@ -161,6 +166,7 @@ def rewound(snapshot: Snapshot, *, branch: str, state_id: str, newest: Snapshot,
             "branch": branch,
             "state_id": state_id,
             "version": None,
+            "decided_jobs": [],
             "report_positions": [],
             "told_since": None,
             "rewound_from": {

@@ -161,7 +161,7 @@ def check_unlabelled_topic(settings: KafkaSettings, name: str) -> tuple[Partitio
     if error is kafka_errors.UnknownTopicOrPartitionError:
         raise UnlabelledMissing(
             f"topic {name} does not exist at {kafka_connection.bootstrap_servers(settings)}; send records without a "
-            "label to it (`palimpsest produce --unlabelled-share`), or name another one"
+            "label to it (`palimpsest produce --unlabelled-share`)"
         )
     if issubclass(error, kafka_errors.AuthorizationError):
         raise UserError(refusal("topic", name, "Read", "Describe"))

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from consumers.consolidation_job import KIND
 from consumers.record_source import ReadingStopped, RecordSource, read_records
 from consumers.saved_job import SavedJob
 from consumers.version_teacher import VersionTeacher
@@ -41,8 +42,6 @@ from pipeline.restructuring.labelled_rows import gather_unlabelled
 from pipeline.restructuring.refused import Refused
 from pipeline.sample import InputSpec
 from pipeline.settings import HoldOutSettings
-
-KIND = "consolidation"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

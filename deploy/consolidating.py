@@ -6,6 +6,7 @@ import threading
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from consumers import topics
 from consumers.base_snapshots import base_of, begun_jobs, class_names, new_classes
@@ -14,17 +15,13 @@ from consumers.kafka_record_source import KafkaRecordSource
 from consumers.state_lock import job_lock, shared_lock
 from deploy.settings import Settings
 from model_store.durable_files import remove_folder
-from model_store.manifest import NotWhole
 from model_store.offers import OfferStore
 from model_store.snapshot_store import SnapshotEntry, SnapshotStore
 from pipeline.device import configure_torch
 from pipeline.restructuring.consolidation import Progress
 from pipeline.settings import LearnerSettings
+from pipeline.state import Json
 from pipeline.user_error import UserError
-
-
-class SnapshotLost(UserError):
-    """One that a job begins with is not whole, or was pruned meanwhile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +47,9 @@ def choose(state: Path, *, stream: str, base: int | None = None) -> Chosen:
     if parent.facts.get("stream") != stream:
         raise UserError(f"{state} holds the state of stream {parent.facts.get('stream')!r}, not {stream!r}")
     by_number = {entry.number: entry for entry in entries}
+    decided = cast("list[Json]", parent.facts.get("decided_jobs") or [])
     for begun in reversed(begun_jobs(state / "jobs")):
-        if base is None and begun.parent in by_number and begun.base in by_number:
+        if base is None and begun.parent in by_number and begun.base in by_number and begun.folder.name not in decided:
             return Chosen(parent=by_number[begun.parent], base=by_number[begun.base])
     if base is None:
         found = base_of(entries, parent)
@@ -78,11 +76,10 @@ def consolidate(
     unlabelled: str | None,
     progress: Progress,
     stop: threading.Event,
-    is_awaited: bool = False,
 ) -> JobReport | None:
-    """Connect and do the job; `unlabelled`: another topic than the stream's; `is_awaited`: as `ConsolidationJob`.
+    """Connect and do the job; `unlabelled`: another topic than the stream's.
 
-    Raises as `ConsolidationJob.run`, `SnapshotLost`, `UnlabelledMissing`, and `UserError` where there is another job.
+    Raises as `ConsolidationJob.run`, `UnlabelledMissing`, and `UserError` where there is another job.
     """
     stored = LearnerSettings.model_validate(chosen.parent.facts["settings"])
     device = settings.learner.device
@@ -91,9 +88,9 @@ def consolidate(
         stack.enter_context(shared_lock(state))
         (state / "jobs").mkdir(exist_ok=True)
         stack.enter_context(job_lock(state / "jobs"))
-        for begun in begun_jobs(state / "jobs"):
-            if begun.parent != chosen.parent.number:
-                remove_folder(begun.folder)  # of another parent: nobody goes on from it
+        others = [begun for begun in begun_jobs(state / "jobs") if begun.parent != chosen.parent.number]
+        for begun in others[:-1]:  # the newest may be gone on with: one by hand, one that was asked for
+            remove_folder(begun.folder)
         samples = topics.check_samples_topic(settings.kafka, stream)
         partitions = topics.check_unlabelled_topic(settings.kafka, unlabelled or topics.unlabelled(stream))
         job = ConsolidationJob(
@@ -107,12 +104,5 @@ def consolidate(
             cluster_id=samples.cluster_id,
             topic_id=samples.topic_id,
             device=device,
-            is_awaited=is_awaited,
         )
-        try:
-            return job.run(chosen.parent, chosen.base, progress=progress, stop=stop)
-        except NotWhole as error:
-            raise SnapshotLost(
-                f"a snapshot that the job begins with is not whole, or was pruned meanwhile ({error.why}); run it "
-                "again, or name another one with --base"
-            ) from error
+        return job.run(chosen.parent, chosen.base, progress=progress, stop=stop)

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from consumers.base_snapshots import new_classes
 from consumers.commit_log import BrokerUnavailable
-from consumers.consolidation_job import KIND, JobReport, job_name
+from consumers.consolidation_job import KIND, SnapshotLost, job_name
 from consumers.record_source import LogTruncated, SourceUnavailable
 from consumers.requested_jobs import RequestedJob, request_facts, requested_job
 from consumers.topics import UnlabelledMissing
-from deploy.consolidating import Chosen, SnapshotLost, consolidate
+from deploy.consolidating import Chosen, consolidate
 from deploy.exit_codes import one_line
+from deploy.job_tries import JobTries
 from deploy.settings import Settings
 from deploy.worker_console import WorkerConsole
+from model_store.durable_files import remove_folder
 from model_store.offers import OfferStore
 from model_store.snapshot_store import SnapshotStore
 from pipeline.restructuring.refused import Refused
 from pipeline.state import Json
 from pipeline.user_error import UserError
+
+# So many processes in a row may end in the midst of a job before it is refused: killed for their memory, or a bug.
+_MOST_TRIES = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,12 +40,13 @@ class WorkReport:
 
 
 class RestructuringWorker:
-    """Request in the newest manifest -> offer or refusal in the state's folder; it writes nothing else.
+    """Request in the newest manifest -> offer or refusal in the state's folder; of the stream it writes nothing.
 
     1. Look for what the newest snapshot asks for and nobody has answered.
     2. Do the job. A kill leaves what was saved of it, and the next worker goes on from there; an answer that is there
        is not given again.
-    3. Where no good student can come of it, say so: the learner waits for an answer before it asks again.
+    3. Where no good student can come of it, or no process survives it, say so: the learner waits for an answer before
+       it asks again.
     4. Brokers that are away, a disk that takes nothing, a job by hand, an erasure: the same again, later.
     """
 
@@ -50,6 +57,8 @@ class RestructuringWorker:
         self._console = console
         self._snapshots = SnapshotStore(state / "snapshots")
         self._offers = OfferStore(state / "offers")
+        self._tries = JobTries(state / "jobs")
+        self._lost: set[Path] = set()  # snapshots that are listed and cannot be loaded
         self._cut: str | None = None  # the job whose log was cut while it was read
 
     def run(self, stop: threading.Event, until_idle_seconds: float | None = None) -> WorkReport:
@@ -60,81 +69,103 @@ class RestructuringWorker:
         outcomes: list[bool] = []
         busy_at = time.monotonic()
         while not stop.is_set():
-            # 1.
-            job = self.next_job()
-            if job is None:
-                if until_idle_seconds is not None and time.monotonic() - busy_at >= until_idle_seconds:
-                    return _report(outcomes, "idle")
-                stop.wait(self._settings.worker.look_seconds)
-                continue
+            self._check_stream()
+            name = None
             try:
+                # 1.
+                job = self.next_job()
+                if job is None:
+                    if until_idle_seconds is not None and time.monotonic() - busy_at >= until_idle_seconds:
+                        return _report(outcomes, "idle")
+                    stop.wait(self._settings.worker.look_seconds)
+                    continue
+                name = job_name(job.parent)
+                self._console.requested(name, job.reason)
+                self._tries.begin(name)
                 outcome = self._answer(job, stop)
+                self._tries.end(name)
                 if outcome is not None:
                     outcomes.append(outcome)
             # 4.
             except (UserError, BrokerUnavailable, SourceUnavailable, OSError) as error:
-                self._console.waits(job_name(job.parent), error, self._settings.worker.retry_seconds)
+                self._console.waits(name or "the next job", error, self._settings.worker.retry_seconds)
+                if name is not None:
+                    with suppress(OSError):
+                        self._tries.end(name)
                 stop.wait(self._settings.worker.retry_seconds)
             busy_at = time.monotonic()
         return _report(outcomes, "signal")
 
     def next_job(self) -> RequestedJob | None:
-        """What is asked for and not answered. `UserError` where the folder is another stream's."""
+        """What is asked for and not answered. Raises `OSError`."""
         entries = self._snapshots.entries() if self._snapshots.folder.is_dir() else []
-        if not entries:
+        job = requested_job([entry for entry in entries if entry.path not in self._lost])
+        if job is None or job_name(job.parent) in [answer.job for answer in self._offers.answers()]:
             return None
-        stream = entries[-1].facts.get("stream")
+        return job
+
+    def _check_stream(self) -> None:
+        newest = self._snapshots.entries()[-1:] if self._snapshots.folder.is_dir() else []
+        stream = newest[0].facts.get("stream") if newest else self._stream
         if stream != self._stream:
             raise UserError(f"{self._state} holds the state of stream {stream!r}, not {self._stream!r}")
-        job = requested_job(entries)
-        if job is None:
-            return None
-        name = job_name(job.parent)
-        return None if name in [answer.job for answer in self._offers.answers()] else job
 
     def _answer(self, job: RequestedJob, stop: threading.Event) -> bool | None:
-        """True: offered; False: refused; None: `stop` ended it."""
+        """True: offered; False: refused; None: neither, and the next look finds it again, unless `stop` is set."""
         name = job_name(job.parent)
-        self._console.requested(name, job.reason)
+        if job.base is None:
+            return self._refuse(
+                job,
+                "the snapshot from before the new classes, the old teacher, is not kept any more, or broken: raise "
+                "snapshots.keep_days, or start the worker sooner",
+            )
+        if self._tries.count(name) > _MOST_TRIES:
+            return self._refuse(
+                job,
+                f"{_MOST_TRIES} workers ended in the midst of it, killed or by a bug: look at their logs and at the "
+                "machine's memory, then run `palimpsest consolidate`",
+            )
         # 2.
         try:
-            report = self._do(job, stop)
-        # 3.
-        except (Refused, UnlabelledMissing, SnapshotLost, LogTruncated) as error:
-            if isinstance(error, LogTruncated) and self._cut != name:
+            report = consolidate(
+                Chosen(parent=job.parent, base=job.base),
+                stream=self._stream,
+                state=self._state,
+                settings=self._settings,
+                unlabelled=None,
+                progress=self._console.progress,
+                stop=stop,
+            )
+        except SnapshotLost as error:
+            self._lost.add(error.entry.path)  # another one of the same request, an older base
+            return None
+        except LogTruncated as error:
+            if self._cut != name:
                 # retention may cut the log while it is read; begun anew, the job takes the reservoir's samples
                 self._cut = name
-                raise SourceUnavailable(one_line(error)) from error
-            names = [] if job.base is None else new_classes(job.parent, job.base)
-            facts: dict[str, Json] = {
-                **request_facts(job.parent),
-                "new_classes": [*names],
-                "base_is_lost": job.base is None,
-            }
-            self._offers.refuse(name, KIND, one_line(error), facts)
-            self._console.refused(name, one_line(error))
-            return False
+                return None
+            return self._refuse(job, f"the log has lost what the job reads: {one_line(error).partition(';')[0]}")
+        # 3.
+        except (Refused, UnlabelledMissing) as error:
+            return self._refuse(job, one_line(error))
         if report is None:
             return None
         self._console.answered(report)
         return report.judgement.accepted
 
-    def _do(self, job: RequestedJob, stop: threading.Event) -> JobReport | None:
-        if job.base is None:
-            raise SnapshotLost(
-                "the snapshot from before the new classes, the old teacher, is not kept any more: raise "
-                "snapshots.keep_days, or start the worker sooner"
-            )
-        return consolidate(
-            Chosen(parent=job.parent, base=job.base),
-            stream=self._stream,
-            state=self._state,
-            settings=self._settings,
-            unlabelled=None,
-            progress=self._console.progress,
-            stop=stop,
-            is_awaited=True,
-        )
+    def _refuse(self, job: RequestedJob, why: str) -> bool:
+        name, new = job_name(job.parent), [] if job.base is None else new_classes(job.parent, job.base)
+        facts: dict[str, Json] = {
+            **request_facts(job.parent),
+            "new_classes": [*new],
+            "base_is_lost": job.base is None,
+        }
+        self._offers.refuse(name, KIND, why, facts)
+        begun = self._state / "jobs" / name
+        if begun.is_dir():
+            remove_folder(begun)  # decided: what was saved of it is of no use to anybody
+        self._console.refused(name, why)
+        return False
 
 
 def _report(outcomes: list[bool], stopped_by: str) -> WorkReport:

@@ -23,13 +23,15 @@ class WorkerConsole:
         """`as_json` None: where stderr is no terminal."""
         self.as_json = not sys.stderr.isatty() if as_json is None else as_json
         self._told_at = time.monotonic()
+        self._job: str | None = None  # the newest that was told of
         self._waits_for: str | None = None  # said once, not at every try
 
     def started(self, stream: str, state: str) -> None:
         self._say("started", f"waiting for what {state} asks for", {"stream": stream, "state": state})
 
     def requested(self, job: str, reason: str) -> None:
-        if self._waits_for is None:
+        if job != self._job:
+            self._job, self._waits_for = job, None
             self._say("requested", f"{job} is asked for ({reason.replace('_', ' ')})", {"job": job, "reason": reason})
 
     def progress(self, stage: str, done: int, total: int) -> None:
@@ -65,7 +67,7 @@ class WorkerConsole:
         )
 
     def _answer(self, event: str, text: str, facts: Mapping[str, object]) -> None:
-        self._waits_for = None
+        self._job = self._waits_for = None
         self._say(event, text, facts)
 
     def _say(self, event: str, text: str, facts: Mapping[str, object]) -> None:

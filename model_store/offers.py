@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,10 +96,13 @@ class OfferStore:
                         offers += [Offer(job=path.name, entry=entry) for entry in entries[-1:]]
         return sorted(offers, key=lambda offer: (_number(offer.job), offer.job))
 
-    def refusals(self) -> list[Refusal]:
-        """In the order of their numbers, of jobs that have offered nothing. What cannot be read is none."""
+    def answers(self) -> list[Offer | Refusal]:
+        """Of each job that was answered: what it offers, else why it offers nothing. What cannot be read is none."""
+        offers = self.waiting()
+        return [*offers, *self._refusals({offer.job for offer in offers})]
+
+    def _refusals(self, offered: Collection[str]) -> list[Refusal]:
         refusals = []
-        offered = {offer.job for offer in self.waiting()}
         with suppress(OSError):
             for path in self.folder.iterdir() if self.folder.is_dir() else ():
                 if _JOB.fullmatch(path.name) and path.name not in offered:
@@ -108,10 +111,6 @@ class OfferStore:
                         if isinstance(facts, dict):
                             refusals.append(Refusal(job=path.name, facts=facts))
         return sorted(refusals, key=lambda refusal: (_number(refusal.job), refusal.job))
-
-    def answers(self) -> list[Offer | Refusal]:
-        """Of each job that was answered: what it offers, else why it offers nothing."""
-        return [*self.waiting(), *self.refusals()]
 
     def load(self, offer: Offer) -> Snapshot:
         """Every sum is checked: `NotWhole` where one is wrong."""

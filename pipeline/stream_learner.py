@@ -222,6 +222,7 @@ class StreamLearner:
         if self.records_consumed > self.high_water:
             request = self.trigger.observe(
                 Seen(
+                    records_before=before,
                     records_consumed=self.records_consumed,
                     known_classes=len(self.class_names),
                     drift=drift,

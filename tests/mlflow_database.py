@@ -1,8 +1,11 @@
-"""MLflow's tables are made once; every test gets a copy of the file."""
+"""MLflow's tables are made once; every test gets a copy of the file, and MLflow is left as it was."""
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,3 +27,20 @@ def tracking_uri(empty_database: Path, tmp_path: Path) -> str:
     folder.mkdir()
     shutil.copy(empty_database, folder / "mlflow.db")
     return f"sqlite:///{folder / 'mlflow.db'}"
+
+
+@contextmanager
+def mlflow_at(uri: str) -> Iterator[None]:
+    """Inside, MLflow's own functions ask there. It notes that in the environment too, where later learners look."""
+    import mlflow
+
+    name = "MLFLOW_TRACKING_URI"
+    before, of_environment = mlflow.get_tracking_uri(), os.environ.get(name)
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)
+        os.environ.pop(name, None)
+        if of_environment is not None:
+            os.environ[name] = of_environment

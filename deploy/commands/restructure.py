@@ -14,8 +14,10 @@ Example:
 
 \b
 Exit codes:
-  0  done, also where SIGTERM or Ctrl-C ended it: the job under way goes on at the next start
-  2  something you can put right: an option, a setting, a folder"""
+  0    done, also where SIGTERM or Ctrl-C ended it: the job under way goes on at the next start
+  1    a bug, with its traceback: start it again, the job goes on, and is refused where that does not help
+  2    something you can put right: an option, a setting, a folder
+  130  ended by a second Ctrl-C before it could stop by itself"""
 )
 @click.option("--stream", required=True, metavar="NAME", help="The stream: topics NAME.samples and NAME.unlabelled.")
 @click.option(

@@ -41,14 +41,20 @@ class Judgement:
     worst_after: str | None
 
 
+def judgeable(accuracies: Accuracies, settings: AcceptanceSettings) -> tuple[str, ...]:
+    """The classes with enough samples."""
+    return tuple(name for name, (_, n) in accuracies.items() if n >= settings.min_class_samples)
+
+
 def judged(parent: Accuracies, offer: Accuracies, settings: AcceptanceSettings) -> Judgement:
     """Both on the same hold-outs. Where no class has enough samples nothing speaks for an offer, and it is refused."""
     assert parent.keys() == offer.keys(), f"not the same hold-outs: {sorted(parent.keys() ^ offer.keys())}"
-    classes = tuple(name for name, (_, n) in parent.items() if n >= settings.min_class_samples)
+    classes = judgeable(parent, settings)
     if not classes:
         most = max((n for _, n in parent.values()), default=0)
         reason = (
-            f"no class has {settings.min_class_samples} held-out samples (the most are {most}): nothing judges an offer"
+            f"no class has {settings.min_class_samples} held-out samples (the most are {most}): nothing judges an "
+            "offer; let more records come, or lower acceptance.min_class_samples"
         )
         return Judgement(
             accepted=False,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from pipeline.restructuring.distillation import Distillation
+from pipeline.restructuring.refused import Refused
 from pipeline.settings_section import Section, changeable
 
 Hears = Literal["new", "outliers"]
@@ -79,13 +80,20 @@ class ConsolidationSettings(Section):
 
 
 def for_ready_teachers(settings: ConsolidationSettings) -> tuple[ConsolidationSettings, tuple[str, ...]]:
-    """(the settings, what is off in them) for two teachers that are ready, who bring no record of their classes.
+    """(the settings, what is off in them) for two teachers that are ready: no record of their classes is there, and no
+    learner's own network.
 
     What needs records and nobody has asked for is as in `PLAIN_DMC`; what somebody has asked for stays, and is refused.
+    `Refused` where the learner's network is to be heard.
     """
+    if "parent_weight" in settings.model_fields_set and settings.parent_weight:
+        raise Refused(
+            "two ready teachers come without a learner whose own network could be heard: leave out parent_weight"
+        )
     off = {
         name: value
         for name, value in PLAIN_DMC.items()
         if name not in settings.model_fields_set and getattr(settings, name) != value
     }
-    return settings.model_copy(update=off), tuple(off)
+    needs_records = tuple(name for name in off if name not in ("parent_weight", "initialisation"))
+    return settings.model_copy(update=off), needs_records

@@ -50,6 +50,7 @@ class RestructuringSettings(Section):
 class Seen:
     """After a step of the learner."""
 
+    records_before: int  # consumed before the step
     records_consumed: int
     known_classes: int
     drift: bool = False  # the detector fired after this step
@@ -108,7 +109,7 @@ class RestructuringTrigger:
         3. A job needs a new class, which has settled, and a rest since the last one.
         """
         # 1.
-        came = seen.known_classes > self._known
+        came, had_new = seen.known_classes > self._known, self.new_classes > 0
         before = self._known
         self._known = seen.known_classes
         if came:
@@ -122,6 +123,8 @@ class RestructuringTrigger:
             self._base_classes = self._known
         if not self.new_classes:
             self._base_at = seen.records_consumed
+        elif not had_new:  # not where this trigger was asked last: what is learnt once more it does not see
+            self._base_at = seen.records_before
         # 3.
         rested = seen.records_consumed - self._last_at >= self._settings.rest_records or not self._last_at
         if self._request is not None or not self.new_classes or not settled or not rested:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from consumers.catching_up import AGAIN
 from consumers.memory_record_source import InMemoryRecordSource
 from consumers.metrics import LearnerMetrics
 from consumers.process_settings import MetricsSettings
@@ -388,7 +389,7 @@ def test_an_offer_from_before_another_adoption_is_refused(world: World) -> None:
     assert json.loads(told.value or b"")["job"] == "consolidation-9", "in the order of their numbers"
     (refused_event,) = world.events("offer_refused")
     why = json.loads(refused_event.value or b"")["why"]
-    assert why == "consolidation-9 was adopted since its parent was written: let the job be done again"
+    assert why == f"consolidation-9 was adopted since its parent was written: {AGAIN}"
 
 
 def test_a_state_that_cannot_be_loaded_is_refused(world: World, undisturbed: World) -> None:

@@ -339,7 +339,8 @@ class BrokersAwayOnce(InMemoryRecordSource):
         return super().retention_seconds()
 
 
-def test_an_offer_waits_for_brokers_that_do_not_answer(tmp_path: Path) -> None:
+def test_an_offer_waits_for_brokers_that_do_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("consumers.adoption._RETRY_SECONDS", 0.0)
     world = begun(tmp_path, retention_seconds=7 * 24 * HOUR)
     offer(world)
     witness, source = Witness(), BrokersAwayOnce(world.log)

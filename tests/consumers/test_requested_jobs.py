@@ -19,12 +19,14 @@ from pipeline.state import Json
 from tests.consumers.digit_records import digit_stream
 from tests.consumers.learner_world import (
     STREAM,
+    FullDisk,
     Killed,
     KilledAfterSteps,
     KilledBeforeTelling,
     Witness,
     World,
     learner_settings,
+    run,
 )
 
 # No snapshot but those that somebody wants, the last one, and where a test says how often.
@@ -139,6 +141,33 @@ def test_an_adoption_is_the_base_of_the_next_request(world: World) -> None:
     assert sorted(class_names(job.base)) == ["0", "1", "2", "3"]
     assert cast(int, job.base.facts["records_consumed"]) >= cast(int, parent.facts["records_consumed"])
     assert first["reason"] == second["reason"] == "new_classes"
+
+
+def test_the_adopted_snapshot_is_kept_while_classes_that_came_meanwhile_are_learnt_once_more(world: World) -> None:
+    """It is the base of what comes next, though the newest snapshot knows no more than it does."""
+    few: dict[str, Any] = {"every_records": 10, "keep": 2, "keep_bases": 0}
+    world.learn(max_records=170, snapshots=few)
+    world.learn(max_records=60, snapshots=few)  # classes 4 and 5 come
+    answer_with_itself(world)
+    world.learn(snapshots=few)
+    _, second = requests(world)
+    assert sorted(second["new_classes"]) == ["4", "5"]
+    job = asked(world)
+    assert job.base is not None
+    assert sorted(class_names(job.base)) == ["0", "1", "2", "3"]
+
+
+def test_a_refusal_on_a_full_disk_ends_nobody(world: World) -> None:
+    world.learn(max_records=170, snapshots=SELDOM)
+    world.offers.refuse(JOB, "consolidation", "no reason", request_facts(asked(world).parent))
+    disk = FullDisk(world.folder / "snapshots")
+    process = world.process(store=disk, snapshots=SELDOM)
+    process.start()
+    with pytest.raises(OSError, match="No space left"):
+        run(process)  # at its end there is no next try
+    assert process.learner.records_consumed == 270, "it has learnt on"
+    world.learn(snapshots=SELDOM)
+    assert len(world.events("restructuring_refused")) == 1
 
 
 def test_an_offer_that_the_learner_refuses_answers_the_request(world: World) -> None:

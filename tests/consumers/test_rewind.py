@@ -325,3 +325,13 @@ def test_a_branch_that_was_used_before_is_refused(world: World, way: str) -> Non
     assert not branch_store(world).entries()
     assert world.commits.epochs == epochs
     assert begin(branch_store(world), "unused")
+
+
+def test_what_was_decided_about_jobs_is_not_the_branchs(world: World) -> None:
+    """Jobs are named by sequences, which the branch counts anew: an answer to it would be taken for an old one."""
+    newest = world.newest()
+    decisions = [*newest.state["decisions"], {"kind": "refusal", "job": "consolidation-3", "why": "by hand"}]  # type: ignore[misc]
+    newest = replace(newest, state={**newest.state, "decisions": decisions})
+    first = rewound(world.newest(), branch="past", state_id="s", newest=newest, settings=world.settings)
+    assert [decision["kind"] for decision in first.state["decisions"]] == ["idle_flush", "idle_flush"]  # type: ignore[union-attr, call-overload, index]
+    assert first.facts["decided_jobs"] == []

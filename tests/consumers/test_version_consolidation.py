@@ -27,6 +27,7 @@ from pipeline.settings import InputSettings, NetworkSettings
 from pipeline.user_error import UserError
 from tests.consumers.digit_records import digit_images
 from tests.consumers.versions_world import QUICK, Bench, accuracy, digits_classifier, register, unlabelled_log
+from tests.mlflow_database import mlflow_at
 from tests.model_store.tiny_servable import payload, tiny_classifier
 
 # MLflow's own use of SQLAlchemy
@@ -76,10 +77,10 @@ def test_disjoint_classes(bench: Bench, tracking_uri: str) -> None:
     import mlflow
     import pandas as pd  # type: ignore[import-untyped]
 
-    mlflow.set_tracking_uri(tracking_uri)
     x, y = digit_images()
     frame = pd.DataFrame({"payload": [encode_png(image) for image in x[1000:1100]], "content_type": "image/png"})
-    answers = mlflow.pyfunc.load_model("models:/digits/4").predict(frame)
+    with mlflow_at(tracking_uri):
+        answers = mlflow.pyfunc.load_model("models:/digits/4").predict(frame)
     assert answers["error"].isna().all()
     assert set(json.loads(answers["probabilities"][0])) == set("012345")
     known = y[1000:1100] < 6

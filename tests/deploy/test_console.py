@@ -14,6 +14,7 @@ from deploy import console as console_module
 from deploy.console import ConsoleObserver
 from pipeline.evaluation.forgetting import EvaluationReport
 from pipeline.record import Partition
+from pipeline.restructuring.trigger import Request
 from pipeline.stream_learner import StepReport, StreamLearner
 
 
@@ -43,9 +44,11 @@ def learner(consumed: int, classes: int) -> StreamLearner:
     return cast(StreamLearner, SimpleNamespace(records_consumed=consumed, class_names=names, prequential=prequential))
 
 
-def step(consumed: int, *, new_classes: tuple[str, ...] = (), drift: bool = False) -> StepReport:
+def step(
+    consumed: int, *, new_classes: tuple[str, ...] = (), drift: bool = False, request: Request | None = None
+) -> StepReport:
     update = SimpleNamespace(new_classes=new_classes)
-    return cast(StepReport, SimpleNamespace(records_consumed=consumed, update=update, drift=drift))
+    return cast(StepReport, SimpleNamespace(records_consumed=consumed, update=update, drift=drift, request=request))
 
 
 def evaluation(accuracy: float, forgetting: float | None) -> EvaluationReport:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from click.testing import CliRunner, Result
 
 from consumers import topics
@@ -34,15 +32,6 @@ snapshots: {every_records: 40, keep: 30}
 consolidation: {min_unlabelled: 100}
 """
 ANYTHING = "acceptance: {average_margin: 1, worst_class_margin: 1, class_margin: 1, min_class_samples: 1}\n"
-
-
-@pytest.fixture(autouse=True)
-def _torch_as_before() -> Iterator[None]:
-    """A learner in this process sets it up for itself."""
-    mode, threads = torch.get_deterministic_debug_mode(), torch.get_num_threads()
-    yield
-    torch.set_deterministic_debug_mode(mode)
-    torch.set_num_threads(threads)
 
 
 def send(broker: EmbeddedKafka, stream_name: str, records: int, *, seed: int = 0) -> None:
@@ -93,7 +82,9 @@ def test_what_it_makes_is_offered_and_adopted(kafka_broker: EmbeddedKafka, strea
 @pytest.mark.kafka
 def test_a_refusal_is_one_line_and_exit_code_3(kafka_broker: EmbeddedKafka, stream_name: str, tmp_path: Path) -> None:
     state = tmp_path / "state"
-    file = settings_file(tmp_path, kafka_broker, SETTINGS.replace("min_unlabelled: 100", "min_unlabelled: 5000"))
+    file = settings_file(
+        tmp_path, kafka_broker, SETTINGS.replace("min_unlabelled: 100", "min_unlabelled: 5000") + ANYTHING
+    )
     send(kafka_broker, stream_name, 600)
     learn(stream_name, state, file)
     refused = consolidate(stream_name, state, file)

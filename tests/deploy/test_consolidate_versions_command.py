@@ -7,11 +7,9 @@ import shutil
 import signal
 import socket
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from click.testing import CliRunner
 
 from consumers import topics
@@ -29,21 +27,13 @@ from producers.schedules.split import Split
 from tests.consumers.versions_world import digits_classifier, register
 from tests.deploy.command_line import Running, palimpsest
 from tests.deploy.streams import kafka, settings_file
+from tests.mlflow_database import mlflow_at
 from tests.model_store.tiny_servable import tiny_classifier
 
 # MLflow's own use of SQLAlchemy
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
 
 SETTINGS = "consolidation: {min_unlabelled: 100, batch_size: 32}\n"
-
-
-@pytest.fixture(autouse=True)
-def _torch_as_before() -> Iterator[None]:
-    """A learner in this process sets it up for itself."""
-    mode, threads = torch.get_deterministic_debug_mode(), torch.get_num_threads()
-    yield
-    torch.set_deterministic_debug_mode(mode)
-    torch.set_num_threads(threads)
 
 
 def send(broker: EmbeddedKafka, stream_name: str, records: int, share: float) -> None:
@@ -93,10 +83,10 @@ def test_versions_that_a_learner_registered(
     import mlflow
     import pandas as pd  # type: ignore[import-untyped]
 
-    mlflow.set_tracking_uri(tracking_uri)
-    answer = mlflow.pyfunc.load_model(f"models:/{stream_name}/{newest}").predict(
-        pd.DataFrame({"payload": [b"none"], "content_type": ["image/png"]})
-    )
+    with mlflow_at(tracking_uri):
+        answer = mlflow.pyfunc.load_model(f"models:/{stream_name}/{newest}").predict(
+            pd.DataFrame({"payload": [b"none"], "content_type": ["image/png"]})
+        )
     assert answer["error"][0].startswith("broken_image")
 
 

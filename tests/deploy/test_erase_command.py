@@ -6,13 +6,11 @@ import json
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import confluent_kafka
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner, Result
 
 from consumers import topics
@@ -37,15 +35,6 @@ SETTINGS = "registry: {enabled: false}\nsnapshots: {every_records: 60, keep: 20}
 # Large enough for the rows to be cut into block files, which snapshots share by links.
 WIDTH = 3000
 MARK = np.float32(-7.654321e-12)  # four bytes that no weight has twice in a row
-
-
-@pytest.fixture(autouse=True)
-def _torch_as_before() -> Iterator[None]:
-    """A learner in this process sets it up for itself."""
-    deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
-    yield
-    torch.use_deterministic_algorithms(deterministic)
-    torch.set_num_threads(threads)
 
 
 def people(*, held_out: bool) -> str:

@@ -18,6 +18,7 @@ from pipeline.codec.image import encode_png
 from tests.consumers.digit_records import digit_images
 from tests.deploy.command_line import Running, events, palimpsest
 from tests.deploy.streams import kafka, send, settings_file
+from tests.mlflow_database import mlflow_at
 
 NO_REGISTRY = "registry: {enabled: false}\n"
 
@@ -121,14 +122,10 @@ def test_versions_wait_for_mlflow_and_a_later_run_registers_them(
     import mlflow
     import pandas as pd  # type: ignore[import-untyped]
 
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(uri)
-    try:
+    with mlflow_at(uri):
         model = mlflow.pyfunc.load_model(f"models:/{stream_name}/3")
         payloads = [encode_png(image) for image in digit_images()[0][:20]]
         answers = model.predict(pd.DataFrame({"payload": payloads, "content_type": ["image/png"] * 20}))
-    finally:
-        mlflow.set_tracking_uri(before)
     assert set(answers["label"]) <= {str(digit) for digit in range(10)}
     assert answers["error"].isna().all()
 

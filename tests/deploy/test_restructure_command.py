@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from click.testing import CliRunner, Result
 
 from consumers import kafka_connection, topics
+from consumers.consolidation_job import job_name
 from consumers.kafka_record_source import KafkaRecordSource
 from consumers.record_source import read_records
 from consumers.requested_jobs import requested_job
 from deploy.commands.restructure import command
+from deploy.consolidating import choose
 from deploy.embedded_kafka import EmbeddedKafka
 from deploy.learning import open_learner
 from deploy.local_port import bind_once
@@ -25,7 +25,7 @@ from deploy.settings import load_settings
 from deploy.worker_console import WorkerConsole
 from model_store.mlflow_registry import MlflowRegistry
 from model_store.offers import OfferStore
-from model_store.snapshot_store import SnapshotStore
+from model_store.snapshot_store import SnapshotEntry, SnapshotStore
 from pipeline.record import Partition
 from pipeline.user_error import UserError
 from producers.dataset_source import DatasetOptions
@@ -49,17 +49,8 @@ kafka: {{bootstrap_servers: '{servers}', connect_timeout_seconds: 2}}
 consolidation: {{epochs: 2, specialist_epochs: 2, min_unlabelled: 100}}
 acceptance: {{average_margin: {margin}, worst_class_margin: 1, class_margin: 1, min_class_samples: 1}}
 worker: {{nice: 0, look_seconds: 0.05, retry_seconds: 0.2}}
-registry: {{enabled: {registry}, every_records: 100000}}
+registry: {{enabled: {registry}, every_records: 100000, tracking_uri: 'sqlite:///{folder}/mlflow.db'}}
 """
-
-
-@pytest.fixture(autouse=True)
-def _torch_as_before() -> Iterator[None]:
-    """A learner in this process sets it up for itself."""
-    mode, threads = torch.get_deterministic_debug_mode(), torch.get_num_threads()
-    yield
-    torch.set_deterministic_debug_mode(mode)
-    torch.set_num_threads(threads)
 
 
 class Desk:
@@ -69,7 +60,8 @@ class Desk:
         self.broker, self.stream, self.state = broker, stream, folder / "state"
         self.file = folder / "settings.yaml"
         servers = broker.bootstrap_servers
-        self.file.write_text(SETTINGS.format(servers=servers, margin=margin, registry=str(registry).lower()))
+        values = {"servers": servers, "margin": margin, "registry": str(registry).lower(), "folder": folder}
+        self.file.write_text(SETTINGS.format(**values))
 
     def send(self, records: int, *, seed: int = 0, unlabelled_share: float = 0.33) -> None:
         """Steps of two digits, some without labels."""
@@ -89,6 +81,10 @@ class Desk:
         with KafkaRecordSource(kafka(self.broker), [Partition(topics.events(self.stream), 0)]) as source:
             records = list(read_records(source, source.beginning_offsets(), source.end_offsets()))
         return [json.loads(record.value or b"") for record in records if record.key == kind.encode()]
+
+
+def decay(entry: SnapshotEntry) -> None:
+    (entry.path / entry.manifest.files[0].name).write_bytes(b"decayed")
 
 
 def lines(result: Result) -> list[dict[str, Any]]:
@@ -176,6 +172,69 @@ def test_what_is_worse_is_not_offered_and_the_learner_hears_of_it(
 
 
 @pytest.mark.kafka
+def test_broken_snapshots_give_way_to_the_next_ones(
+    kafka_broker: EmbeddedKafka, stream_name: str, tmp_path: Path
+) -> None:
+    desk = Desk(tmp_path, kafka_broker, stream_name)
+    desk.send(900)
+    desk.learn()
+    store = SnapshotStore(desk.state / "snapshots")
+    job = requested_job(store.entries())
+    assert job is not None
+    assert job.base is not None
+    decay(job.parent)
+    offered = lines(desk.work())[-2]
+    assert offered["event"] == "offered"
+    assert offered["job"] != job_name(job.parent)
+    OfferStore(desk.state / "offers").clear()
+    for entry in store.entries():
+        if entry.number < job.parent.number:
+            decay(entry)
+    refused = lines(desk.work())[-2]
+    assert refused["event"] == "refused"
+    assert "the old teacher, is not kept any more, or broken" in refused["why"]
+    (refusal,) = OfferStore(desk.state / "offers").answers()
+    assert refusal.facts["base_is_lost"] is True
+
+
+@pytest.mark.kafka
+def test_what_was_begun_of_a_refused_job_goes_and_by_hand_another_is_chosen(
+    kafka_broker: EmbeddedKafka, stream_name: str, tmp_path: Path
+) -> None:
+    desk = Desk(tmp_path, kafka_broker, stream_name)
+    desk.file.write_text(desk.file.read_text().replace("epochs: 2,", "epochs: 2, learning_rate: 1.0e+30,", 1))
+    desk.send(900)
+    desk.learn()
+    refused = lines(desk.work())[-2]
+    assert "weights are not finite: lower learning_rate" in refused["why"]
+    assert [path.name for path in (desk.state / "jobs").iterdir()] == ["lock"]
+    desk.learn()
+    chosen = choose(desk.state, stream=stream_name)
+    assert job_name(chosen.parent) != refused["job"]
+
+
+@pytest.mark.kafka
+def test_a_job_that_no_worker_survives_is_refused(
+    kafka_broker: EmbeddedKafka, stream_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(tmp_path, kafka_broker, stream_name)
+    desk.send(900)
+    desk.learn()
+
+    def breaks_down(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("deploy.restructuring_worker.consolidate", breaks_down)
+        for _ in range(10):
+            with pytest.raises(MemoryError):
+                desk.work()
+    refused = lines(desk.work())[-2]
+    assert refused["event"] == "refused"
+    assert refused["why"].startswith("10 workers ended in the midst of it")
+
+
+@pytest.mark.kafka
 def test_another_streams_folder_is_named(kafka_broker: EmbeddedKafka, stream_name: str, tmp_path: Path) -> None:
     desk = Desk(tmp_path, kafka_broker, stream_name)
     desk.send(60)
@@ -198,7 +257,7 @@ def asking_state(folder: Path) -> None:
 def worker_without_brokers(folder: Path) -> tuple[RestructuringWorker, Path]:
     file = folder / "settings.yaml"
     servers = f"127.0.0.1:{bind_once(0)}"
-    file.write_text(SETTINGS.format(servers=servers, margin=1, registry="false"))
+    file.write_text(SETTINGS.format(servers=servers, margin=1, registry="false", folder=folder))
     settings = load_settings(file)
     state = folder / "state"
     worker = RestructuringWorker(stream="digits", state=state, settings=settings, console=WorkerConsole(as_json=True))

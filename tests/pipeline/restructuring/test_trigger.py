@@ -14,7 +14,10 @@ def trigger(**changes: Any) -> RestructuringTrigger:
 
 
 def see(watch: RestructuringTrigger, records: int, classes: int, **more: Any) -> Reason | None:
-    request = watch.observe(Seen(records_consumed=records, known_classes=classes, **more))
+    """As after each step of a learner; `records_before`: where the steps before were learnt once more."""
+    before = more.pop("records_before", vars(watch).get("seen_at", 0))
+    vars(watch)["seen_at"] = records
+    request = watch.observe(Seen(records_before=before, records_consumed=records, known_classes=classes, **more))
     assert request is None or (request == watch.request and request.at_records == records)
     return None if request is None else request.reason
 
@@ -65,6 +68,15 @@ def test_after_an_adoption_the_parent_is_the_base() -> None:
     assert see(watch, 600, 6) is Reason.NEW_CLASSES
 
 
+def test_a_class_that_comes_right_after_what_was_learnt_once_more() -> None:
+    """The trigger was not asked meanwhile; the base is the last step before the class all the same."""
+    watch = settled()
+    see(watch, 200, 4)
+    watch.ended(200, adopted_classes=4)
+    see(watch, 700, 5, records_before=690)  # the steps up to there were learnt once more
+    assert watch.base_at_records == 690
+
+
 def test_after_a_refusal_the_base_stands_and_it_rests() -> None:
     watch = settled()
     see(watch, 200, 4)
@@ -110,6 +122,7 @@ def test_it_goes_on_after_a_restart() -> None:
         first, second = trigger(), trigger()
         got = [see(first, **step) for step in steps[:stop]]
         second.load_state(json.loads(json.dumps(first.state())))
+        vars(second).update({"seen_at": vars(first).get("seen_at", 0)})
         got += [see(second, **step) for step in steps[stop:]]
         assert got == expected
         assert second.state() == straight.state()
