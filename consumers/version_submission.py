@@ -94,7 +94,8 @@ class VersionSubmission:
             average_forgetting=evaluation.average_forgetting if evaluation else None,
             worst_class=evaluation.worst_class if evaluation else None,
             metrics=_points(learner, since_records),
-            goes_back=_has_just_adopted(learner),
+            # told by its state alone, so that a start after a kill says the same of the snapshot
+            goes_back=learner.is_relearning,
         )
         input_settings = learner.settings.input
 
@@ -169,15 +170,6 @@ class VersionSubmission:
             self._process.start()
         self._closed = True
         return self._process.close(goes_on=goes_on)
-
-
-def _has_just_adopted(learner: StreamLearner) -> bool:
-    """Whether it stands where an adoption has put it. Told by its state alone, so that a start after a kill says the
-    same of the snapshot."""
-    return any(
-        decision["kind"] == "adoption" and decision.get("parent_records") == learner.records_consumed
-        for decision in learner.decisions
-    )
 
 
 def _points(learner: StreamLearner, since_records: int) -> tuple[MetricPoint, ...]:

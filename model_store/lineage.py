@@ -39,7 +39,7 @@ def lineage(
     of_state: Iterable[Described], *, goes_back: bool, records_trained: int, offsets: Mapping[Partition, int]
 ) -> Lineage:
     """`of_state`: the versions of the same state that were there before it, newest first; read no farther than needed.
-    `goes_back`: it is of an adopted state, which stands at these offsets."""
+    `goes_back`: it is of an adopted state, which has not caught up yet and stands at these offsets."""
     abandoned: list[int] = []
     for entry in of_state:
         if entry.superseded_by is not None:

@@ -88,7 +88,7 @@ class RegistrationRequest:
     average_forgetting: float | None = None
     worst_class: str | None = None
     parent_version: int | None = None  # None: the newest of this state when it is registered, of the line it is of
-    goes_back: bool = False  # of an adopted state: what was registered of the records after its offsets is superseded
+    goes_back: bool = False  # an adopted state, still on its way back: what has seen more of the log is superseded
     metrics: tuple[MetricPoint, ...] = ()  # since the last request
     tags: Mapping[str, str] = field(default_factory=dict)  # further ones
 
