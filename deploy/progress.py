@@ -13,10 +13,10 @@ _SECONDS_BETWEEN_LINES = 3.0
 
 
 @contextmanager
-def stage_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Call it with (stage, records done, records in all); each stage has a bar, or lines, of its own."""
+def stage_progress(unit: str = "records") -> Iterator[Callable[[str, int, int], None]]:
+    """Call it with (stage, units done, units in all); each stage has a bar, or lines, of its own."""
     if not sys.stderr.isatty():
-        yield _Lines().show
+        yield _Lines(unit).show
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -42,7 +42,7 @@ def stage_progress() -> Iterator[Callable[[str, int, int], None]]:
 
 
 class _Rate:
-    """Records per second since a stage was first heard of."""
+    """Units per second since a stage was first heard of."""
 
     def __init__(self, done: int) -> None:
         self._done = done
@@ -56,7 +56,8 @@ class _Rate:
 class _Lines:
     """A line every few seconds; the last one only of a stage that was long enough for one before."""
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str) -> None:
+        self._unit = unit
         self._told_at: dict[str, float] = {}
         self._rates: dict[str, _Rate] = {}
         self._told: set[str] = set()
@@ -73,4 +74,4 @@ class _Lines:
         self._told.add(stage)
         rate = self._rates[stage].per_second(done)
         left = f", {(total - done) / rate:,.0f} s left" if rate > 0 else ""
-        click.echo(f"{stage}: {done:,} of {total:,} records, {rate:,.0f}/s{left}", err=True)
+        click.echo(f"{stage}: {done:,} of {total:,} {self._unit}, {rate:,.0f}/s{left}", err=True)

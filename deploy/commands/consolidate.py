@@ -141,7 +141,7 @@ def _consolidate_state(
         f"{', '.join(chosen.new_classes) or 'none'}"
     )
     try:
-        with stop_on_signals() as stop, stage_progress() as progress:
+        with stop_on_signals() as stop, stage_progress("steps") as progress:
             report = consolidate(
                 chosen,
                 stream=stream,
@@ -203,7 +203,7 @@ def _consolidate_versions(
             )
             if opened.off:
                 click.echo(f"versions carry no records of their classes, so without {', '.join(opened.off)}: plain DMC")
-            with stage_progress() as progress:
+            with stage_progress("steps") as progress:
                 report = opened.run(progress=progress, stop=stop)
     except OSError as error:
         click.echo(f"palimpsest: {one_line(error)}; the same command goes on from what was saved", err=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -10,15 +11,18 @@ from typing import Any, cast
 import pytest
 
 from consumers.base_snapshots import class_names
+from consumers.commit_thread import CommitThread
 from consumers.metrics import LearnerMetrics
 from consumers.observers import Observer
 from consumers.process_settings import MetricsSettings
 from consumers.requested_jobs import RequestedJob, request_facts, requested_job
 from model_store.snapshot import Snapshot
 from pipeline.state import Json
+from pipeline.stream_learner import StepReport, StreamLearner
 from tests.consumers.digit_records import digit_stream
 from tests.consumers.learner_world import (
     STREAM,
+    CommitLogThatCalls,
     FullDisk,
     Killed,
     KilledAfterSteps,
@@ -209,6 +213,39 @@ def test_a_kill_anywhere_asks_once_and_for_the_same(world: World, tmp_path: Path
     world.learn(max_records=170 - done, snapshots=SELDOM)
     assert requests(world) == [{**told, "stream": STREAM} for told in requests(undisturbed)]
     assert asked(world).at_records == asked(undisturbed).at_records
+
+
+def test_a_commit_that_takes_long_makes_the_parent_a_later_snapshot(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Learning does not wait for ever: the first snapshot that can be taken stands in for that of the moment."""
+    monkeypatch.setattr("consumers.checkpointing._WANTED_SNAPSHOT_SECONDS", 0.0)
+    goes_on = threading.Event()
+    asked_at: list[int] = []
+
+    class LetsGo(Observer):
+        """The commit before the request hangs until the learner is past it."""
+
+        def stepped(self, learner: StreamLearner, report: StepReport) -> None:
+            if report.request is not None:
+                asked_at.append(report.records_consumed)
+            if asked_at and report.records_consumed >= asked_at[0] + 20:
+                goes_on.set()
+
+    def hangs() -> None:
+        assert goes_on.wait(30)
+
+    world.learn(
+        max_records=190,
+        snapshots={"every_records": 40, "keep": 50},
+        commits=CommitThread(),
+        commit_log=CommitLogThatCalls(world.commit_log(), hangs),
+        observer=LetsGo(),
+    )
+    job = asked(world)
+    assert [job.at_records] == asked_at
+    assert cast(int, job.parent.facts["records_consumed"]) > job.at_records
+    assert request_facts(job.parent)["requested_at"] == job.at_records
 
 
 def test_settings_that_ask_for_nothing(tmp_path: Path) -> None:
