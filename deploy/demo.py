@@ -271,10 +271,8 @@ def _print_consolidations(consolidations: Sequence[Mapping[str, Any]], stream: s
     for told in consolidations:
         _say(f"  {told['job']} was {told['outcome']}")
         if told["new_classes"] and told["unlabelled_rows"]:
-            classes = ", ".join(told["new_classes"])
-            _say(
-                f"    old classes and new ones ({classes}) into one network, on {told['unlabelled_rows']:,} unlabelled"
-            )
+            classes, rows = ", ".join(told["new_classes"]), told["unlabelled_rows"]
+            _say(f"    old classes and new ones ({classes}) into one network, on {rows:,} unlabelled records")
         before, after = told["average_accuracy_before"], told["average_accuracy_after"]
         if before is not None and after is not None:
             _say(f"    accuracy {before:.1%} before, {after:.1%} after")
