@@ -9,6 +9,7 @@ from pipeline.restructuring.distillation import Distillation
 from pipeline.settings_section import Section, changeable
 
 Hears = Literal["new", "outliers"]
+GateLearnsFrom = Literal["rows", "features"]
 Initialisation = Literal["old_teacher", "fresh"]
 
 PLAIN_DMC: Mapping[str, Any] = {
@@ -54,9 +55,15 @@ class ConsolidationSettings(Section):
         why="a gate learns from records and unlabelled rows what is of the new classes, and the teachers are not "
         "heard on that",
     )
-    gate_epochs: int = changeable(
-        30, ge=1, why="passes of the gate over the records or the unlabelled rows, whichever are fewer"
+    gate_learns_from: GateLearnsFrom = changeable(
+        "rows",
+        why="rows: a network of its own; features: a logistic regression on what both teachers make of a row, which is "
+        "far faster, and better where a network learns the records by heart",
     )
+    gate_epochs: int = changeable(
+        30, ge=1, why="passes of the gate's network over the records or the unlabelled rows, whichever are fewer"
+    )
+    gate_decay: float = changeable(0.01, ge=0, why="of the squared weights of a gate that learns from features")
     replay_weight: float = changeable(
         1.0, ge=0, why="weight of the cross-entropy on samples of the reservoir while the student is distilled"
     )
