@@ -13,6 +13,7 @@ from benchmarks.results import section
 from pipeline.network import build_network
 from pipeline.restructuring.consolidation_settings import ConsolidationSettings
 from pipeline.restructuring.labelled_rows import LabelledRows
+from pipeline.restructuring.specialist import SpecialistTraining
 from pipeline.sample import InputSpec
 from pipeline.settings import NetworkSettings
 
@@ -25,7 +26,9 @@ def _torch_as_before() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def digits(_data_root: Path, seed: int, most_unlabelled: int | None) -> consolidation.Problem:
+def digits(
+    _data_root: Path, seed: int, most_unlabelled: int | None, _checkpoint: str | None = None
+) -> consolidation.Problem:
     """Real digits in the place of MNIST: 60 labelled of each class, 80 unlabelled, the rest judges."""
     from sklearn.datasets import load_digits
 
@@ -62,12 +65,12 @@ def test_all_rows_of_the_table(
     assert list(rows) == [
         "old_teacher",
         "new_teacher",
+        "finetune",
+        "joint",
         "side_by_side",
         "dmc",
         "palimpsest, side by side",
         "palimpsest",
-        "finetune",
-        "joint",
     ]
     assert set(rows["old_teacher"]) == {"old", "seconds"}
     assert rows["old_teacher"]["old"] > 0.8
@@ -82,6 +85,62 @@ def test_all_rows_of_the_table(
     assert "| `old_teacher` | " in text
     joint = [100 * run["rows"]["joint"]["all"] for run in result["runs"]]
     assert f"| {np.mean(joint):.1f} ± {np.std(joint, ddof=1):.1f} | " in text
+
+
+def test_the_specialist_is_the_one_that_a_consolidation_would_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is trained once for all variants; those that hear outliers train their own."""
+    trained: list[tuple[str, ...]] = []
+    step = SpecialistTraining.step
+
+    def counting(training: SpecialistTraining) -> None:
+        if training.training.done == 0:
+            trained.append(training.class_names)
+        step(training)
+
+    monkeypatch.setattr(SpecialistTraining, "step", counting)
+    measurement = consolidation.Measurement(digits(Path(), 0, None), torch.device("cpu"), 0, {}, lambda: None)
+    new = measurement.problem.new
+    for variant in ("dmc", "palimpsest", "dmc_20_64_1e-4"):
+        measurement.consolidate(variant, {**consolidation.VARIANTS[variant], "epochs": 1})
+    assert trained == [measurement.problem.old, new]
+    once = {name: dict(row) for name, row in measurement.rows.items()}
+    monkeypatch.setattr(consolidation, "_specialist_of", lambda _settings: object())
+    measurement.consolidate("palimpsest", {"epochs": 1})
+    assert trained == [measurement.problem.old, new, new]
+    assert measurement.rows["palimpsest"]["all"] == once["palimpsest"]["all"]
+    measurement.consolidate("outliers", {**consolidation.VARIANTS["outliers"], "epochs": 1})
+    assert len(trained) == 4
+
+
+def test_a_run_that_is_cut_keeps_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut(_self: consolidation.Measurement, _name: str, _changes: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(consolidation.DATASETS, "mnist", digits)
+    monkeypatch.setattr(consolidation.Measurement, "consolidate", cut)
+    file = tmp_path / "result.json"
+    with pytest.raises(KeyboardInterrupt):
+        consolidation.main(["--device", "cpu", "--json", str(file)])
+    result = json.loads(file.read_text())
+    assert list(result["runs"][0]["rows"]) == ["old_teacher", "new_teacher", "finetune", "joint"]
+
+
+def test_a_row_that_some_seeds_lack_says_of_how_many_it_is() -> None:
+    result = {
+        "consolidation": "mnist",
+        "command": "python -m benchmarks.consolidation",
+        "title": "T",
+        "seeds": [0, 1],
+        "date": "2026-01-02",
+        "machine": "two cores",
+        "runs": [
+            {"seed": 0, "rows": {"joint": {"all": 0.5, "seconds": 2.0}}},
+            {"seed": 1, "rows": {"joint": {"all": 0.6, "seconds": 4.0}, "dmc": {"all": 0.25, "seconds": 9.0}}},
+        ],
+    }
+    text = section(result)
+    assert "| `joint` |  |  | 55.0 ± 7.1 | 3 |" in text
+    assert "| `dmc`, 1 seed |  |  | 25.0 | 9 |" in text
 
 
 def test_labelled_and_unlabelled_rows_are_different_ones() -> None:
@@ -99,4 +158,4 @@ def test_labelled_and_unlabelled_rows_are_different_ones() -> None:
 def test_characters_that_the_training_part_lacks_are_one_token() -> None:
     ids = consolidation._tokens(["ab?", "b" * 40], {"a": 2, "b": 3})
     assert ids[0, :4].tolist() == [2, 3, 1, 0]
-    assert ids[1].tolist() == [3] * 32
+    assert ids[1].tolist() == [3] * 26
