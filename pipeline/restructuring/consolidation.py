@@ -118,7 +118,7 @@ class Consolidation:
                 device=device,
                 seed=seed,
             )
-            if settings.gated and settings.gate_learns_from == "rows":
+            if settings.gated and not self._gate_hears_features:
                 self._gate = GateTraining(
                     inputs.unlabelled,
                     inputs.specialist.x,
@@ -261,7 +261,10 @@ class Consolidation:
 
     @property
     def _gate_hears_features(self) -> bool:
-        return self._settings.gated and self._settings.gate_learns_from == "features"
+        learns_from = self._settings.gate_learns_from
+        if learns_from == "auto":
+            learns_from = "features" if self._inputs.old.network.spec.kind == "text" else "rows"
+        return self._settings.gated and learns_from == "features"
 
     def _fitted_gate(self) -> FeatureGate:
         if self._feature_gate is None:

@@ -16,6 +16,7 @@ from pipeline.restructuring.labelled_rows import LabelledRows
 from pipeline.restructuring.specialist import SpecialistTraining
 from pipeline.sample import InputSpec
 from pipeline.settings import NetworkSettings
+from pipeline.user_error import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -153,6 +154,28 @@ def test_labelled_and_unlabelled_rows_are_different_ones() -> None:
     assert len(consolidation._split(x, labels, ("0", "1"), 0, 7)[1]) == 7
     other, _ = consolidation._split(x, labels, ("0", "1"), 1, None)
     assert other.x.tolist() != labelled.x.tolist()
+
+
+def test_an_encoder_of_a_local_checkpoint(tmp_path: Path) -> None:
+    from transformers import AutoModel, BertConfig, BertModel
+
+    folder, data = tmp_path / "checkpoint", tmp_path / "thucnews"
+    config = BertConfig(
+        vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, pad_token_id=0
+    )
+    BertModel(config).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "股", "市", "球"]))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
+    data.mkdir()
+    for part in ("test", "dev"):
+        (data / f"{part}.txt").write_text("股市\t0\n球市好\t1\n", encoding="utf-8")
+    problem = consolidation.thucnews(tmp_path, 0, None, str(folder))
+    assert problem.test.x[:, :6].tolist() == [[2, 5, 6, 3, 0, 0], [2, 7, 6, 1, 3, 0]]
+    held = problem.network.body.state_dict()
+    for name, tensor in AutoModel.from_pretrained(folder, add_pooling_layer=False).state_dict().items():
+        assert torch.equal(held[f"encoder.{name}"], tensor), name
+    with pytest.raises(UserError, match="leave --checkpoint out"):
+        consolidation.mnist(tmp_path, 0, None, str(folder))
 
 
 def test_characters_that_the_training_part_lacks_are_one_token() -> None:

@@ -282,6 +282,37 @@ def test_attention_of_a_convolutional_network() -> None:
     assert all(bool(tensor.isfinite().all()) for tensor in student.state_dict().values() if tensor.is_floating_point())
 
 
+def test_a_gate_for_texts_has_no_network_of_its_own() -> None:
+    x = np.random.default_rng(0).integers(1, 50, (60, 6)).astype(np.int32)
+    network = build_network(
+        NetworkSettings(backbone="text_encoder", options={"width": 8, "vocabulary": 50}, initial_columns=2),
+        InputSpec(kind="text", shape=(6,)),
+        0,
+    )
+    inputs = Inputs(
+        class_names=("a", "b", "c"),
+        columns=3,
+        old=Teacher(network, ("a", "b")),
+        specialist=LabelledRows(x=x[:20], labels=("c",) * 20),
+        unlabelled=x[20:],
+        reservoir=LabelledRows(x=x[:6], labels=("a", "b", "c") * 2),
+    )
+    stages: dict[str, set[str]] = {}
+    for learns_from in ("auto", "features", "rows"):
+        settings = ConsolidationSettings.model_validate(
+            {**QUICK, "min_unlabelled": 1, "epochs": 1, "gate_learns_from": learns_from}
+        )
+        job = Consolidation(inputs, settings, device=CPU, seed=0)
+        told = stages.setdefault(learns_from, set())
+        job.run(progress=lambda stage, _done, _total, told=told: told.add(stage))  # type: ignore[misc]
+        assert np.isfinite(job.side_by_side(x)).all()
+    assert stages == {
+        "auto": {"specialist", "student"},
+        "features": {"specialist", "student"},
+        "rows": {"specialist", "gate", "student"},
+    }
+
+
 # -- refusals ----------------------------------------------------------------------------------------------------------
 
 
