@@ -190,7 +190,7 @@ def thucnews(data_root: Path, seed: int, most_unlabelled: int | None, checkpoint
         unlabelled=unlabelled,
         test=LabelledRows(x=x["dev"], labels=tuple(_labels(parts["dev"]))),
         network=network,
-        settings=ConsolidationSettings(epochs=8, specialist_epochs=8, learning_rate=3e-4),
+        settings=ConsolidationSettings(epochs=8, specialist_epochs=8, learning_rate=3e-4, replays="records"),
         pretrained=True,
     )
 

@@ -32,7 +32,7 @@ from pipeline.restructuring.combination import Combination, Said, Scales
 from pipeline.restructuring.consolidation_settings import ConsolidationSettings
 from pipeline.restructuring.feature_gate import FeatureGate, heard
 from pipeline.restructuring.gate import GateTraining
-from pipeline.restructuring.labelled_rows import LabelledRows, gather_labelled, gather_unlabelled
+from pipeline.restructuring.labelled_rows import LabelledRows, balanced, gather_labelled, gather_unlabelled
 from pipeline.restructuring.refused import Refused
 from pipeline.restructuring.replaced_network import reservoir_rows, with_network
 from pipeline.restructuring.specialist import SpecialistTraining
@@ -219,7 +219,7 @@ class Consolidation:
         """Step 2, and the student before its first step."""
         inputs, settings = self._inputs, self._settings
         old, specialist = self._asked_of_unlabelled()
-        replayed = inputs.reservoir or LabelledRows(x=inputs.unlabelled[:0], labels=())
+        replayed = self._replayed()
         lesson = Lesson(
             x=inputs.unlabelled,
             target_NK=self._combination().logits(self._said(inputs.unlabelled, old, specialist), self.scales()),
@@ -233,6 +233,15 @@ class Consolidation:
             inputs.old, inputs.class_names, inputs.columns, settings, self._seed, fresh=inputs.pretrained
         )
         return StudentTraining(student, lesson, settings, device=self._device, seed=self._seed)
+
+    def _replayed(self) -> LabelledRows:
+        """What the student hears beside what is distilled."""
+        reservoir, records = self._inputs.reservoir, self._inputs.specialist
+        if reservoir is None:
+            return LabelledRows(x=self._inputs.unlabelled[:0], labels=())
+        if self._settings.replays == "reservoir" or not isinstance(records, LabelledRows):
+            return reservoir
+        return balanced(_joined(_only(reservoir, set(self._inputs.old.class_names)), records))
 
     def _layers(self) -> Sequence[str]:
         """Whose attention the student takes over."""
@@ -337,6 +346,10 @@ def consolidated(parent: StateTree, student: Network, settings: LearnerSettings)
 def _only(rows: LabelledRows, labels: set[str]) -> LabelledRows:
     kept = [row for row, label in enumerate(rows.labels) if label in labels]
     return LabelledRows(x=rows.x[kept], labels=tuple(rows.labels[row] for row in kept))
+
+
+def _joined(first: LabelledRows, second: LabelledRows) -> LabelledRows:
+    return LabelledRows(x=np.concatenate([first.x, second.x]), labels=(*first.labels, *second.labels))
 
 
 def _refuse(inputs: Inputs, settings: ConsolidationSettings) -> None:

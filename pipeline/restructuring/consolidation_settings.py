@@ -9,6 +9,7 @@ from pipeline.restructuring.distillation import Distillation
 from pipeline.settings_section import Section, changeable
 
 Hears = Literal["new", "outliers"]
+Replays = Literal["reservoir", "records"]
 GateLearnsFrom = Literal["auto", "rows", "features"]
 Initialisation = Literal["old_teacher", "fresh"]
 
@@ -67,6 +68,10 @@ class ConsolidationSettings(Section):
     gate_decay: float = changeable(0.01, ge=0, why="of the squared weights of a gate that learns from features")
     replay_weight: float = changeable(
         1.0, ge=0, why="weight of the cross-entropy on samples of the reservoir while the student is distilled"
+    )
+    replays: Replays = changeable(
+        "reservoir",
+        why="records: of the new classes their records instead, each class as often as any other",
     )
     min_unlabelled: int = changeable(500, ge=1, why="a job with fewer unlabelled rows is refused")
     most_unlabelled: int = changeable(50_000, ge=1, why="of more rows so many are kept, each as likely")

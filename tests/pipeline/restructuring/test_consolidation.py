@@ -129,7 +129,7 @@ def stored_and_read(state: StateTree) -> StateTree:
         {},
         {"gate_learns_from": "features"},
         {"distillation": "hints", "specialist_hears": "outliers"},
-        {"distillation": "hints", "gate_learns_from": "features"},
+        {"distillation": "hints", "gate_learns_from": "features", "replays": "records"},
     ],
 )
 def test_resumed_it_is_bit_for_bit_what_it_would_have_been(changes: dict[str, Any]) -> None:
@@ -310,6 +310,25 @@ def test_a_gate_for_texts_has_no_network_of_its_own() -> None:
         "auto": {"specialist", "student"},
         "features": {"specialist", "student"},
         "rows": {"specialist", "gate", "student"},
+    }
+
+
+def test_replayed_records_of_new_classes_stand_beside_stored_samples_of_old_ones() -> None:
+    inputs = inputs_of()
+    replayed = {}
+    for replays in ("reservoir", "records"):
+        settings = ConsolidationSettings.model_validate({**QUICK, "replays": replays})
+        replayed[replays] = Consolidation(inputs, settings, device=CPU, seed=0)._replayed()
+    assert inputs.reservoir is not None
+    assert replayed["reservoir"] is inputs.reservoir
+    records = replayed["records"]
+    assert set(records.labels) == {*OLD, *NEW}
+    assert len({records.labels.count(name) for name in (*OLD, *NEW)}) == 1
+    known = {x.tobytes() for x in inputs.reservoir.x}
+    for x, label in zip(records.x, records.labels, strict=True):
+        assert (x.tobytes() in known) or label in NEW
+    assert {x.tobytes() for x, label in zip(records.x, records.labels, strict=True) if label in NEW} == {
+        x.tobytes() for x in cast(LabelledRows, inputs.specialist).x
     }
 
 
