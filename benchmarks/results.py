@@ -167,7 +167,7 @@ def consolidation_section(result: dict[str, Any]) -> str:
             *lines,
             "",
             f"{len(result['seeds'])} seed(s). {result['date']}, {result['machine']}. What the rows are: "
-            "`benchmarks/consolidation.py`.",
+            f"`benchmarks/consolidation.py`. {result.get('note', '')}".rstrip(),
             "",
             f"    {_command(result)}",
         ]
