@@ -65,6 +65,7 @@ bench: $(VENV)/.installed-test$(TEST_ALL)
 	@$(BIN)/python -m benchmarks.consolidation --dataset mnist --seeds 2 3 4 $(BENCH_DATA) --json runs/bench/91-consolidation-mnist.json
 	@$(BIN)/python -m benchmarks.consolidated_stream --seeds 0 1 2 $(BENCH_DATA) --json runs/bench/93-consolidated-stream.json
 	@$(BIN)/python -m benchmarks.consolidated_stream --seeds 0 1 2 --buffer 100 $(BENCH_DATA) --json runs/bench/94-consolidated-stream-100.json
+	@$(BIN)/python -m benchmarks.consolidation --dataset thucnews --seeds 0 1 $(BENCH_DATA) --json runs/bench/92-consolidation-thucnews.json
 	@$(BIN)/python -m benchmarks.ingest --json runs/bench/6-ingest.json
 	@$(BIN)/python -m benchmarks.growth --resnet --json runs/bench/5-growth.json
 	@$(BIN)/python -m benchmarks.results runs/bench/*.json

@@ -149,15 +149,17 @@ def consolidation_section(result: dict[str, Any]) -> str:
     """A row each that was measured: macro-F1 on old, new and all classes."""
     lines = ["| macro-F1, % | old | new | all | seconds |", "|---|---:|---:|---:|---:|"]
     of_seeds = [run["rows"] for run in result["runs"]]
-    for name in of_seeds[0]:
+    for name in dict.fromkeys(name for rows in of_seeds for name in rows):
         cells = []
+        measured = [rows[name] for rows in of_seeds if name in rows]
         for part in ("old", "new", "all"):
-            values = [100 * rows[name][part] for rows in of_seeds if part in rows[name]]
+            values = [100 * row[part] for row in measured if part in row]
             deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
             cells.append(f"{statistics.fmean(values):.1f}{deviation}" if values else "")
-        seconds = [rows[name]["seconds"] for rows in of_seeds if "seconds" in rows[name]]
+        seconds = [row["seconds"] for row in measured if "seconds" in row]
         cells.append(f"{statistics.fmean(seconds):.0f}" if seconds else "")
-        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+        of_fewer = "" if len(measured) == len(of_seeds) else f", {_count(len(measured), 'seed')}"
+        lines.append(f"| `{name}`{of_fewer} | {' | '.join(cells)} |")
     return "\n".join(
         [
             f"## {result['title']}",
@@ -165,7 +167,7 @@ def consolidation_section(result: dict[str, Any]) -> str:
             *lines,
             "",
             f"{len(result['seeds'])} seed(s). {result['date']}, {result['machine']}. What the rows are: "
-            "`benchmarks/consolidation.py`.",
+            f"`benchmarks/consolidation.py`. {result.get('note', '')}".rstrip(),
             "",
             f"    {_command(result)}",
         ]

@@ -31,8 +31,9 @@ from pipeline.network import Network
 from pipeline.restructuring.activations import layers_with_positions
 from pipeline.restructuring.combination import Combination, Said, Scales, mean_of_both
 from pipeline.restructuring.consolidation_settings import ConsolidationSettings
+from pipeline.restructuring.feature_gate import FeatureGate, heard
 from pipeline.restructuring.gate import GateTraining
-from pipeline.restructuring.labelled_rows import LabelledRows, gather_labelled, gather_unlabelled
+from pipeline.restructuring.labelled_rows import LabelledRows, balanced, gather_labelled, gather_unlabelled
 from pipeline.restructuring.refused import Refused
 from pipeline.restructuring.replaced_network import reservoir_rows, with_network
 from pipeline.restructuring.specialist import SpecialistTraining
@@ -84,7 +85,8 @@ class Inputs:
 class Consolidation:
     """The job. `run` it; stopped, it is resumed by another one of the same inputs and settings that loads its state.
 
-    1. The specialist learns the new classes from their records, with a head of its own over these. So does the gate.
+    1. The specialist learns the new classes from their records, with a head of its own over these. So does the gate,
+       or it is fitted on what both teachers make of the rows, once the specialist has learnt.
     2. Both teachers are asked about every unlabelled row, once; what they say is put side by side and kept.
     3. The student is distilled.
     """
@@ -99,6 +101,8 @@ class Consolidation:
                 teacher.network.to(device)
         self._specialist_training: SpecialistTraining | None = None
         self._gate: GateTraining | None = None
+        self._feature_gate: FeatureGate | None = None
+        self._asked: tuple[Answers, Answers] | None = None
         self._student: StudentTraining | None = None
         self._scales: Scales | None = None
         if isinstance(inputs.specialist, Teacher):
@@ -118,7 +122,7 @@ class Consolidation:
                 device=device,
                 seed=seed,
             )
-            if settings.gated:
+            if settings.gated and not self._gate_hears_features:
                 self._gate = GateTraining(
                     inputs.unlabelled,
                     inputs.specialist.x,
@@ -168,7 +172,7 @@ class Consolidation:
         """Of the teachers and the gate, fitted on the reservoir where there is something to be fitted. After step 1."""
         if self._scales is None:
             self._scales = Scales()
-            if self._settings.calibrated or self._gate is not None:
+            if self._settings.calibrated or self._settings.gated:
                 reservoir = self._inputs.reservoir
                 assert reservoir is not None, "refused at the beginning"
                 y_B = torch.from_numpy(self._columns(reservoir.labels))
@@ -176,7 +180,8 @@ class Consolidation:
         return self._scales
 
     def state(self) -> StateTree:
-        """What has been done so far, on the CPU. Teachers' answers are not in it: they are given again."""
+        """What has been done so far, on the CPU. Teachers' answers are not in it: they are given again, and a gate that
+        learns from features is fitted to them again."""
         state: StateTree = {"of": self._of()}
         if self._specialist_training is not None:
             state["specialist"] = self._specialist_training.state()
@@ -217,20 +222,17 @@ class Consolidation:
     def _begin_student(self) -> StudentTraining:
         """Step 2, and the student before its first step."""
         inputs, settings = self._inputs, self._settings
-        beside = settings.distillation if settings.distillation in _BESIDE else None
-        layers = layers_with_positions(inputs.old.network) if beside == "attention" else []
-        features = beside in ("hints", "relational")
-        old = inputs.old.ask(inputs.unlabelled, features=features, layers=layers)
-        specialist = self.specialist().ask(inputs.unlabelled, features=features, layers=layers)
-        replayed = inputs.reservoir or LabelledRows(x=inputs.unlabelled[:0], labels=())
+        old, specialist = self._asked_of_unlabelled()
+        replayed = self._replayed()
         lesson = Lesson(
             x=inputs.unlabelled,
             target_NK=self._taught(inputs.unlabelled, self._said(inputs.unlabelled, old, specialist)),
-            answers=[old, specialist] if beside else [],
-            layers=layers,
+            answers=[old, specialist] if settings.distillation in _BESIDE else [],
+            layers=self._layers(),
             replay_x=replayed.x,
             replay_y=self._columns(replayed.labels),
         )
+        self._asked = None  # of 50,000 rows, features are hundreds of megabytes
         student = new_student(
             inputs.old,
             inputs.class_names,
@@ -248,12 +250,58 @@ class Consolidation:
         parent, weight = self._inputs.parent, self._settings.parent_weight
         return taught_NK if parent is None or not weight else mean_of_both(taught_NK, parent.ask(x).logits_BC, weight)
 
+    def _replayed(self) -> LabelledRows:
+        """What the student hears beside what is distilled."""
+        reservoir, records = self._inputs.reservoir, self._inputs.specialist
+        if reservoir is None:
+            return LabelledRows(x=self._inputs.unlabelled[:0], labels=())
+        if self._settings.replays == "reservoir" or not isinstance(records, LabelledRows):
+            return reservoir
+        return balanced(_joined(_only(reservoir, set(self._inputs.old.class_names)), records))
+
+    def _layers(self) -> Sequence[str]:
+        """Whose attention the student takes over."""
+        return layers_with_positions(self._inputs.old.network) if self._settings.distillation == "attention" else []
+
+    def _asked_of_unlabelled(self) -> tuple[Answers, Answers]:
+        """What each teacher says of them, asked once."""
+        if self._asked is None:
+            features = self._settings.distillation in ("hints", "relational") or self._gate_hears_features
+            old, specialist = (
+                teacher.ask(self._inputs.unlabelled, features=features, layers=self._layers())
+                for teacher in (self._inputs.old, self.specialist())
+            )
+            self._asked = (old, specialist)
+        return self._asked
+
     def _said(self, x: npt.NDArray[np.generic], old: Answers | None = None, specialist: Answers | None = None) -> Said:
-        return Said(
-            old_BO=(old or self._inputs.old.ask(x)).logits_BC,
-            specialist_BN=(specialist or self.specialist().ask(x)).logits_BC,
-            gate_B=None if self._gate is None else self._gate.log_odds(x),
-        )
+        old = old or self._inputs.old.ask(x, features=self._gate_hears_features)
+        specialist = specialist or self.specialist().ask(x, features=self._gate_hears_features)
+        gate_B: Tensor | None = None
+        if self._gate is not None:
+            gate_B = self._gate.log_odds(x)
+        elif self._gate_hears_features:
+            gate_B = self._fitted_gate().log_odds(heard(old, specialist))
+        return Said(old_BO=old.logits_BC, specialist_BN=specialist.logits_BC, gate_B=gate_B)
+
+    @property
+    def _gate_hears_features(self) -> bool:
+        learns_from = self._settings.gate_learns_from
+        if learns_from == "auto":
+            learns_from = "features" if self._inputs.old.network.spec.kind == "text" else "rows"
+        return self._settings.gated and learns_from == "features"
+
+    def _fitted_gate(self) -> FeatureGate:
+        if self._feature_gate is None:
+            records = self._inputs.specialist
+            assert isinstance(records, LabelledRows), "refused at the beginning"
+            teachers = (self._inputs.old, self.specialist())
+            of_records, of_stored = (
+                heard(*(teacher.ask(x, features=True) for teacher in teachers)) for x in (records.x, self._stored_old())
+            )
+            of_unlabelled = heard(*self._asked_of_unlabelled())
+            self._feature_gate = FeatureGate(of_unlabelled, of_records, of_stored, self._settings.gate_decay)
+        return self._feature_gate
 
     def _combination(self) -> Combination:
         return Combination(
@@ -320,6 +368,10 @@ def _kind(network: Network) -> str:
 def _only(rows: LabelledRows, labels: set[str]) -> LabelledRows:
     kept = [row for row, label in enumerate(rows.labels) if label in labels]
     return LabelledRows(x=rows.x[kept], labels=tuple(rows.labels[row] for row in kept))
+
+
+def _joined(first: LabelledRows, second: LabelledRows) -> LabelledRows:
+    return LabelledRows(x=np.concatenate([first.x, second.x]), labels=(*first.labels, *second.labels))
 
 
 def _refuse(inputs: Inputs, settings: ConsolidationSettings) -> None:

@@ -10,6 +10,8 @@ from pipeline.restructuring.refused import Refused
 from pipeline.settings_section import Section, changeable
 
 Hears = Literal["new", "outliers"]
+Replays = Literal["reservoir", "records"]
+GateLearnsFrom = Literal["auto", "rows", "features"]
 Initialisation = Literal["parent", "old_teacher", "fresh"]
 
 PLAIN_DMC: Mapping[str, Any] = {
@@ -24,7 +26,8 @@ PLAIN_DMC: Mapping[str, Any] = {
 
 
 class ConsolidationSettings(Section):
-    """The defaults are the best of a trial on Split-MNIST. `PLAIN_DMC` over them is the paper's method."""
+    """The defaults are the best of a trial on Split-MNIST, the gate for texts that of one on headlines. `PLAIN_DMC` is
+    the paper's method."""
 
     epochs: int = changeable(10, ge=1, why="passes of the student over the unlabelled rows")
     batch_size: int = changeable(64, ge=1, why="rows of one step, of the student and of the specialist")
@@ -68,11 +71,21 @@ class ConsolidationSettings(Section):
         why="a gate learns from records and unlabelled rows what is of the new classes, and the teachers are not "
         "heard on that",
     )
-    gate_epochs: int = changeable(
-        30, ge=1, why="passes of the gate over the records or the unlabelled rows, whichever are fewer"
+    gate_learns_from: GateLearnsFrom = changeable(
+        "auto",
+        why="rows: a network of its own; features: a logistic regression on what both teachers make of a row, which "
+        "takes seconds; auto: features for texts, whose encoders learn few records by heart, else rows",
     )
+    gate_epochs: int = changeable(
+        30, ge=1, why="passes of the gate's network over the records or the unlabelled rows, whichever are fewer"
+    )
+    gate_decay: float = changeable(0.01, ge=0, why="of the squared weights of a gate that learns from features")
     replay_weight: float = changeable(
         1.0, ge=0, why="weight of the cross-entropy on samples of the reservoir while the student is distilled"
+    )
+    replays: Replays = changeable(
+        "reservoir",
+        why="records: of the new classes their records instead, each class as often as any other",
     )
     min_unlabelled: int = changeable(500, ge=1, why="a job with fewer unlabelled rows is refused")
     most_unlabelled: int = changeable(50_000, ge=1, why="of more rows so many are kept, each as likely")

@@ -34,6 +34,14 @@ class LabelledRows:
         return len(self.labels)
 
 
+def balanced(rows: LabelledRows) -> LabelledRows:
+    """Rows of the rarer classes again and again, so that each class has as many."""
+    labels = np.array(rows.labels)
+    names, counts = np.unique(labels, return_counts=True)
+    chosen = np.concatenate([np.resize(np.flatnonzero(labels == name), counts.max()) for name in names])
+    return LabelledRows(x=rows.x[chosen], labels=tuple(rows.labels[row] for row in chosen))
+
+
 def gather_labelled(records: Iterable[tuple[npt.NDArray[np.generic], str]], most: int, seed: int) -> LabelledRows:
     """Single samples (...) with their labels, read once."""
     kept = _at_most(records, most, seed, "restructuring/records")

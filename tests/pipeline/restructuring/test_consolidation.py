@@ -90,12 +90,13 @@ def test_the_gate_tells_old_from_new_better_than_two_loud_teachers() -> None:
     stream = digits_stream()
     names = tuple(cast(Any, stream.parent)["learner"]["classes"]["names"])
     right = {}
-    for gated in (False, True):
-        consolidation = job(**LONG, **{**PLAIN_DMC, "gated": gated})
+    for gate in (None, "rows", "features"):
+        gated = {} if gate is None else {"gated": True, "gate_learns_from": gate}
+        consolidation = job(**LONG, **{**PLAIN_DMC, **gated})
         consolidation.run()
         said = np.array(names)[consolidation.side_by_side(stream.unlabelled).argmax(axis=1)]
-        right[gated] = (np.isin(said, NEW) == np.isin(stream.unlabelled_labels, NEW)).mean()
-    assert right[True] > right[False]
+        right[gate] = (np.isin(said, NEW) == np.isin(stream.unlabelled_labels, NEW)).mean()
+    assert min(right["rows"], right["features"]) > right[None]
 
 
 @pytest.mark.parametrize("distillation", ["temperature", "hints", "relational"])
@@ -122,7 +123,15 @@ def stored_and_read(state: StateTree) -> StateTree:
     return join({path: tensor.clone() for path, tensor in tensors.items()}, json.loads(json.dumps(facts)))
 
 
-@pytest.mark.parametrize("changes", [{}, {"distillation": "hints", "specialist_hears": "outliers"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"gate_learns_from": "features"},
+        {"distillation": "hints", "specialist_hears": "outliers"},
+        {"distillation": "hints", "gate_learns_from": "features", "replays": "records"},
+    ],
+)
 def test_resumed_it_is_bit_for_bit_what_it_would_have_been(changes: dict[str, Any]) -> None:
     """Stopped at the very beginning, in each stage, and between them."""
     expected = printed(finished(job(**changes)))
@@ -328,6 +337,56 @@ def test_attention_of_a_convolutional_network() -> None:
     assert all(bool(tensor.isfinite().all()) for tensor in student.state_dict().values() if tensor.is_floating_point())
 
 
+def test_a_gate_for_texts_has_no_network_of_its_own() -> None:
+    x = np.random.default_rng(0).integers(1, 50, (60, 6)).astype(np.int32)
+    network = build_network(
+        NetworkSettings(backbone="text_encoder", options={"width": 8, "vocabulary": 50}, initial_columns=2),
+        InputSpec(kind="text", shape=(6,)),
+        0,
+    )
+    inputs = Inputs(
+        class_names=("a", "b", "c"),
+        columns=3,
+        old=Teacher(network, ("a", "b")),
+        specialist=LabelledRows(x=x[:20], labels=("c",) * 20),
+        unlabelled=x[20:],
+        reservoir=LabelledRows(x=x[:6], labels=("a", "b", "c") * 2),
+    )
+    stages: dict[str, set[str]] = {}
+    for learns_from in ("auto", "features", "rows"):
+        settings = ConsolidationSettings.model_validate(
+            {**QUICK, "min_unlabelled": 1, "epochs": 1, "gate_learns_from": learns_from}
+        )
+        job = Consolidation(inputs, settings, device=CPU, seed=0)
+        told = stages.setdefault(learns_from, set())
+        job.run(progress=lambda stage, _done, _total, told=told: told.add(stage))  # type: ignore[misc]
+        assert np.isfinite(job.side_by_side(x)).all()
+    assert stages == {
+        "auto": {"specialist", "student"},
+        "features": {"specialist", "student"},
+        "rows": {"specialist", "gate", "student"},
+    }
+
+
+def test_replayed_records_of_new_classes_stand_beside_stored_samples_of_old_ones() -> None:
+    inputs = inputs_of()
+    replayed = {}
+    for replays in ("reservoir", "records"):
+        settings = ConsolidationSettings.model_validate({**QUICK, "replays": replays})
+        replayed[replays] = Consolidation(inputs, settings, device=CPU, seed=0)._replayed()
+    assert inputs.reservoir is not None
+    assert replayed["reservoir"] is inputs.reservoir
+    records = replayed["records"]
+    assert set(records.labels) == {*OLD, *NEW}
+    assert len({records.labels.count(name) for name in (*OLD, *NEW)}) == 1
+    known = {x.tobytes() for x in inputs.reservoir.x}
+    for x, label in zip(records.x, records.labels, strict=True):
+        assert (x.tobytes() in known) or label in NEW
+    assert {x.tobytes() for x, label in zip(records.x, records.labels, strict=True) if label in NEW} == {
+        x.tobytes() for x in cast(LabelledRows, inputs.specialist).x
+    }
+
+
 # -- refusals ----------------------------------------------------------------------------------------------------------
 
 
@@ -415,6 +474,7 @@ def test_before_the_first_record_there_is_nothing_to_consolidate() -> None:
 def test_a_student_that_diverged() -> None:
     expected: list[tuple[Mapping[str, Any], str]] = [
         ({}, "the gate's weights are not finite"),
+        ({"gate_learns_from": "features"}, "what a teacher makes of some rows is not finite"),
         (PLAIN_DMC, "the student's weights are not finite"),
     ]
     for changes, match in expected:
