@@ -9,14 +9,13 @@ import math
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from pipeline import keyed_randomness
-from pipeline.backbones import backbones
+from pipeline.backbones import chosen_backbone
 from pipeline.backbones.backbone import Backbone
 from pipeline.sample import InputSpec
 from pipeline.settings import NetworkSettings
@@ -42,7 +41,7 @@ class Network(nn.Module):
         self.body = body
         self.head = head
         self.spec = spec
-        self._seed = seed
+        self.seed = seed
         self._batch_norms = tuple(m for m in body.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
 
     @property
@@ -82,6 +81,12 @@ class Network(nn.Module):
         if device.type == "cuda" and any(isinstance(layer, nn.Conv2d) for layer in self.modules()):
             self.to(memory_format=torch.channels_last)
 
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """As torch's, but what is frozen in the body stays so."""
+        self.body.requires_grad_(requires_grad)
+        self.head.requires_grad_(requires_grad)
+        return self
+
     def grow(self, columns: int) -> None:
         """Give the head `columns` columns: old ones bit for bit as they were, new ones keyed by (seed, columns).
 
@@ -91,7 +96,7 @@ class Network(nn.Module):
         assert columns > old.out_features, f"the head only grows: {old.out_features} to {columns}"
         device = old.weight.device
         with torch.no_grad():
-            fresh = _new_head(old.in_features, columns, self._seed).to(device)
+            fresh = _new_head(old.in_features, columns, self.seed).to(device)
             fresh.weight[: old.out_features] = old.weight
             fresh.bias[: old.out_features] = old.bias
         old.weight, old.bias, old.out_features = fresh.weight, fresh.bias, columns
@@ -172,14 +177,7 @@ def _build(
     4. Push one row through: libraries say only then that an image is too small.
     """
     # 1.
-    known = backbones()
-    if name not in known:
-        raise UserError(f"unknown backbone {name!r}: use auto or one of {', '.join(sorted(known))}")
-    backbone = known[name]
-    if spec.kind not in backbone.kinds:
-        takes = ", ".join(sorted(backbone.kinds))
-        raise UserError(f"backbone {name!r} takes {takes}, this stream holds {spec.kind}: set network.backbone to auto")
-    config = _options(backbone, options)
+    backbone, config = chosen_backbone(name, options, spec)
     _check_shape(spec)
     if not 1 <= columns <= _MOST_PARAMETERS:
         raise UserError(f"a network cannot have {columns} logit columns: use 1 to {_MOST_PARAMETERS}")
@@ -195,18 +193,6 @@ def _build(
     assert features_BD.shape == (1, body.width), f"{tuple(features_BD.shape)} of {name} for width {body.width}"
     body.train()
     return Network(body, _new_head(body.width, columns, seed), spec, seed)
-
-
-def _options(backbone: type[Backbone], options: Mapping[str, Any]) -> Section:
-    try:
-        return backbone.Config.model_validate(dict(options))
-    except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(str(part) for part in problem["loc"])
-        raise UserError(
-            f"network.options.{place} of backbone {backbone.name!r}: {problem['msg']} (got "
-            f"{str(problem['input'])[:80]}); there are {', '.join(sorted(backbone.Config.model_fields))}"
-        ) from error
 
 
 def _check_shape(spec: InputSpec) -> None:

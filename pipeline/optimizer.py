@@ -33,12 +33,14 @@ class Sgd:
 
     @property
     def momenta(self) -> dict[str, Tensor]:
-        """By the parameter's name, live; zero for one that was never stepped on, nothing at all without momentum."""
+        """By the parameter's name, live; zero for one that was not stepped on yet. None of a frozen one, and without
+        momentum none at all."""
         if not self._settings.momentum:
             return {}
         return {
             name: self._momenta[name] if name in self._momenta else torch.zeros_like(parameter, requires_grad=False)
             for name, parameter in self._parameters.items()
+            if parameter.requires_grad
         }
 
     @torch.no_grad()

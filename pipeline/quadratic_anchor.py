@@ -34,7 +34,7 @@ class QuadraticAnchor:
 
     def move(self, stiffness: Mapping[str, Tensor], at_most: float | None = None) -> None:
         """Anchor the weights where they stand now, with a copy of this stiffness, each entry cut to `at_most`."""
-        if stiffness.keys() != self._stiffness.keys():
+        if _shapes(stiffness) != _shapes(self._stiffness):  # of another network
             self._stiffness = {name: torch.empty_like(value) for name, value in stiffness.items()}
             self._place = {name: torch.empty_like(value) for name, value in stiffness.items()}
             self.version += 1
@@ -79,6 +79,10 @@ class _Penalty(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Any, ...]:
         return (None, None, None, *torch._foreach_mul(ctx.force, outer[0] * ctx.strength))
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def _cut(tensor: Tensor, at_most: float | None) -> Tensor:

@@ -25,7 +25,7 @@ class Backbone(nn.Module, ABC):
 
     name: ClassVar[str]
     kinds: ClassVar[frozenset[InputKind]]  # which inputs it takes
-    prefers_bfloat16: ClassVar[bool] = False  # on CUDA, where the precision is left to us
+    prefers_bfloat16: bool = False  # on CUDA, where the precision is left to us
 
     class Config(Section):
         """Options of the backbone; frozen. UserError from the constructor where they do not fit the input."""
@@ -43,6 +43,11 @@ class Backbone(nn.Module, ABC):
 
     def load_pretrained(self) -> None:
         """Replace the fresh weights by those of the local file that the options name, if they do."""
+
+    @property
+    def compact(self) -> Backbone:
+        """The body of a network of the compact kind: its first sub-module, where it has several."""
+        return self
 
     @property
     def resolved_options(self) -> dict[str, Json]:

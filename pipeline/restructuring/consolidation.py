@@ -423,6 +423,11 @@ def _refuse(inputs: Inputs, settings: ConsolidationSettings) -> None:
             f"unlabelled rows are {inputs.unlabelled.dtype} of shape {inputs.unlabelled.shape[1:]}, the teachers take "
             f"{spec.dtype} of shape {spec.shape}: send the same kind of payload"
         )
+    if settings.distillation == "attention" and old.network.body.compact is not old.network.body:
+        raise Refused(
+            "attention is taken over layer by layer, and the old teacher has grown sub-modules that the student lacks: "
+            "choose another distillation"
+        )
     if settings.distillation == "attention" and not layers_with_positions(old.network):
         raise Refused(
             f"attention transfer needs layers with positions, and backbone {old.network.body.name!r} has none: "

@@ -110,9 +110,10 @@ def _held_terms(
     terms = {name: known[name](config, parameters) for name, config in sorted(settings.retention.items())}
     for name, term in terms.items():
         term.load_state(stored[name])
-    fishers = _fishers(network, {name: term for name, term in terms.items() if term.anchors}, x, y_N, settings)
-    for name, term in terms.items():
-        term.on_adoption(fishers.get(name, {}))
+    with _trained(network):  # a term asks which parameters are
+        fishers = _fishers(network, {name: term for name, term in terms.items() if term.anchors}, x, y_N, settings)
+        for name, term in terms.items():
+            term.on_adoption(fishers.get(name, {}))
     return {name: _on_cpu(term.state()) for name, term in terms.items()}
 
 
@@ -127,22 +128,21 @@ def _fishers(
     if not terms or not len(x):
         return fishers
     capture = RowGradientCapture(network)
-    with _trained(network):
-        for rows, y_B in zip(torch.split(x, settings.batch_size), torch.split(y_N, settings.batch_size), strict=True):
-            capture.start(rows=len(rows), scale=float(len(rows)))
-            logits_BK, _ = network(rows.to(device))
-            network.zero_grad(set_to_none=True)
-            F.cross_entropy(logits_BK, y_B.to(device)).backward()  # type: ignore[no-untyped-call]
-            gradients = capture.finish()
-            for name, term in terms.items():
-                for parameter, value in term.takes(gradients).items():
-                    fishers[name][parameter] += value.detach() * (len(rows) / len(x))
+    for rows, y_B in zip(torch.split(x, settings.batch_size), torch.split(y_N, settings.batch_size), strict=True):
+        capture.start(rows=len(rows), scale=float(len(rows)))
+        logits_BK, _ = network(rows.to(device))
+        network.zero_grad(set_to_none=True)
+        F.cross_entropy(logits_BK, y_B.to(device)).backward()  # type: ignore[no-untyped-call]
+        gradients = capture.finish()
+        for name, term in terms.items():
+            for parameter, value in term.takes(gradients).items():
+                fishers[name][parameter] += value.detach() * (len(rows) / len(x))
     return fishers
 
 
 @contextmanager
 def _trained(network: nn.Module) -> Iterator[None]:
-    """Inside, every parameter has a gradient."""
+    """Inside, every parameter has a gradient but those that the body keeps frozen."""
     network.requires_grad_(True)
     try:
         yield

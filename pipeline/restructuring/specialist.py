@@ -92,9 +92,14 @@ class SpecialistTraining:
 
 
 def network_like(like: Network, columns: int, seed: int, purpose: str, *, body: Network | None) -> Network:
-    """A network of the same kind, with so many columns, on the CPU: with this body's weights, or all drawn anew."""
+    """A network of the same compact kind, with so many columns, on the CPU: with this body's weights, or drawn anew.
+
+    Of a network that has grown, kind and weights are those of its first sub-module: a specialist, a gate and a student
+    are of the size that networks had before, or consolidation would never make one small again."""
     drawn = keyed_randomness.torch_seed(seed, f"restructuring/{purpose}")
-    network = network_from_architecture({**like.architecture, "columns": columns}, drawn)
+    compact = like.body.compact
+    architecture = {**like.architecture, "backbone": compact.name, "options": compact.resolved_options}
+    network = network_from_architecture({**architecture, "columns": columns}, drawn)
     if body is not None:
-        network.body.load_state_dict(body.body.state_dict())
+        network.body.load_state_dict(body.body.compact.state_dict())
     return network

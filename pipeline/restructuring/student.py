@@ -128,25 +128,28 @@ def new_student(
     parent: Teacher | None = None,
     fresh: Network | None = None,
 ) -> Network:
-    """As it begins: of the old teacher's architecture. From a teacher (that one, or `parent`, the learner's own
-    network, where that is of the same architecture): its body, and its head centred over its classes, so that of these
-    the student says at once what it is to say. Other columns begin as a fresh head's. `fresh`: whose body a fresh
-    student begins with; None: it is drawn."""
+    """As it begins: of the old teacher's compact architecture. From a teacher (that one, or `parent`, the learner's own
+    network, where that is of the same architecture, or of the student's): its body, and its head centred over its
+    classes, so that of these the student says at once what it is to say. Of one with several sub-modules it has the
+    first, with what the head makes of its features: where it begins, no more. Other columns begin as a fresh head's.
+    `fresh`: whose body a fresh student begins with; None: it is drawn."""
     if settings.initialisation == "fresh":
         return network_like(old.network, columns, seed, "student", body=fresh)
+    network = network_like(old.network, columns, seed, "student", body=old.network)
     begins_as = old
-    if settings.initialisation == "parent" and parent is not None and _same_body(parent.network, old.network):
+    if settings.initialisation == "parent" and parent is not None and _of_a_kind(parent.network, old.network, network):
         begins_as = parent
-    network = network_like(old.network, columns, seed, "student", body=begins_as.network)
+        network.body.load_state_dict(parent.network.body.compact.state_dict())
     head, taught = network.head, begins_as.network.head
     its_columns = [class_names.index(name) for name in begins_as.class_names]
-    known = len(begins_as.class_names)
+    known, width = len(begins_as.class_names), network.body.width
     with torch.no_grad():
-        weight_OD, bias_O = taught.weight[:known].cpu(), taught.bias[:known].cpu()
+        weight_OD, bias_O = taught.weight[:known, :width].cpu(), taught.bias[:known].cpu()
         head.weight[its_columns] = weight_OD - weight_OD.mean(dim=0)
         head.bias[its_columns] = bias_O - bias_O.mean()
     return network
 
 
-def _same_body(one: Network, other: Network) -> bool:
-    return {**one.architecture, "columns": 0} == {**other.architecture, "columns": 0}
+def _of_a_kind(one: Network, *others: Network) -> bool:
+    """Whether it has the architecture of one of the others, whatever their columns."""
+    return any({**one.architecture, "columns": 0} == {**other.architecture, "columns": 0} for other in others)

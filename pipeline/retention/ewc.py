@@ -68,6 +68,7 @@ class OnlineEwc(RetentionTerm):
 
     def on_adoption(self, fisher: Mapping[str, Tensor]) -> None:
         """One Fisher for the whole past, which was of other weights."""
+        self._new = zeros(self.parameters)
         self._anchor_at({name: fisher[name] for name in self._new})
 
     def _anchor_at(self, fisher: Mapping[str, Tensor]) -> None:

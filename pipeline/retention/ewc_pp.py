@@ -93,7 +93,7 @@ class EwcPlusPlus(RetentionTerm):
 
     def on_adoption(self, fisher: Mapping[str, Tensor]) -> None:
         """The running Fisher goes on from this one."""
-        self._running = {name: fisher[name].detach().clone() for name in self._running}
+        self._running = {name: fisher[name].detach().clone() for name in zeros(self.parameters)}
         self.anchor_at(self._running)
 
     @property

@@ -106,7 +106,8 @@ class RetentionTerm(ABC):
     def on_adoption(self, fisher: Mapping[str, Tensor]) -> None:
         """The weights were replaced by those of a restructured network, between two updates; nothing that was noted of
         the old ones holds of them. `fisher`: by parameter's name, what `takes` gives on the reservoir's samples with
-        the new weights, their mean; empty where the term has no `anchors`."""
+        the new weights, their mean; empty where the term has no `anchors`. The network may have other parameters than
+        the one of which `load_state` told."""
 
     def loss(self, incoming: Rows, replays: tuple[ReplayRows, ...]) -> Mapping[str, Tensor]:
         """Named scalar losses, to be added to the incoming rows' cross-entropy. `replays` has `draws` entries, or

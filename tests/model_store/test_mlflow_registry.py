@@ -18,8 +18,10 @@ import pytest
 from model_store.mlflow_registry import MlflowRegistry, metric_name
 from model_store.registry import MetricPoint, RegistryRefused, RegistryUnavailable, ServableBroken
 from model_store.tracking_uri import sqlite_file
+from pipeline.classifier import Classifier
+from pipeline.restructuring.grown_network import grown
 from pipeline.user_error import UserError
-from tests.model_store.tiny_servable import payload, request
+from tests.model_store.tiny_servable import CLASSES, payload, request, tiny_classifier
 
 # MLflow's own use of SQLAlchemy
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
@@ -45,9 +47,14 @@ def experiment_id(client: Any) -> str:
     return str(experiment.experiment_id)
 
 
+@pytest.mark.parametrize("has_grown", [False, True])
 def test_the_artifact_opens_and_predicts_without_this_program(
-    registry: MlflowRegistry, tracking_uri: str, tmp_path: Path
+    has_grown: bool, registry: MlflowRegistry, tracking_uri: str, tmp_path: Path
 ) -> None:
+    if has_grown:  # by a sub-module that it does not hear yet: it says the same
+        plain = tiny_classifier()
+        network = grown(plain.network, plain.network)
+        Classifier(network, CLASSES, plain.spec, plain.input_settings).save(tmp_path / "servable")
     registry.register(request(tmp_path / "servable"))
     rows = {"good": payload(0.0, 3.0).hex(), "other": payload(3.0, 0.0).hex(), "bad": b"no array".hex()}
     program = """

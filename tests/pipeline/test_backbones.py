@@ -25,6 +25,11 @@ SHAPES: dict[InputKind, list[tuple[int, ...]]] = {
     "text": [(12,)],
 }
 SMALL: dict[str, dict[str, Any]] = {"resnet18": {"width": 4}, "text_encoder": {"width": 16, "vocabulary": 300}}
+PARTS: dict[InputKind, list[dict[str, Any]]] = {
+    "image": [{"backbone": "resnet18", "options": {"width": 4}}, {"backbone": "mlp", "options": {"hidden": [5]}}],
+    "vector": [{"backbone": "mlp", "options": {"hidden": [6, 5]}}, {"backbone": "mlp", "options": {"hidden": [4]}}],
+    "text": [{"backbone": "text_encoder", "options": SMALL["text_encoder"]}],
+}
 CASES = [
     (name, InputSpec(kind=kind, shape=shape))
     for name, backbone in sorted(backbones().items())
@@ -45,7 +50,7 @@ def inputs(spec: InputSpec, rows: int) -> torch.Tensor:
 
 
 def build(name: str, spec: InputSpec, seed: int = 0, **options: Any) -> Network:
-    chosen = options or SMALL.get(name, {})
+    chosen = options or ({"parts": PARTS[spec.kind]} if name == "sub_modules" else SMALL.get(name, {}))
     return build_network(NetworkSettings(backbone=name, options=chosen, initial_columns=3), spec, seed)
 
 

@@ -72,3 +72,14 @@ def test_new_rows_are_not_held() -> None:
     grad = parameters["head.weight"].grad
     assert grad is not None
     assert grad.flatten().tolist() == pytest.approx([6.0, -0.5, 0.0, 0.0])
+
+
+def test_of_another_network_it_holds_the_other_weights() -> None:
+    parameters = weights(1.0, 2.0)
+    anchor = QuadraticAnchor(parameters)
+    anchor.load_state({"stiffness": {"head.weight": torch.ones(3, 2)}, "place": {"head.weight": torch.ones(3, 2)}})
+    version = anchor.version
+    anchor.move({"head.weight": torch.tensor([[4.0], [0.5]])})
+    assert anchor.version != version
+    assert not anchor.penalty(1.0).item()
+    assert anchor.stiffness["head.weight"].shape == (2, 1)

@@ -49,7 +49,7 @@ UNSEEN += [f"attention.out_proj.{name}" for name in ("weight", "bias")]
 def test_it_learns_anchors_what_is_seen_and_goes_on_bit_for_bit(
     retention: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("pipeline.network.backbones", lambda: {**backbones(), "tokened": Tokened})
+    monkeypatch.setattr("pipeline.backbones.backbones", lambda: {**backbones(), "tokened": Tokened})
     settings = LearnerSettings.model_validate(
         {"device": "cpu", "network": {"backbone": "tokened", "initial_columns": 2}, "retention": retention}
     )
