@@ -88,7 +88,9 @@ def decay(entry: SnapshotEntry) -> None:
 
 
 def lines(result: Result) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in result.stderr.splitlines()]
+    """Without what depends on the machine's speed: progress, and what a client says of a slow broker."""
+    told = [json.loads(line) for line in result.stderr.splitlines()]
+    return [line for line in told if line["event"] not in ("progress", "log")]
 
 
 @pytest.mark.kafka
@@ -103,12 +105,7 @@ def test_what_is_asked_for_is_made_offered_adopted_and_a_version(
     done = desk.work()
     assert done.exit_code == 0
     told = lines(done)
-    assert [line["event"] for line in told if line["event"] != "progress"] == [
-        "started",
-        "requested",
-        "offered",
-        "stopped",
-    ]
+    assert [line["event"] for line in told] == ["started", "requested", "offered", "stopped"]
     assert told[-1]["offered"] == 1
     again = desk.work()
     assert [line["event"] for line in lines(again)] == ["started", "stopped"], "it is answered"
