@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import cast
 
 from consumers.catching_up import AGAIN, Pace, expected_seconds, why_not_caught_up
 from consumers.checkpointing import Checkpointing
 from consumers.log_gap import find_gaps
-from consumers.manifest_facts import ProcessFacts, last_records_in
+from consumers.manifest_facts import ProcessFacts, decided_jobs_in, last_records_in
 from consumers.observers import Observer
 from consumers.record_source import LogTruncated, RecordSource
 from consumers.told_before import Reports, ToldBefore
@@ -90,7 +91,7 @@ class Adoption:
     def _is_durable(self, job: str) -> bool:
         """Whether the two newest snapshots both know of it: the newest may turn out to be broken."""
         newest = self._store.entries()[-2:]
-        return len(newest) == 2 and all(job in cast("list[Json]", e.facts.get("decided_jobs") or []) for e in newest)
+        return len(newest) == 2 and all(job in decided_jobs_in(entry.facts) for entry in newest)
 
     def put_off(self) -> None:
         """Look again after a pause: each try drops what was read ahead."""
@@ -124,8 +125,9 @@ class Adoption:
         if why is not None:
             self._refuse(offer, why)
             return
+        offsets = self._offsets_of(snapshot)
         try:
-            way_back = self._way_back(snapshot)
+            way_back = self._way_back(snapshot, offsets)
         except LogTruncated as problem:  # between this look and the one before
             self._refuse(offer, f"the log cannot be learnt again from there: {problem}")
             return
@@ -138,7 +140,6 @@ class Adoption:
         told, told_since = ToldBefore(), snapshot.facts.get("told_since") or snapshot.facts.get("report_positions")
         if self._reports is not None:
             told = self._reports.read_back(told_since, stop)
-        offsets = self._offsets_of(snapshot)
         # 4.
         parent = cast(int, snapshot.state["records_consumed"])
         expected = expected_seconds(way_back, pace)
@@ -176,7 +177,7 @@ class Adoption:
         ):
             if facts.get(name) != ours:
                 return f"it was made of another state: {name} {facts.get(name)!r}, this one is {ours!r}"
-        made_with = cast("list[Json]", facts.get("decided_jobs") or [])
+        made_with = decided_jobs_in(facts)
         for decision in learner.decisions:
             if decision["kind"] == "adoption" and decision["job"] not in made_with:
                 return f"{decision['job']} was adopted since its parent was written: {AGAIN}"
@@ -198,8 +199,8 @@ class Adoption:
         beginnings = self._source.beginning_offsets()
         return {**beginnings, **{p: offset for p, offset in snapshot.offsets.items() if p in beginnings}}
 
-    def _way_back(self, snapshot: Snapshot) -> WayBack:
-        """From the parent's place. Raises `SourceUnavailable` and `LogTruncated`."""
+    def _way_back(self, snapshot: Snapshot, offsets: Mapping[Partition, int]) -> WayBack:
+        """From the parent's place, `offsets`. Raises `SourceUnavailable` and `LogTruncated`."""
         retention_seconds = None
         try:
             retention_seconds = self._source.retention_seconds()
@@ -211,7 +212,7 @@ class Adoption:
                 )
         return measure_way_back(
             self._source,
-            self._offsets_of(snapshot),
+            offsets,
             self._checkpoints.offsets,
             records_to_relearn=self._learner.records_consumed - cast(int, snapshot.state["records_consumed"]),
             retention_seconds=retention_seconds,

@@ -41,6 +41,11 @@ def last_records_in(facts: Mapping[str, Json]) -> dict[Partition, tuple[int, str
     }
 
 
+def decided_jobs_in(facts: Mapping[str, Json]) -> list[Json]:
+    """Jobs whose answers were adopted, refused or told by then; releases before there were any wrote none."""
+    return cast("list[Json]", facts.get("decided_jobs") or [])
+
+
 def manifest_facts(
     process: ProcessFacts,
     learner: StreamLearner,

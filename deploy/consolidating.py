@@ -6,12 +6,12 @@ import threading
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from consumers import topics
 from consumers.base_snapshots import base_of, begun_jobs, class_names, new_classes
 from consumers.consolidation_job import ConsolidationJob, JobReport
 from consumers.kafka_record_source import KafkaRecordSource
+from consumers.manifest_facts import decided_jobs_in
 from consumers.state_lock import job_lock, shared_lock
 from deploy.settings import Settings
 from model_store.durable_files import remove_folder
@@ -20,7 +20,6 @@ from model_store.snapshot_store import SnapshotEntry, SnapshotStore
 from pipeline.device import configure_torch
 from pipeline.restructuring.consolidation import Progress
 from pipeline.settings import LearnerSettings
-from pipeline.state import Json
 from pipeline.user_error import UserError
 
 
@@ -47,7 +46,7 @@ def choose(state: Path, *, stream: str, base: int | None = None) -> Chosen:
     if parent.facts.get("stream") != stream:
         raise UserError(f"{state} holds the state of stream {parent.facts.get('stream')!r}, not {stream!r}")
     by_number = {entry.number: entry for entry in entries}
-    decided = cast("list[Json]", parent.facts.get("decided_jobs") or [])
+    decided = decided_jobs_in(parent.facts)
     for begun in reversed(begun_jobs(state / "jobs")):
         if base is None and begun.parent in by_number and begun.base in by_number and begun.folder.name not in decided:
             return Chosen(parent=by_number[begun.parent], base=by_number[begun.base])

@@ -69,18 +69,21 @@ class RestructuringWorker:
         outcomes: list[bool] = []
         busy_at = time.monotonic()
         while not stop.is_set():
-            self._check_stream()
-            name = None
+            # 1.
             try:
-                # 1.
                 job = self.next_job()
-                if job is None:
-                    if until_idle_seconds is not None and time.monotonic() - busy_at >= until_idle_seconds:
-                        return _report(outcomes, "idle")
-                    stop.wait(self._settings.worker.look_seconds)
-                    continue
-                name = job_name(job.parent)
-                self._console.requested(name, job.reason)
+            except OSError as error:
+                self._pause("the next job", error, stop)
+                busy_at = time.monotonic()
+                continue
+            if job is None:
+                if until_idle_seconds is not None and time.monotonic() - busy_at >= until_idle_seconds:
+                    return _report(outcomes, "idle")
+                stop.wait(self._settings.worker.look_seconds)
+                continue
+            name = job_name(job.parent)
+            self._console.requested(name, job.reason)
+            try:
                 self._tries.begin(name)
                 outcome = self._answer(job, stop)
                 self._tries.end(name)
@@ -88,27 +91,26 @@ class RestructuringWorker:
                     outcomes.append(outcome)
             # 4.
             except (UserError, BrokerUnavailable, SourceUnavailable, OSError) as error:
-                self._console.waits(name or "the next job", error, self._settings.worker.retry_seconds)
-                if name is not None:
-                    with suppress(OSError):
-                        self._tries.end(name)
-                stop.wait(self._settings.worker.retry_seconds)
+                with suppress(OSError):
+                    self._tries.end(name)
+                self._pause(name, error, stop)
             busy_at = time.monotonic()
         return _report(outcomes, "signal")
 
     def next_job(self) -> RequestedJob | None:
-        """What is asked for and not answered. Raises `OSError`."""
+        """What is asked for and not answered. `UserError` where the folder is another stream's; `OSError`."""
         entries = self._snapshots.entries() if self._snapshots.folder.is_dir() else []
+        stream = entries[-1].facts.get("stream") if entries else self._stream
+        if stream != self._stream:
+            raise UserError(f"{self._state} holds the state of stream {stream!r}, not {self._stream!r}")
         job = requested_job([entry for entry in entries if entry.path not in self._lost])
         if job is None or job_name(job.parent) in [answer.job for answer in self._offers.answers()]:
             return None
         return job
 
-    def _check_stream(self) -> None:
-        newest = self._snapshots.entries()[-1:] if self._snapshots.folder.is_dir() else []
-        stream = newest[0].facts.get("stream") if newest else self._stream
-        if stream != self._stream:
-            raise UserError(f"{self._state} holds the state of stream {stream!r}, not {self._stream!r}")
+    def _pause(self, what: str, error: Exception, stop: threading.Event) -> None:
+        self._console.waits(what, error, self._settings.worker.retry_seconds)
+        stop.wait(self._settings.worker.retry_seconds)
 
     def _answer(self, job: RequestedJob, stop: threading.Event) -> bool | None:
         """True: offered; False: refused; None: neither, and the next look finds it again, unless `stop` is set."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -126,37 +127,45 @@ def _of_versions_meant(of_versions: Mapping[str, object], of_state: Mapping[str,
     return False
 
 
+@contextmanager
+def _ended_in_a_line(context: click.Context, what: str) -> Iterator[None]:
+    """`what` would have become of it: what a disk or a refusal ends, with the exit code of each."""
+    from deploy.exit_codes import DISK_REFUSED, NOT_OFFERED, one_line
+    from pipeline.restructuring.refused import Refused
+
+    try:
+        yield
+    except OSError as error:
+        click.echo(f"palimpsest: {one_line(error)}; the same command goes on from what was saved", err=True)
+        context.exit(DISK_REFUSED)
+    except Refused as error:
+        click.echo(f"palimpsest: nothing is {what}: {error}", err=True)
+        context.exit(NOT_OFFERED)
+
+
 def _consolidate_state(
     context: click.Context, stream: str, state: Path, base: int | None, unlabelled: str | None, settings: Settings
 ) -> None:
     from deploy.consolidating import choose, consolidate
-    from deploy.exit_codes import DISK_REFUSED, INTERRUPTED, NOT_OFFERED, one_line
+    from deploy.exit_codes import INTERRUPTED, NOT_OFFERED
     from deploy.progress import stage_progress
     from deploy.stop_signals import stop_on_signals
-    from pipeline.restructuring.refused import Refused
 
     chosen = choose(state, stream=stream, base=base)
     click.echo(
         f"snapshot {chosen.parent.sequence}; old teacher from snapshot {chosen.base.sequence}; new classes: "
         f"{', '.join(chosen.new_classes) or 'none'}"
     )
-    try:
-        with stop_on_signals() as stop, stage_progress("steps") as progress:
-            report = consolidate(
-                chosen,
-                stream=stream,
-                state=state,
-                settings=settings,
-                unlabelled=unlabelled,
-                progress=progress,
-                stop=stop,
-            )
-    except OSError as error:
-        click.echo(f"palimpsest: {one_line(error)}; the same command goes on from what was saved", err=True)
-        context.exit(DISK_REFUSED)
-    except Refused as error:
-        click.echo(f"palimpsest: nothing is offered: {error}", err=True)
-        context.exit(NOT_OFFERED)
+    with _ended_in_a_line(context, "offered"), stop_on_signals() as stop, stage_progress("steps") as progress:
+        report = consolidate(
+            chosen,
+            stream=stream,
+            state=state,
+            settings=settings,
+            unlabelled=unlabelled,
+            progress=progress,
+            stop=stop,
+        )
     if report is None:
         click.echo("stopped; the same command goes on from here", err=True)
         context.exit(INTERRUPTED)
@@ -184,33 +193,26 @@ def _consolidate_versions(
     settings: Settings,
 ) -> None:
     from deploy.consolidating_versions import open_versions
-    from deploy.exit_codes import DISK_REFUSED, INTERRUPTED, NOT_OFFERED, one_line
+    from deploy.exit_codes import INTERRUPTED
     from deploy.progress import stage_progress
     from deploy.stop_signals import stop_on_signals
-    from pipeline.restructuring.refused import Refused
 
-    try:
-        with (
-            stop_on_signals() as stop,
-            open_versions(
-                old, new, register=register, unlabelled=unlabelled, stream=stream, work=work, settings=settings
-            ) as opened,
-        ):
-            shared = f", {len(opened.shared)} of them known to both" if opened.shared else ""
-            click.echo(
-                f"{opened.old.uri} ({len(opened.old.class_names)} classes) and {opened.new.uri} "
-                f"({len(opened.new.class_names)}{shared}); unlabelled records of {opened.topic}"
-            )
-            if opened.off:
-                click.echo(f"versions carry no records of their classes, so without {', '.join(opened.off)}: plain DMC")
-            with stage_progress("steps") as progress:
-                report = opened.run(progress=progress, stop=stop)
-    except OSError as error:
-        click.echo(f"palimpsest: {one_line(error)}; the same command goes on from what was saved", err=True)
-        context.exit(DISK_REFUSED)
-    except Refused as error:
-        click.echo(f"palimpsest: nothing is registered: {error}", err=True)
-        context.exit(NOT_OFFERED)
+    with (
+        _ended_in_a_line(context, "registered"),
+        stop_on_signals() as stop,
+        open_versions(
+            old, new, register=register, unlabelled=unlabelled, stream=stream, work=work, settings=settings
+        ) as opened,
+    ):
+        shared = f", {len(opened.shared)} of them known to both" if opened.shared else ""
+        click.echo(
+            f"{opened.old.uri} ({len(opened.old.class_names)} classes) and {opened.new.uri} "
+            f"({len(opened.new.class_names)}{shared}); unlabelled records of {opened.topic}"
+        )
+        if opened.off:
+            click.echo(f"versions carry no records of their classes, so without {', '.join(opened.off)}: plain DMC")
+        with stage_progress("steps") as progress:
+            report = opened.run(progress=progress, stop=stop)
     if report is None:
         click.echo("stopped; the same command goes on from here", err=True)
         context.exit(INTERRUPTED)

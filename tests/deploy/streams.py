@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
+from consumers import topics
+from consumers.kafka_record_source import KafkaRecordSource
 from consumers.kafka_settings import KafkaSettings
+from consumers.record_source import read_records
 from deploy.embedded_kafka import EmbeddedKafka
+from pipeline.record import Partition
 from producers.class_schedule import ClassSchedule
 from producers.dataset_source import DatasetOptions
 from producers.datasets import open_dataset
@@ -56,3 +62,10 @@ def send(
     )
     produce(stream, stream_name=stream_name, kafka=kafka(broker))
     return stream
+
+
+def events(broker: EmbeddedKafka, stream: str, kind: str) -> list[dict[str, Any]]:
+    """What the stream's events of this kind say."""
+    with KafkaRecordSource(kafka(broker), [Partition(topics.events(stream), 0)]) as source:
+        records = list(read_records(source, source.beginning_offsets(), source.end_offsets()))
+    return [json.loads(record.value or b"") for record in records if record.key == kind.encode()]

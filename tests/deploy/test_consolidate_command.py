@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
-from consumers import topics
-from consumers.kafka_record_source import KafkaRecordSource
-from consumers.record_source import read_records
 from deploy.commands.consolidate import command
 from deploy.embedded_kafka import EmbeddedKafka
 from deploy.learning import open_learner
 from deploy.settings import load_settings
 from model_store.snapshot_store import SnapshotStore
-from pipeline.record import Partition
 from pipeline.user_error import UserError
 from producers.dataset_source import DatasetOptions
 from producers.datasets import open_dataset
 from producers.sample_producer import produce
 from producers.sample_stream import SampleStream
 from producers.schedules.split import Split
-from tests.deploy.streams import kafka, settings_file
+from tests.deploy.streams import events, kafka, settings_file
 
 SETTINGS = """
 registry: {enabled: false}
@@ -49,12 +44,6 @@ def learn(stream: str, state: Path, file: Path) -> int:
 def consolidate(stream: str, state: Path, file: Path, *arguments: str) -> Result:
     given = ["--stream", stream, "--state", str(state), "--settings", str(file), "--epochs", "2", *arguments]
     return CliRunner().invoke(command, given, catch_exceptions=False)
-
-
-def events(broker: EmbeddedKafka, stream: str, kind: str) -> list[dict[str, object]]:
-    with KafkaRecordSource(kafka(broker), [Partition(topics.events(stream), 0)]) as source:
-        records = list(read_records(source, source.beginning_offsets(), source.end_offsets()))
-    return [json.loads(record.value or b"") for record in records if record.key == kind.encode()]
 
 
 @pytest.mark.kafka

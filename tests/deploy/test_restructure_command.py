@@ -12,8 +12,6 @@ from click.testing import CliRunner, Result
 
 from consumers import kafka_connection, topics
 from consumers.consolidation_job import job_name
-from consumers.kafka_record_source import KafkaRecordSource
-from consumers.record_source import read_records
 from consumers.requested_jobs import requested_job
 from deploy.commands.restructure import command
 from deploy.consolidating import choose
@@ -26,7 +24,6 @@ from deploy.worker_console import WorkerConsole
 from model_store.mlflow_registry import MlflowRegistry
 from model_store.offers import OfferStore
 from model_store.snapshot_store import SnapshotEntry, SnapshotStore
-from pipeline.record import Partition
 from pipeline.user_error import UserError
 from producers.dataset_source import DatasetOptions
 from producers.datasets import open_dataset
@@ -34,7 +31,7 @@ from producers.sample_producer import produce
 from producers.sample_stream import SampleStream
 from producers.schedules.split import Split
 from tests.consumers.learner_world import World, learner_settings
-from tests.deploy.streams import kafka
+from tests.deploy.streams import events, kafka
 
 SETTINGS = """
 learner:
@@ -78,9 +75,7 @@ class Desk:
         return CliRunner().invoke(command, [*given, "--until-idle", "0.1"], catch_exceptions=False)
 
     def events(self, kind: str) -> list[dict[str, Any]]:
-        with KafkaRecordSource(kafka(self.broker), [Partition(topics.events(self.stream), 0)]) as source:
-            records = list(read_records(source, source.beginning_offsets(), source.end_offsets()))
-        return [json.loads(record.value or b"") for record in records if record.key == kind.encode()]
+        return events(self.broker, self.stream, kind)
 
 
 def decay(entry: SnapshotEntry) -> None:
