@@ -29,8 +29,9 @@ from pipeline.erasure import Erasures
 from pipeline.evaluation.hold_out import HoldOut, evaluate_hold_out
 from pipeline.record import Partition
 from pipeline.restructuring.acceptance import AcceptanceSettings, Judgement, judgeable, judged
-from pipeline.restructuring.consolidation import Progress, consolidated, consolidation_of
+from pipeline.restructuring.consolidation import consolidated, consolidation_of
 from pipeline.restructuring.consolidation_settings import ConsolidationSettings
+from pipeline.restructuring.progress import Progress
 from pipeline.restructuring.refused import Refused
 from pipeline.sample import Sample
 from pipeline.settings import LearnerSettings
