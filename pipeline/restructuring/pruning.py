@@ -88,8 +88,8 @@ def _share_of_heads(body: Backbone, share: float) -> float:
 
 
 def _shares(body: Backbone, share: float) -> dict[nn.Module, float]:
-    """{layer: the share that it loses}: one channel stays at least. Of all the convolutions' channels it is `share`, in a
-    stage the mean of its layers."""
+    """{layer: the share that it loses}: one channel stays at least. Of all the convolutions' channels it is `share`, in
+    a stage the mean of its layers."""
     of_stages = [[norm.weight.detach().abs() for norm in _batch_norms(stage)] for stage in body.stages]
     scales = torch.cat([scale for stage in of_stages for scale in stage]) if of_stages else torch.empty(0)
     if not len(scales):
