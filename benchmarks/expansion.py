@@ -16,7 +16,7 @@ Rows, each judged after each step on the test rows of all classes so far, nobody
     der_yan                       a network that grows unpruned and hears no unlabelled row (Yan et al. 2021)
 
 `--passes` over the labelled rows of a step are what each has: an expansion divides them between its temporary and its
-pruned network. The first step's network is a sub-module alone, so that all are pruned alike.
+pruned network. The first step's network is a sub-module alone, which is pruned less.
 """
 
 from __future__ import annotations
@@ -43,23 +43,26 @@ from pipeline.restructuring.expansion_settings import ExpansionSettings
 from pipeline.restructuring.teacher import Teacher
 from pipeline.settings import LearnerSettings
 
+_LABELLED_ONLY: Mapping[str, Any] = {"mixmatch_weight": 0.0, "pseudo_weight": 0.0}
+
 # Settings over the defaults.
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "expansion": {},
     "without_mixmatch": {"mixmatch_weight": 0.0},
-    "without_unlabelled": {"mixmatch_weight": 0.0, "pseudo_weight": 0.0},
+    "without_unlabelled": _LABELLED_ONLY,
     "unpruned": {"prune": None},
     "random_pruning": {"ranking": "random"},
     "new_classes_alone": {"rehearses": False},
-    "der_yan": {"prune": None, "mixmatch_weight": 0.0, "pseudo_weight": 0.0},
+    "der_yan": {"prune": None, **_LABELLED_ONLY},
 }
 METHODS = (*LEARNERS, *VARIANTS)
 DEFAULT_METHODS = ("joint", "finetune", "der_pp", "der_yan", "expansion", "without_mixmatch", "unpruned")
 
 
-def settings_of(problem: Problem, variant: str, args: argparse.Namespace) -> ExpansionSettings:
+def settings_of(problem: Problem, variant: str, step: int, args: argparse.Namespace) -> ExpansionSettings:
     """The variant's settings, with all passes in the temporary network where nothing is pruned."""
-    settings = ExpansionSettings.model_validate({**problem.expansion, **VARIANTS[variant], **args.set})
+    of_problem = problem.expansion if step else problem.beginning
+    settings = ExpansionSettings.model_validate({**of_problem, **VARIANTS[variant], **args.set})
     distilled = 0 if settings.prune is None else args.passes * settings.distillation_epochs
     distilled //= settings.epochs + settings.distillation_epochs
     return settings.model_copy(update={"epochs": args.passes - distilled, "distillation_epochs": distilled})
@@ -84,7 +87,7 @@ def grown(problem: Problem, before: Network | None, step: int, args: argparse.Na
         augmentation=problem.augmentation,
         precision=args.precision,
     )
-    job = Expansion(inputs, settings_of(problem, args.variant, args), device=device, seed=seed + 1000 * step)
+    job = Expansion(inputs, settings_of(problem, args.variant, step, args), device=device, seed=seed + 1000 * step)
     network = job.run()
     assert network is not None
     return network
@@ -125,6 +128,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--per-class", type=int, nargs=3, default=(500, 500, 200), metavar=("L", "U", "T"))
     parser.add_argument("--passes", type=int, default=10)
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="of the methods of one size")
+    parser.add_argument("--batch-size", type=int, default=16, help="of the methods of one size")
     parser.add_argument("--alpha", type=float, default=0.2, help="of DER++")
     parser.add_argument("--beta", type=float, default=1.0, help="of DER++")
     parser.add_argument("--set", type=json.loads, default={}, help="settings of all expansions, as JSON")

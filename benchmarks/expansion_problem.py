@@ -40,6 +40,7 @@ class Problem:
     augmentation: AugmentationSettings
     rehearsal: int  # samples kept, of all classes seen so far
     expansion: Mapping[str, Any]  # settings over the defaults
+    beginning: Mapping[str, Any]  # of the first step instead
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -96,6 +97,7 @@ class Source:
     augmentation: AugmentationSettings
     rehearsal: Callable[[int], int]  # of so many classes
     expansion: Mapping[str, Any] = field(default_factory=dict)
+    beginning: Mapping[str, Any] = field(default_factory=lambda: {"prune": 0.3})
     is_sequence: bool = False  # a step is a data set
 
 
@@ -126,6 +128,7 @@ def problem_of(name: str, scenario: str, data_root: Path, seed: int, *, per_clas
         augmentation=source.augmentation,
         rehearsal=source.rehearsal(len(names)),
         expansion=source.expansion,
+        beginning=source.beginning,
     )
 
 
@@ -190,7 +193,8 @@ SOURCES: Mapping[str, Source] = {
         augmentation=AugmentationSettings(crop_padding=2),
         rehearsal=lambda _: 200,
         # of a perceptron's weights nearly all lie in the first layer, and go with the first power of the share
-        expansion={"prune": 0.7},
+        expansion={"prune": 0.75},
+        beginning={"prune": 0.5},
     ),
     "sequence": Source(
         parts=_sequence,

@@ -44,8 +44,13 @@ class StepLearner:
 
     def __init__(self, problem: Problem, args: argparse.Namespace, seed: int, device: torch.device) -> None:
         self.problem, self.args, self.seed, self.device = problem, args, seed, device
-        self.network = fresh_network(problem, seed, device)
+        self.network = self._fresh()
         self.column = {name: column for column, name in enumerate(problem.names)}
+
+    def _fresh(self) -> Network:
+        network = fresh_network(self.problem, self.seed, self.device)
+        network.place_on(self.device, bfloat16=self.args.precision == "bfloat16")
+        return network
 
     def learn(self, step: int) -> None:
         self.epochs(self.problem.rows(self.problem.steps[step]), step)
@@ -62,7 +67,7 @@ class StepLearner:
             self.network.train(),
             rows=len(rows),
             epochs=self.args.passes,
-            batch_size=32,
+            batch_size=self.args.batch_size,
             learning_rate=self.args.learning_rate,
             weight_decay=5e-4,
             seed=self.seed,
@@ -86,7 +91,7 @@ class Joint(StepLearner):
     """Nobody in a stream has the rows of the steps before."""
 
     def learn(self, step: int) -> None:
-        self.network = fresh_network(self.problem, self.seed, self.device)
+        self.network = self._fresh()
         self.epochs(self.problem.rows(self.problem.seen(step)), step)
 
 

@@ -74,11 +74,11 @@ class Network(nn.Module):
             for norm, was_training in zip(self._batch_norms, training, strict=True):
                 norm.training = was_training
 
-    def place_on(self, device: torch.device) -> None:
-        """Move there. On CUDA the weights of convolutions lie channels last, as its fast kernels take them; a pass's
-        values lie as the weights do."""
+    def place_on(self, device: torch.device, *, bfloat16: bool = False) -> None:
+        """Move there. On CUDA, and where layers are to compute in bfloat16, the weights of convolutions lie channels
+        last, as the fast kernels take them; a pass's values lie as the weights do."""
         self.to(device)
-        if device.type == "cuda" and any(isinstance(layer, nn.Conv2d) for layer in self.modules()):
+        if (bfloat16 or device.type == "cuda") and any(isinstance(layer, nn.Conv2d) for layer in self.modules()):
             self.to(memory_format=torch.channels_last)
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:

@@ -222,16 +222,15 @@ class Expansion:
     def _begin_head(self) -> HeadTraining:
         inputs, settings = self._inputs, self._settings
         sub_module = (self._temporary if self._pruned is None else self._pruned).network.cpu()
-        present_classes = 0
         if inputs.present is None:
             joint = network_like(sub_module, inputs.columns, self._seed, "alone", body=sub_module)
         else:
             present = inputs.present.network
-            present_classes = len(inputs.present.class_names)
             joint = grown(present, sub_module, freeze_old=settings.sub_modules_share is None)
             if joint.columns < inputs.columns:
                 joint.grow(inputs.columns)
-        begin_head(joint, sub_module, present_classes, len(inputs.class_names))
+        heard = inputs.present.class_names if inputs.present is not None and settings.head_begins_as == "both" else ()
+        begin_head(joint, sub_module, len(heard), len(inputs.class_names))
         rehearsed = self._rehearsal_set()
         column = {name: column for column, name in enumerate(inputs.class_names)}
         return HeadTraining(

@@ -9,6 +9,7 @@ from pipeline.settings import AugmentationSettings
 from pipeline.settings_section import Section, changeable
 
 Initialisation = Literal["newest", "fresh"]
+HeadBeginsAs = Literal["sub_module", "both"]
 MixMatchLoss = Literal["cross_entropy", "squared_error"]
 
 
@@ -19,7 +20,7 @@ class ExpansionSettings(Section):
     distillation_epochs: int = changeable(
         4, ge=0, why="passes of the pruned network over the same, taught by the temporary one"
     )
-    batch_size: int = changeable(32, ge=1, why="records of one step; as many rehearsal samples come to it")
+    batch_size: int = changeable(16, ge=1, why="records of one step; as many rehearsal samples come to it")
     learning_rate: float = changeable(2e-3, gt=0, why="largest step size of AdamW; it falls on half a cosine")
     weight_decay: float = changeable(5e-4, ge=0, why="decoupled weight decay")
     augmentation: AugmentationSettings | None = changeable(
@@ -50,16 +51,23 @@ class ExpansionSettings(Section):
     mixmatch_views: int = changeable(2, ge=1, why="K: changed copies of an unlabelled row, whose guesses are averaged")
     mixmatch_alpha: float = changeable(0.75, gt=0, why="of the Beta distribution that rows are mixed up with")
     sharpening: float = changeable(0.5, gt=0, le=1, why="T of guessed labels: the smaller, the surer")
-    unlabelled_per_step: int = changeable(16, ge=1, why="unlabelled rows of one step")
+    unlabelled_per_step: int = changeable(
+        8, ge=1, why="unlabelled rows of one step of the temporary network, each in `mixmatch_views` copies"
+    )
     pseudo_weight: float = changeable(
         1.0,
         ge=0,
         why="weight of the guessed labels of unlabelled rows where the sub-module is distilled and the head "
         "is tuned; 0: they are not heard",
     )
-    head_epochs: int = changeable(100, ge=1, why="passes of the joint head over the class-balanced rehearsal set")
+    pseudo_per_step: int = changeable(32, ge=1, why="unlabelled rows of one step of the pruned network")
+    head_epochs: int = changeable(75, ge=1, why="passes of the joint head over the class-balanced rehearsal set")
     head_batch_size: int = changeable(64, ge=1, why="rehearsal samples of one step of it")
-    head_learning_rate: float = changeable(3e-3, gt=0, why="largest step size")
+    head_learning_rate: float = changeable(1e-3, gt=0, why="largest step size")
+    head_begins_as: HeadBeginsAs = changeable(
+        "sub_module", why="sub_module: its own head, of all classes; both: that and the present network's together"
+    )
+    head_mixes: bool = changeable(True, why="the features of its rows are mixed up with each other (manifold mixup)")
     head_anchor: float = changeable(0.01, ge=0, why="weight of the squared distance of the head from where it began")
     sub_modules_share: float | None = changeable(
         None,

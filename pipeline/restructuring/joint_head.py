@@ -1,11 +1,13 @@
 """Stage 2 of an expansion: one head over the features of all sub-modules, tuned on as many rows of each class.
 
     loss = CE(y, h(x)) over the class-balanced rehearsal set
-         + weight * CE(q, h(u)) over unlabelled rows and their guessed labels                           (`mixmatch.py`)
+         + ramped weight * CE(q, h(u)) over twice as many unlabelled rows and their guessed labels     (`mixmatch.py`)
          + anchor * mean over the classes of the squared distance of a class's weights from where they began
 
-It begins as the sum of what the present network says and what the sub-module says. The features are standardised
-while it is tuned, since sub-modules are loud and quiet ones: (x - mean) / std over the rehearsal set.
+It begins as the sub-module's own head, which knows all classes, or as what it and the present network's say together.
+The features are standardised while it is tuned, since sub-modules are loud and quiet ones: (x - mean) / std over the
+rehearsal set; and they are mixed up with each other, as are their labels, since so few rows are soon learnt by heart:
+Verma, Lamb, Beckham, Najafi, Mitliagkas, Lopez-Paz, Bengio 2019, "Manifold Mixup", ICML, arXiv:1806.05236.
 
 Yan, Xie, He 2021, arXiv:2103.16788, section 3.4, tune a head drawn anew on such a set ("classifier learning").
 
@@ -18,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline import keyed_randomness
 from pipeline.device import to_device
 from pipeline.network import Network
 from pipeline.precision import Precision, layers_in
@@ -34,14 +37,14 @@ _ROWS = 256  # of one pass
 _LEAST_STD = 1e-3  # a feature that never moves is left as small as it is
 
 
-def begin_head(joint: Network, sub_module: Network, present_classes: int, classes: int) -> None:
-    """What is said first: by the present network of its classes, by the sub-module of all. Spare columns say what the
-    present network's say."""
+def begin_head(joint: Network, sub_module: Network, heard_classes: int, classes: int) -> None:
+    """What is said first: by the sub-module, of all classes; and by the present network, of its first `heard_classes`.
+    Spare columns say what the present network's say."""
     old = joint.body.width - sub_module.body.width
     head, added = joint.head, sub_module.head
     with torch.no_grad():
-        head.weight[present_classes:classes, :old] = 0
-        head.bias[present_classes:classes] = 0
+        head.weight[heard_classes:classes, :old] = 0
+        head.bias[heard_classes:classes] = 0
         head.weight[:classes, old:] = added.weight[:classes].cpu()
         head.bias[:classes] += added.bias[:classes].cpu()
 
@@ -61,11 +64,13 @@ class HeadTraining:
     ) -> None:
         """Running statistics normalise all along: the set is too small to learn others from."""
         device = rehearsal.device
-        self.network = network.to(device).eval().requires_grad_(True)
+        self.network = network.eval().requires_grad_(True)
+        self.network.place_on(device, bfloat16=precision == "bfloat16")
         if settings.sub_modules_share is None:
             self.network.body.requires_grad_(False)
         self._rehearsal, self._settings = rehearsal, settings
         self._precision: Precision = precision
+        self._seed = seed
         self._copies, self._of_unlabelled = (
             ChangedCopies(augmentation, network.spec, seed=seed, purpose=purpose, device=device)
             for purpose in (_PURPOSE, f"{_PURPOSE}/unlabelled")
@@ -90,16 +95,24 @@ class HeadTraining:
         rehearsal, classes = self._rehearsal, self._rehearsal.classes
         rows_B = to_device(self.training.rows(), rehearsal.device)
         x, labelled = self._copies.of(rehearsal.x[rows_B], self.training.done), len(rows_B)
+        target = F.one_hot(rehearsal.y[rows_B], classes).to(torch.float32)
         if len(rehearsal.guessed_UC):
-            drawn_U = self.training.draw("unlabelled", len(rehearsal.guessed_UC), self._settings.head_batch_size)
+            drawn_U = self.training.draw("unlabelled", len(rehearsal.guessed_UC), 2 * self._settings.head_batch_size)
             rows_U = to_device(drawn_U, rehearsal.device)
             x = torch.cat([x, self._of_unlabelled.of(rehearsal.unlabelled[rows_U], self.training.done)])
+            target = torch.cat([target, rehearsal.guessed_UC[rows_U]])
         features = (self._features(x) - self._mean_D) / self._std_D
+        if self._settings.head_mixes:
+            generator = keyed_randomness.generator(self._seed, f"{_PURPOSE}/mixed", self.training.done)
+            order = to_device(generator.permutation(len(x)), rehearsal.device)
+            share = mixmatch.shares(generator, len(x), self._settings.mixmatch_alpha).to(rehearsal.device)
+            features, target = (mixmatch.mixed_up(values, order, share) for values in (features, target))
         logits = self.network.head(features)[:, :classes]
-        loss = F.cross_entropy(logits[:labelled], rehearsal.y[rows_B])
-        if len(rehearsal.guessed_UC):
-            guessed = mixmatch.cross_entropies(logits[labelled:], rehearsal.guessed_UC[rows_U]).mean()
-            loss = loss + self._settings.pseudo_weight * guessed
+        losses = mixmatch.cross_entropies(logits, target)
+        loss = losses[:labelled].mean()
+        if len(losses) > labelled:
+            weight = mixmatch.ramped(self._settings.pseudo_weight, self.training.done, self.training.steps)
+            loss = loss + weight * losses[labelled:].mean()
         away = (self.network.head.weight[:classes] - self._began_CD).square().sum(dim=1).mean()
         self.training.step(loss + self._settings.head_anchor * away)
 

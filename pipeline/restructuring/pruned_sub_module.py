@@ -42,7 +42,8 @@ class PrunedTraining:
         seed: int,
     ) -> None:
         """`guessed_UC`: the labels guessed for the lesson's unlabelled rows; none where they are not heard."""
-        self.network = network.to(lesson.device).train()
+        self.network = network.train()
+        self.network.place_on(lesson.device, bfloat16=precision == "bfloat16")
         self._taught_by = taught_by.eval()
         self._lesson, self._guessed_UC, self._settings = lesson, guessed_UC, settings
         self._precision: Precision = precision
@@ -68,7 +69,7 @@ class PrunedTraining:
         batch = lesson.batch(self.training, self._copies)
         x, labelled = batch.x, len(batch.x)
         if len(self._guessed_UC):
-            drawn_U = self.training.draw("unlabelled", len(self._guessed_UC), self._settings.unlabelled_per_step)
+            drawn_U = self.training.draw("unlabelled", len(self._guessed_UC), self._settings.pseudo_per_step)
             rows_U = to_device(drawn_U, lesson.device)
             x = torch.cat([x, self._of_unlabelled.of(lesson.unlabelled[rows_U], self.training.done)])
         with torch.no_grad():

@@ -48,7 +48,8 @@ class TemporaryTraining:
     ) -> None:
         """`present_UO`: what the present network says of each unlabelled row, probabilities of the old classes; None:
         there are none, or it is not heard."""
-        self.network = network.to(lesson.device).train()
+        self.network = network.train()
+        self.network.place_on(lesson.device, bfloat16=precision == "bfloat16")
         self._lesson, self._present_UO, self._settings = lesson, present_UO, settings
         self._precision: Precision = precision
         self._seed = seed
