@@ -26,6 +26,13 @@ class Reason(StrEnum):
     FORGETTING = "forgetting"
 
 
+class Kind(StrEnum):
+    """Which job is asked for: the value of an event's field, of a version's tag, and the beginning of a job's name."""
+
+    CONSOLIDATION = "consolidation"
+    EXPANSION = "expansion"
+
+
 class RestructuringSettings(Section):
     """When a job is asked for. Changeable: asking changes nothing that is learnt, and an adoption is a decision of its
     own, which is recorded."""
@@ -63,6 +70,7 @@ class Request:
 
     reason: Reason
     at_records: int  # consumed when it was asked for: no two requests of a state share it
+    kind: Kind = Kind.CONSOLIDATION
 
 
 class RestructuringTrigger:
@@ -169,6 +177,7 @@ class RestructuringTrigger:
             "forgetting": self._forgetting,
             "reason": None if self._request is None else str(self._request.reason),
             "requested_at": None if self._request is None else self._request.at_records,
+            "kind": None if self._request is None else str(self._request.kind),
         }
 
     def load_state(self, state: StateTree) -> None:
@@ -185,4 +194,6 @@ class RestructuringTrigger:
         reason, at_records = cast("str | None", state["reason"]), cast("int | None", state["requested_at"])
         self._request = None
         if reason is not None and at_records is not None:
-            self._request = Request(reason=Reason(reason), at_records=at_records)
+            # releases before there were expansions saved no kind
+            kind = Kind(cast("str | None", state["kind"]) or Kind.CONSOLIDATION)
+            self._request = Request(reason=Reason(reason), at_records=at_records, kind=kind)
