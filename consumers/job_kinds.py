@@ -12,8 +12,9 @@ import numpy.typing as npt
 import torch
 
 from pipeline.network import Network
-from pipeline.restructuring.consolidation import Progress, consolidated, consolidation_of
+from pipeline.restructuring.consolidation import consolidated, consolidation_of
 from pipeline.restructuring.consolidation_settings import ConsolidationSettings
+from pipeline.restructuring.progress import Progress
 from pipeline.restructuring.trigger import Kind
 from pipeline.settings import LearnerSettings
 from pipeline.state import StateTree

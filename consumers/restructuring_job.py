@@ -30,7 +30,7 @@ from pipeline.erasure import Erasures
 from pipeline.evaluation.hold_out import HoldOut, evaluate_hold_out
 from pipeline.record import Partition
 from pipeline.restructuring.acceptance import AcceptanceSettings, Judgement, judgeable, judged
-from pipeline.restructuring.consolidation import Progress
+from pipeline.restructuring.progress import Progress
 from pipeline.restructuring.refused import Refused
 from pipeline.restructuring.trigger import Kind
 from pipeline.sample import Sample

@@ -10,7 +10,7 @@ from model_store.fault_points import fault_point
 from model_store.snapshot import Snapshot
 from model_store.snapshot_store import SnapshotStore
 from pipeline.record import Partition
-from pipeline.restructuring.consolidation import Progress
+from pipeline.restructuring.progress import Progress
 from pipeline.state import Json
 
 # What is lost at most where the process is killed.

@@ -35,9 +35,10 @@ from pipeline.device import choose_device
 from pipeline.evaluation.hold_out import HoldOut
 from pipeline.network import Network
 from pipeline.record import Partition
-from pipeline.restructuring.consolidation import Consolidation, Inputs, Progress
+from pipeline.restructuring.consolidation import Consolidation, Inputs
 from pipeline.restructuring.consolidation_settings import ConsolidationSettings
 from pipeline.restructuring.labelled_rows import gather_unlabelled
+from pipeline.restructuring.progress import Progress
 from pipeline.restructuring.refused import Refused
 from pipeline.restructuring.trigger import Kind
 from pipeline.sample import InputSpec

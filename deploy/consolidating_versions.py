@@ -21,8 +21,8 @@ from model_store.model_uri import ModelUri
 from model_store.registry import Registry, RegistryRefused, RegistryUnavailable, check_model_name
 from model_store.tracking_uri import sqlite_file
 from pipeline.device import configure_torch
-from pipeline.restructuring.consolidation import Progress
 from pipeline.restructuring.consolidation_settings import for_ready_teachers
+from pipeline.restructuring.progress import Progress
 from pipeline.user_error import UserError
 
 

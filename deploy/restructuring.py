@@ -21,7 +21,7 @@ from model_store.offers import OfferStore
 from model_store.snapshot_store import SnapshotEntry, SnapshotStore
 from pipeline.device import configure_torch
 from pipeline.record import Partition
-from pipeline.restructuring.consolidation import Progress
+from pipeline.restructuring.progress import Progress
 from pipeline.restructuring.trigger import Kind
 from pipeline.settings import LearnerSettings
 from pipeline.user_error import UserError

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Hashable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ from pipeline.device import to_device
 from pipeline.finiteness import Found
 from pipeline.incoming_loss import incoming_loss
 from pipeline.network import Network
+from pipeline.precision import layers_in
 from pipeline.reservoir import Reservoir, ReservoirRows
 from pipeline.retention.term import ReplayRows, RetentionTerm, RowGradients, Rows
 from pipeline.settings import LearnerSettings
@@ -270,17 +270,9 @@ class Passes:
             return x.new_zeros((0, self._network.columns), dtype=torch.float32), x.new_zeros(
                 (0, self._network.body.width), dtype=torch.float32
             )
-        with self._precision():
+        with layers_in(self.settings.precision, self.device, self._network.body):
             logits_BK, features_BD = self._network(x)
         return logits_BK.float(), features_BD.float()
-
-    def _precision(self) -> AbstractContextManager[object]:
-        wanted = self.settings.precision
-        if wanted == "bfloat16" or (
-            wanted == "auto" and self.device.type == "cuda" and self._network.body.prefers_bfloat16
-        ):
-            return torch.autocast(self.device.type, torch.bfloat16)
-        return nullcontext()
 
 
 def _replay_rows(

@@ -6,6 +6,7 @@ Legend: B = rows, D = width of the features
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, cast
 
 from torch import Tensor, nn
@@ -58,3 +59,19 @@ class Backbone(nn.Module, ABC):
     def resolved_options(self) -> dict[str, Json]:
         """Options that rebuild this architecture anywhere: with nothing in them that lies in a local file."""
         return cast("dict[str, Json]", self.config.model_dump(mode="json"))
+
+    @property
+    def measured_options(self) -> dict[str, Json] | None:
+        """Options that rebuild it with the sizes that its layers have *now*, after channels were taken away from them
+        all over; None: no options say so, and it cannot be pruned."""
+        return None
+
+    @property
+    def stages(self) -> Sequence[Sequence[nn.Module]]:
+        """Its convolutions and batch norms in groups that must have as many channels each, where it has some."""
+        return ()
+
+    @property
+    def attention_heads(self) -> Mapping[nn.Linear, int]:
+        """The projections to several heads, which keep their number when they are pruned."""
+        return {}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pipeline.backbones.backbone import Backbone
 from pipeline.sample import InputSpec
 from pipeline.settings_section import Section, fixed
+from pipeline.state import Json
 
 
 class Mlp(Backbone):
@@ -34,6 +35,10 @@ class Mlp(Backbone):
             layers += [nn.Linear(inputs, outputs), nn.ReLU()]
         self.layers = nn.Sequential(*layers)
         self.width = widths[-1]
+
+    @property
+    def measured_options(self) -> dict[str, Json] | None:
+        return {"hidden": [layer.out_features for layer in self.layers if isinstance(layer, nn.Linear)]}
 
     def forward(self, x: Tensor) -> Tensor:
         features_BD: Tensor = self.layers(x.flatten(1))

@@ -8,7 +8,7 @@ Legend: B = rows, T = tokens, D = width
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -81,6 +81,29 @@ class TextEncoder(Backbone):
                 f"{_reason(error)}): give a whole checkpoint"
             ) from error
         self.width = int(encoder_config.hidden_size)
+        self._heads = int(encoder_config.num_attention_heads)
+
+    @property
+    def measured_options(self) -> dict[str, Json] | None:
+        linear = {name: layer for name, layer in self.encoder.named_modules() if isinstance(layer, nn.Linear)}
+        inner = next(layer for name, layer in linear.items() if name.endswith(("intermediate.dense", "ffn", "lin1")))
+        model_type = self._described["model_type"]
+        if model_type == "electra":  # its embeddings are another size or have no projection: not both from one config
+            return None
+        if model_type == "distilbert":
+            sizes = {"dim": inner.in_features, "hidden_dim": inner.out_features}
+        else:
+            sizes = {"hidden_size": inner.in_features, "intermediate_size": inner.out_features}
+        if model_type == "albert":
+            embeddings = next(layer for layer in self.encoder.modules() if isinstance(layer, nn.Embedding))
+            sizes["embedding_size"] = embeddings.embedding_dim
+        return {"encoder": {**self._described, **sizes}}
+
+    @property
+    def attention_heads(self) -> Mapping[nn.Linear, int]:
+        ends = ("query", "key", "value", "q_lin", "k_lin", "v_lin")
+        linear = ((name, layer) for name, layer in self.encoder.named_modules() if isinstance(layer, nn.Linear))
+        return {layer: self._heads for name, layer in linear if name.endswith(ends)}
 
     def forward(self, x: Tensor) -> Tensor:
         mask_BT = x != 0

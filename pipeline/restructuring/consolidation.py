@@ -34,6 +34,7 @@ from pipeline.restructuring.consolidation_settings import ConsolidationSettings
 from pipeline.restructuring.feature_gate import FeatureGate, heard
 from pipeline.restructuring.gate import GateTraining
 from pipeline.restructuring.labelled_rows import LabelledRows, balanced, gather_labelled, gather_unlabelled
+from pipeline.restructuring.progress import Progress, never, nothing
 from pipeline.restructuring.refused import Refused
 from pipeline.restructuring.replaced_network import reservoir_rows, with_network
 from pipeline.restructuring.specialist import SpecialistTraining
@@ -42,17 +43,7 @@ from pipeline.restructuring.teacher import Answers, Teacher
 from pipeline.settings import LearnerSettings
 from pipeline.state import StateTree, fingerprint
 
-# (stage, steps done, steps in all): each stage counts from 0
-Progress = Callable[[str, int, int], None]
-
 _BESIDE = ("hints", "attention", "relational")
-
-
-def _nothing(_stage: str, _done: int, _total: int) -> None: ...
-
-
-def _never() -> bool:
-    return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +124,7 @@ class Consolidation:
                     seed=seed,
                 )
 
-    def run(self, *, progress: Progress = _nothing, stop: Callable[[], bool] = _never) -> Network | None:
+    def run(self, *, progress: Progress = nothing, stop: Callable[[], bool] = never) -> Network | None:
         """The student, in eval mode; None where it was stopped before its end. `stop` is asked before every step."""
         # 1.
         for stage, learning in (("specialist", self._specialist_training), ("gate", self._gate)):
@@ -257,7 +248,7 @@ class Consolidation:
             return LabelledRows(x=self._inputs.unlabelled[:0], labels=())
         if self._settings.replays == "reservoir" or not isinstance(records, LabelledRows):
             return reservoir
-        return balanced(_joined(_only(reservoir, set(self._inputs.old.class_names)), records))
+        return balanced(_joined(reservoir.of(self._inputs.old.class_names), records))
 
     def _layers(self) -> Sequence[str]:
         """Whose attention the student takes over."""
@@ -341,7 +332,7 @@ def consolidation_of(
     reservoir = reservoir_rows(learner)
     new = set(names) - set(old.class_names)
     of_log = ((x, label) for x, label in records or () if label in new)
-    kept = gather_labelled(of_log, settings.most_records, seed) if records is not None else _only(reservoir, new)
+    kept = gather_labelled(of_log, settings.most_records, seed) if records is not None else reservoir.of(new)
     inputs = Inputs(
         class_names=names,
         columns=cast(int, cast(StateTree, learner["architecture"])["columns"]),
@@ -363,11 +354,6 @@ def consolidated(parent: StateTree, student: Network, settings: LearnerSettings)
 def _kind(network: Network) -> str:
     """Backbone and options: networks of one kind have the same layers."""
     return f"{network.architecture['backbone']} {network.architecture['options']}"
-
-
-def _only(rows: LabelledRows, labels: set[str]) -> LabelledRows:
-    kept = [row for row, label in enumerate(rows.labels) if label in labels]
-    return LabelledRows(x=rows.x[kept], labels=tuple(rows.labels[row] for row in kept))
 
 
 def _joined(first: LabelledRows, second: LabelledRows) -> LabelledRows:

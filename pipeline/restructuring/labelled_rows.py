@@ -8,7 +8,7 @@ Legend: N = rows
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -32,6 +32,14 @@ class LabelledRows:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __getitem__(self, rows: slice) -> LabelledRows:
+        return LabelledRows(x=self.x[rows], labels=self.labels[rows])
+
+    def of(self, labels: Collection[str]) -> LabelledRows:
+        """The rows with one of these labels."""
+        kept = [row for row, label in enumerate(self.labels) if label in labels]
+        return LabelledRows(x=self.x[kept], labels=tuple(self.labels[row] for row in kept))
 
 
 def balanced(rows: LabelledRows) -> LabelledRows:

@@ -1,16 +1,18 @@
 """Epochs over rows that are all at hand, which can stop after any step and go on to the same bits.
 
 AdamW (Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization", arXiv:1711.05101) at a learning rate that
-rises over the first tenth of the steps and then falls to zero on a line, as encoders of texts are trained (Devlin et
-al. 2019, arXiv:1810.04805, appendix A.2).
+rises over the first tenth of the steps and then falls to zero: on a line, as encoders of texts are trained (Devlin et
+al. 2019, arXiv:1810.04805, appendix A.2), or on half a cosine (Loshchilov and Hutter 2017, "SGDR: Stochastic Gradient
+Descent with Warm Restarts", arXiv:1608.03983, equation 5).
 
 Legend: N = rows, B = rows of one step
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +23,8 @@ from pipeline import keyed_randomness
 from pipeline.state import StateTree
 
 _WARM_UP = 0.1  # share of the steps
+
+Falls = Literal["line", "cosine"]
 
 
 class Training:
@@ -37,15 +41,25 @@ class Training:
         weight_decay: float,
         seed: int,
         purpose: str,
+        falls: Falls = "line",
+        shares: Mapping[str, float] | None = None,
     ) -> None:
+        """`shares`: {beginning of parameters' names: their share of the learning rate}; others have all of it."""
         assert rows > 0, "there is nothing to train on"
         self._module = module
         self._parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        groups: dict[float, list[nn.Parameter]] = {}
+        for name, parameter in self._parameters.items():
+            groups.setdefault(_share_of(name, shares or {}), []).append(parameter)
+        self._shares = list(groups)
         self._optimizer = torch.optim.AdamW(
-            list(self._parameters.values()), lr=learning_rate, weight_decay=weight_decay, foreach=True
+            [{"params": parameters} for parameters in groups.values()],
+            lr=learning_rate,
+            weight_decay=weight_decay,
+            foreach=True,
         )
         self._rows, self._batch_size, self._learning_rate = rows, batch_size, learning_rate
-        self._seed, self._purpose = seed, purpose
+        self._seed, self._purpose, self._falls = seed, purpose, falls
         self._steps_per_epoch = -(-rows // batch_size)
         self._order_N: npt.NDArray[np.int64] = np.empty(0, np.int64)  # of the epoch under way
         self.steps = epochs * self._steps_per_epoch
@@ -69,7 +83,8 @@ class Training:
 
     def step(self, loss: Tensor) -> None:
         """Take the step that lowers it."""
-        self._optimizer.param_groups[0]["lr"] = self._learning_rate * self._share()
+        for group, share in zip(self._optimizer.param_groups, self._shares, strict=True):
+            group["lr"] = self._learning_rate * share * self._share()
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
@@ -80,7 +95,8 @@ class Training:
         warm_up = max(1, round(_WARM_UP * self.steps))
         if self.done < warm_up:
             return (self.done + 1) / warm_up
-        return (self.steps - self.done) / max(1, self.steps - warm_up)
+        left = (self.steps - self.done) / max(1, self.steps - warm_up)
+        return left if self._falls == "line" else 0.5 * (1 - math.cos(math.pi * left))
 
     def state(self) -> StateTree:
         """Copies on the CPU."""
@@ -108,6 +124,10 @@ class Training:
                     "exp_avg_sq": second[name].to(parameter.device, copy=True),
                 }
                 self._optimizer.state[parameter] = moments
+
+
+def _share_of(name: str, shares: Mapping[str, float]) -> float:
+    return next((share for begin, share in shares.items() if name.startswith(begin)), 1.0)
 
 
 def _copy(tensor: Tensor) -> Tensor:

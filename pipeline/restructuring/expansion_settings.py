@@ -1,0 +1,59 @@
+"""The settings of an expansion. They may differ from job to job: what a job made is recorded, never made again."""
+
+from __future__ import annotations
+
+from pipeline.restructuring.pruning import Ranking
+from pipeline.settings import AugmentationSettings
+from pipeline.settings_section import Section, changeable
+
+
+class ExpansionSettings(Section):
+    """The defaults are the best of a trial on Split-CIFAR-10 (`docs/experiments.md`)."""
+
+    epochs: int = changeable(6, ge=1, why="passes of the temporary network over the new classes' records")
+    distillation_epochs: int = changeable(
+        4, ge=0, why="passes of the pruned network over the same, taught by the temporary one"
+    )
+    batch_size: int = changeable(32, ge=1, why="records of one step; as many rehearsal samples come to it")
+    learning_rate: float = changeable(2e-3, gt=0, why="largest step size of AdamW; it falls on half a cosine")
+    weight_decay: float = changeable(5e-4, ge=0, why="decoupled weight decay")
+    augmentation: AugmentationSettings | None = changeable(
+        None, why="how a job changes images; none: as the learner does (learner.augmentation)"
+    )
+    rehearses: bool = changeable(
+        True,
+        why="the temporary network hears samples of the old classes too, with outputs for them; false: the new "
+        "classes' records alone, as in the original",
+    )
+    prune: float | None = changeable(
+        0.5, gt=0, lt=1, why="share of the channels that the sub-module loses; none: it keeps them all"
+    )
+    ranking: Ranking = changeable("scale", why="which channels go; random: any, to compare with")
+    scale_penalty: float = changeable(0.0, ge=0, why="weight of the sum of |gamma| of the batch norms, before pruning")
+    temperature: float = changeable(2.0, gt=0, why="T of what the pruned network takes over from the temporary one")
+    mixmatch_weight: float = changeable(
+        1.0, ge=0, why="weight of the unlabelled rows' loss in the temporary network (MixMatch); 0: they are not heard"
+    )
+    mixmatch_views: int = changeable(2, ge=1, why="K: changed copies of an unlabelled row, whose guesses are averaged")
+    mixmatch_alpha: float = changeable(0.75, gt=0, why="of the Beta distribution that rows are mixed up with")
+    sharpening: float = changeable(0.5, gt=0, le=1, why="T of guessed labels: the smaller, the surer")
+    unlabelled_per_step: int = changeable(16, ge=1, why="unlabelled rows of one step")
+    pseudo_weight: float = changeable(
+        1.0,
+        ge=0,
+        why="weight of the guessed labels of unlabelled rows where the sub-module is distilled and the head "
+        "is tuned; 0: they are not heard",
+    )
+    head_epochs: int = changeable(100, ge=1, why="passes of the joint head over the class-balanced rehearsal set")
+    head_batch_size: int = changeable(64, ge=1, why="rehearsal samples of one step of it")
+    head_learning_rate: float = changeable(3e-3, gt=0, why="largest step size")
+    head_anchor: float = changeable(0.01, ge=0, why="weight of the squared distance of the head from where it began")
+    sub_modules_share: float | None = changeable(
+        None,
+        gt=0,
+        le=1,
+        why="of the head's learning rate, for the sub-modules under it, which then all go on learning in the stream; "
+        "none: the head alone is tuned, and the old ones stay frozen",
+    )
+    most_records: int = changeable(50_000, ge=1, why="of more records of the new classes so many are kept")
+    most_unlabelled: int = changeable(50_000, ge=1, why="of more unlabelled rows so many are kept, each as likely")

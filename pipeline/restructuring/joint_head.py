@@ -1,0 +1,135 @@
+"""Stage 2 of an expansion: one head over the features of all sub-modules, tuned on as many rows of each class.
+
+    loss = CE(y, h(x)) over the class-balanced rehearsal set
+         + weight * CE(q, h(u)) over unlabelled rows and their guessed labels                           (`mixmatch.py`)
+         + anchor * mean over the classes of the squared distance of a class's weights from where they began
+
+It begins as the sum of what the present network says and what the sub-module says. The features are standardised
+while it is tuned, since sub-modules are loud and quiet ones: (x - mean) / std over the rehearsal set.
+
+Yan, Xie, He 2021, arXiv:2103.16788, section 3.4, tune a head drawn anew on such a set ("classifier learning").
+
+Legend: B = rows of a step, U = unlabelled rows, D = width of all features, O = of the old ones, C = classes
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.device import to_device
+from pipeline.network import Network
+from pipeline.precision import Precision, layers_in
+from pipeline.restructuring import mixmatch
+from pipeline.restructuring.changed_copies import ChangedCopies
+from pipeline.restructuring.expansion_settings import ExpansionSettings
+from pipeline.restructuring.lesson import RehearsalSet
+from pipeline.restructuring.training import Training
+from pipeline.settings import AugmentationSettings
+from pipeline.state import StateTree
+
+_PURPOSE = "restructuring/joint_head"
+_ROWS = 256  # of one pass
+_LEAST_STD = 1e-3  # a feature that never moves is left as small as it is
+
+
+def begin_head(joint: Network, sub_module: Network, present_classes: int, classes: int) -> None:
+    """What is said first: by the present network of its classes, by the sub-module of all. Spare columns say what the
+    present network's say."""
+    old = joint.body.width - sub_module.body.width
+    head, added = joint.head, sub_module.head
+    with torch.no_grad():
+        head.weight[present_classes:classes, :old] = 0
+        head.bias[present_classes:classes] = 0
+        head.weight[:classes, old:] = added.weight[:classes].cpu()
+        head.bias[:classes] += added.bias[:classes].cpu()
+
+
+class HeadTraining:
+    """A step at a time. Until `finish`, the network's head is one of the standardised features."""
+
+    def __init__(
+        self,
+        network: Network,
+        rehearsal: RehearsalSet,
+        settings: ExpansionSettings,
+        augmentation: AugmentationSettings,
+        *,
+        precision: Precision,
+        seed: int,
+    ) -> None:
+        """Running statistics normalise all along: the set is too small to learn others from."""
+        device = rehearsal.device
+        self.network = network.to(device).eval().requires_grad_(True)
+        if settings.sub_modules_share is None:
+            self.network.body.requires_grad_(False)
+        self._rehearsal, self._settings = rehearsal, settings
+        self._precision: Precision = precision
+        self._copies, self._of_unlabelled = (
+            ChangedCopies(augmentation, network.spec, seed=seed, purpose=purpose, device=device)
+            for purpose in (_PURPOSE, f"{_PURPOSE}/unlabelled")
+        )
+        self._mean_D, self._std_D = self._statistics()
+        self._standardise(network.head)
+        self._began_CD = network.head.weight.detach()[: rehearsal.classes].clone()
+        self.training = Training(
+            self.network,
+            rows=len(rehearsal.y),
+            epochs=settings.head_epochs,
+            batch_size=settings.head_batch_size,
+            learning_rate=settings.head_learning_rate,
+            weight_decay=0.0,
+            seed=seed,
+            purpose=_PURPOSE,
+            falls="cosine",
+            shares={"body.": settings.sub_modules_share or 1.0},
+        )
+
+    def step(self) -> None:
+        rehearsal, classes = self._rehearsal, self._rehearsal.classes
+        rows_B = to_device(self.training.rows(), rehearsal.device)
+        x, labelled = self._copies.of(rehearsal.x[rows_B], self.training.done), len(rows_B)
+        if len(rehearsal.guessed_UC):
+            drawn_U = self.training.draw("unlabelled", len(rehearsal.guessed_UC), self._settings.head_batch_size)
+            rows_U = to_device(drawn_U, rehearsal.device)
+            x = torch.cat([x, self._of_unlabelled.of(rehearsal.unlabelled[rows_U], self.training.done)])
+        features = (self._features(x) - self._mean_D) / self._std_D
+        logits = self.network.head(features)[:, :classes]
+        loss = F.cross_entropy(logits[:labelled], rehearsal.y[rows_B])
+        if len(rehearsal.guessed_UC):
+            guessed = mixmatch.cross_entropies(logits[labelled:], rehearsal.guessed_UC[rows_U]).mean()
+            loss = loss + self._settings.pseudo_weight * guessed
+        away = (self.network.head.weight[:classes] - self._began_CD).square().sum(dim=1).mean()
+        self.training.step(loss + self._settings.head_anchor * away)
+
+    def finish(self) -> Network:
+        """The network with a head of the features as they are, in eval mode."""
+        assert self.training.is_done, "it has not learnt yet"
+        head = self.network.head
+        with torch.no_grad():
+            head.weight.div_(self._std_D)
+            head.bias.sub_(head.weight @ self._mean_D)
+        return self.network.eval().requires_grad_(True)
+
+    def _standardise(self, head: nn.Linear) -> None:
+        with torch.no_grad():
+            head.bias.add_(head.weight @ self._mean_D)
+            head.weight.mul_(self._std_D)
+
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            rows = [self._features(x) for x in torch.split(self._rehearsal.x, _ROWS)]
+        features = torch.cat(rows)
+        return features.mean(dim=0), features.std(dim=0, correction=0).clamp_min(_LEAST_STD)
+
+    def _features(self, x: Tensor) -> Tensor:
+        with layers_in(self._precision, self._rehearsal.device, self.network.body):
+            features: Tensor = self.network(x)[1]
+        return features.float()
+
+    def state(self) -> StateTree:
+        return self.training.state()
+
+    def load_state(self, state: StateTree) -> None:
+        self.training.load_state(state)

@@ -1,0 +1,83 @@
+"""What a sub-module learns from, on the device: records of the new classes, rehearsal samples, unlabelled rows.
+
+Legend: B = rows of a step, R = rehearsal samples of a step, C = classes, U = unlabelled rows
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pipeline.device import to_device
+from pipeline.restructuring.changed_copies import ChangedCopies
+from pipeline.restructuring.labelled_rows import LabelledRows, balanced
+from pipeline.restructuring.training import Training
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Of one step, changed copies."""
+
+    x: Tensor  # (B + R, ...)
+    y: Tensor  # (B + R,) columns
+    weight: Tensor  # (B + R,) whose sum is 1
+
+
+class Lesson:
+    """Every class has the same weight in a step, however many of its rows are there: each old class by its samples,
+    over and over, the new ones by their records."""
+
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        records: LabelledRows,
+        rehearsal: LabelledRows,
+        unlabelled: npt.NDArray[np.generic],
+        device: torch.device,
+    ) -> None:
+        """`rehearsal`: of the old classes; may be none."""
+        self.device = device
+        self.classes = len(class_names)
+        self._column = {name: column for column, name in enumerate(class_names)}
+        old = sorted({self._column[label] for label in rehearsal.labels})
+        self.old = torch.tensor(old, dtype=torch.int64, device=device)
+        self.records = len(records)
+        rehearsed = balanced(rehearsal) if len(rehearsal) else rehearsal
+        self._x, self._y = to_device(records.x, device), self._columns(records)
+        self._old_x, self._old_y = to_device(rehearsed.x, device), self._columns(rehearsed)
+        self.unlabelled = to_device(unlabelled, device)
+
+    def batch(self, training: Training, copies: ChangedCopies) -> Batch:
+        """The rows of the training's next step, with as many rehearsal samples."""
+        rows_B = to_device(training.rows(), self.device)
+        x, y = self._x[rows_B], self._y[rows_B]
+        weight = torch.full((len(x),), 1 / len(x), device=self.device)
+        if len(self.old):
+            slots_R = to_device(training.draw("rehearsal", len(self._old_y), len(rows_B)), self.device)
+            x, y = torch.cat([x, self._old_x[slots_R]]), torch.cat([y, self._old_y[slots_R]])
+            of_old = len(self.old) / self.classes
+            weight = torch.cat([weight * (1 - of_old), weight.new_full((len(slots_R),), of_old / len(slots_R))])
+        return Batch(x=copies.of(x, training.done), y=y, weight=weight)
+
+    def _columns(self, rows: LabelledRows) -> Tensor:
+        return to_device(np.array([self._column[label] for label in rows.labels], dtype=np.int64), self.device)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RehearsalSet:
+    """What the joint head is tuned on, on the device: as many rows of each class."""
+
+    x: Tensor
+    y: Tensor  # columns
+    unlabelled: Tensor
+    guessed_UC: Tensor  # their guessed labels; of no row where they are not heard
+    classes: int
+
+    @property
+    def device(self) -> torch.device:
+        return self.y.device
