@@ -45,6 +45,11 @@ class Backbone(nn.Module, ABC):
         """Replace the fresh weights by those of the local file that the options name, if they do."""
 
     @property
+    def bodies(self) -> tuple[Backbone, ...]:
+        """The sub-modules that it is made of, in their order; one that is made of none is its own only one."""
+        return (self,)
+
+    @property
     def compact(self) -> Backbone:
         """The body of a network of the compact kind: its first sub-module, where it has several."""
         return self
