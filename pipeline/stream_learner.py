@@ -230,7 +230,7 @@ class StreamLearner:
                     drift=drift,
                     average_forgetting=None if evaluation is None else evaluation.average_forgetting,
                     evaluated=self._seen_by_column(evaluation) if is_evaluated else None,
-                    sub_modules=1 if self.learner is None else len(self.learner.network.body.bodies),
+                    sub_modules=1 if self.learner is None else self.learner.sub_modules_count,
                 )
             )
         # 6.

@@ -46,7 +46,7 @@ class Backbone(nn.Module, ABC):
 
     @property
     def bodies(self) -> tuple[Backbone, ...]:
-        """The sub-modules that it is made of, in their order; one that is made of none is its own only one."""
+        """The sub-modules that it is made of; a body that is not made of several is its own one."""
         return (self,)
 
     @property

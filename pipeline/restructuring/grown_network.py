@@ -38,8 +38,7 @@ def grown(network: Network, addition: Network, *, freeze_old: bool = False, free
     parts = [*_described(network.body, frozen=freeze_old), *_described(addition.body, frozen=freeze_new)]
     architecture = {**network.architecture, "backbone": SubModules.name, "options": {"parts": parts}}
     result = network_from_architecture(architecture, network.seed)
-    of_both = [*network.body.bodies, *addition.body.bodies]
-    for of_result, of_its in zip(result.body.bodies, of_both, strict=True):
+    for of_result, of_its in zip(result.body.bodies, [*network.body.bodies, *addition.body.bodies], strict=True):
         of_result.load_state_dict(of_its.state_dict())
     old = network.head
     with torch.no_grad():

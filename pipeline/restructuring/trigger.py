@@ -34,7 +34,7 @@ class Reason(StrEnum):
 
 
 class Kind(StrEnum):
-    """What the job is: the value of an event's field."""
+    """Which job is asked for: the value of an event's field, of a version's tag, and the beginning of a job's name."""
 
     CONSOLIDATION = "consolidation"
     EXPANSION = "expansion"
@@ -250,5 +250,6 @@ class RestructuringTrigger:
         reason, at_records = cast("str | None", state["reason"]), cast("int | None", state["requested_at"])
         self._request = None
         if reason is not None and at_records is not None:
+            # releases before there were expansions saved no kind
             kind = Kind(cast("str | None", state["kind"]) or Kind.CONSOLIDATION)
             self._request = Request(reason=Reason(reason), at_records=at_records, kind=kind)

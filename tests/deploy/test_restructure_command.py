@@ -11,19 +11,20 @@ import pytest
 from click.testing import CliRunner, Result
 
 from consumers import kafka_connection, topics
-from consumers.consolidation_job import job_name
 from consumers.requested_jobs import requested_job
+from consumers.restructuring_job import job_name
 from deploy.commands.restructure import command
-from deploy.consolidating import choose
 from deploy.embedded_kafka import EmbeddedKafka
 from deploy.learning import open_learner
 from deploy.local_port import bind_once
+from deploy.restructuring import choose
 from deploy.restructuring_worker import RestructuringWorker, WorkReport
 from deploy.settings import load_settings
 from deploy.worker_console import WorkerConsole
 from model_store.mlflow_registry import MlflowRegistry
 from model_store.offers import OfferStore
 from model_store.snapshot_store import SnapshotEntry, SnapshotStore
+from pipeline.restructuring.trigger import Kind
 from pipeline.user_error import UserError
 from producers.dataset_source import DatasetOptions
 from producers.datasets import open_dataset
@@ -177,14 +178,14 @@ def test_broken_snapshots_give_way_to_the_next_ones(
     decay(job.parent)
     offered = lines(desk.work())[-2]
     assert offered["event"] == "offered"
-    assert offered["job"] != job_name(job.parent)
+    assert offered["job"] != job_name(job.kind, job.parent)
     OfferStore(desk.state / "offers").clear()
     for entry in store.entries():
         if entry.number < job.parent.number:
             decay(entry)
     refused = lines(desk.work())[-2]
     assert refused["event"] == "refused"
-    assert "the old teacher, is not kept any more, or broken" in refused["why"]
+    assert "the snapshot from before the new classes is not kept any more, or broken" in refused["why"]
     (refusal,) = OfferStore(desk.state / "offers").answers()
     assert refusal.facts["base_is_lost"] is True
 
@@ -201,8 +202,8 @@ def test_what_was_begun_of_a_refused_job_goes_and_by_hand_another_is_chosen(
     assert "weights are not finite: lower learning_rate" in refused["why"]
     assert [path.name for path in (desk.state / "jobs").iterdir()] == ["lock"]
     desk.learn()
-    chosen = choose(desk.state, stream=stream_name)
-    assert job_name(chosen.parent) != refused["job"]
+    chosen = choose(desk.state, Kind.CONSOLIDATION, stream=stream_name)
+    assert chosen.job != refused["job"]
 
 
 @pytest.mark.kafka
@@ -217,7 +218,7 @@ def test_a_job_that_no_worker_survives_is_refused(
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr("deploy.restructuring_worker.consolidate", breaks_down)
+        patch.setattr("deploy.restructuring_worker.restructure", breaks_down)
         for _ in range(10):
             with pytest.raises(MemoryError):
                 desk.work()

@@ -1,4 +1,4 @@
-"""A consolidation from a world's snapshots and logs to an offer, and its learner that adopts it."""
+"""A job of each kind from a world's snapshots and logs to an offer, and its learner that adopts it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from consumers import topics
-from consumers.consolidation_job import ConsolidationJob, JobReport
+from consumers.job_kinds import ConsolidationKind, JobKind
 from consumers.memory_record_source import InMemoryLog, InMemoryRecordSource
 from consumers.record_source import LogTruncated
-from deploy.consolidating import Chosen, choose
+from consumers.restructuring_job import JobReport, RestructuringJob
+from deploy.restructuring import Chosen, choose
 from pipeline.codec.cloud_event import CloudEvent
 from pipeline.codec.image import encode_png
 from pipeline.evaluation.hold_out import HoldOut
@@ -23,26 +24,33 @@ from pipeline.restructuring.consolidation import Inputs
 from pipeline.restructuring.consolidation_settings import ConsolidationSettings
 from pipeline.restructuring.labelled_rows import LabelledRows
 from pipeline.restructuring.refused import Refused
+from pipeline.restructuring.trigger import Kind
 from pipeline.state import StateTree, fingerprint
 from tests.consumers.digit_records import digit_images, digit_stream
 from tests.consumers.learner_world import STREAM, World
 
 EVEN_THE_WORST = AcceptanceSettings(average_margin=1, worst_class_margin=1, class_margin=1, min_class_samples=1)
 QUICK = ConsolidationSettings(epochs=4, batch_size=32, specialist_epochs=4, min_unlabelled=50)
+KINDS: dict[Kind, JobKind] = {Kind.CONSOLIDATION: ConsolidationKind(QUICK)}
+
+
+SUB_MODULES = {Kind.CONSOLIDATION: 1, Kind.EXPANSION: 2}  # of what is made of a network that is one
 
 
 class Desk:
     """A world with unlabelled records, and jobs on it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kind: JobKind) -> None:
+        self.kind = kind
         self.world = World(folder)
         self.world.write(digit_stream(90, clean=True))
         self.world.learn(snapshots={"every_records": 30, "keep": 100})
-        self.unlabelled = InMemoryLog(topics.unlabelled(STREAM))
+        self.unlabelled: InMemoryLog | None = InMemoryLog(topics.unlabelled(STREAM))
         self.send_unlabelled(300, 700)
 
     def send_unlabelled(self, first: int, last: int) -> None:
         """Of the images of the six digits. An id says what it shows, so that labelled or not they share a fate."""
+        assert self.unlabelled is not None
         x, y = digit_images()
         for item in np.flatnonzero(y < 6)[first:last].tolist():
             event = CloudEvent(
@@ -52,7 +60,7 @@ class Desk:
 
     def run(
         self,
-        settings: ConsolidationSettings = QUICK,
+        kind: JobKind | None = None,
         acceptance: AcceptanceSettings = EVEN_THE_WORST,
         stop_after: int | None = None,
         chosen: Chosen | None = None,
@@ -64,13 +72,14 @@ class Desk:
             if stop_after is not None and steps[0] >= stop_after:
                 stop.set()
 
-        job = ConsolidationJob(
+        kind = kind or self.kind
+        job = RestructuringJob(
             store=world.store,
             offers=world.offers,
             work=world.folder / "jobs",
             samples=InMemoryRecordSource(world.log),
-            unlabelled=InMemoryRecordSource(self.unlabelled),
-            consolidation=settings,
+            unlabelled=None if self.unlabelled is None else InMemoryRecordSource(self.unlabelled),
+            kind=kind,
             acceptance=acceptance,
             cluster_id=world.cluster_id,
             topic_id=world.topic_id,
@@ -78,13 +87,22 @@ class Desk:
         )
         if stop_after == 0:
             stop.set()
-        chosen = chosen or choose(world.folder, stream=STREAM)
+        chosen = chosen or self.choose()
         return job.run(chosen.parent, chosen.base, progress=progress, stop=stop)
+
+    def choose(self, base: int | None = None) -> Chosen:
+        return choose(self.world.folder, self.kind.kind, stream=STREAM, base=base)
+
+
+@pytest.fixture(params=KINDS)
+def desk(tmp_path: Path, request: pytest.FixtureRequest) -> Desk:
+    """What holds for every kind of job."""
+    return Desk(tmp_path, KINDS[request.param])
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path)
+def consolidating(tmp_path: Path) -> Desk:
+    return Desk(tmp_path, KINDS[Kind.CONSOLIDATION])
 
 
 def test_what_it_made_is_offered_and_adopted(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,23 +112,29 @@ def test_what_it_made_is_offered_and_adopted(desk: Desk, monkeypatch: pytest.Mon
     assert sorted(report.new_classes) == ["4", "5"]
     assert not report.from_reservoir
     (offer,) = desk.world.offers.waiting()
-    assert offer.job == report.job == f"consolidation-{desk.world.newest().sequence}"
+    assert offer.job == report.job == f"{desk.kind.kind}-{desk.world.newest().sequence}"
     desk.world.write(digit_stream(20, clean=True, seed=5))
     desk.world.learn()
     (told,) = desk.world.events("adopted")
     data = json.loads(told.value or b"")
     assert data["new_classes"] == list(report.new_classes)
     assert data["average_accuracy_after"] == report.judgement.average_after
+    assert data["kind"] == desk.kind.kind
+    before, after = report.before, report.after
+    assert (data["sub_modules_before"], data["parameters_before"]) == (before.sub_modules, before.parameters)
+    assert (data["sub_modules_after"], data["parameters_after"]) == (after.sub_modules, after.parameters)
+    assert (before.sub_modules, after.sub_modules) == (1, SUB_MODULES[desk.kind.kind])
     learnt = cast(dict[str, Any], desk.world.newest().state["learner"])
     assert sorted(learnt["classes"]["names"]) == ["0", "1", "2", "3", "4", "5"]
 
 
-def test_a_worse_one_is_not_offered(desk: Desk) -> None:
+def test_a_worse_one_is_not_offered(consolidating: Desk) -> None:
     lazy = {"epochs": 1, "specialist_epochs": 1, "learning_rate": 1e-9, "initialisation": "fresh"}
-    report = desk.run(QUICK.model_copy(update=lazy), AcceptanceSettings(min_class_samples=5))
+    kind = ConsolidationKind(QUICK.model_copy(update=lazy))
+    report = consolidating.run(kind, AcceptanceSettings(min_class_samples=5))
     assert report is not None
     assert not report.judgement.accepted
-    assert desk.world.offers.waiting() == []
+    assert consolidating.world.offers.waiting() == []
 
 
 @pytest.mark.parametrize("after", [1, 20, 60])
@@ -157,9 +181,9 @@ def test_where_the_log_was_cut_the_reservoir_teaches(desk: Desk) -> None:
     assert report.from_reservoir
 
 
-def test_too_few_unlabelled_are_refused(desk: Desk) -> None:
+def test_too_few_unlabelled_are_refused(consolidating: Desk) -> None:
     with pytest.raises(Refused, match="unlabelled rows are too few"):
-        desk.run(QUICK.model_copy(update={"min_unlabelled": 5_000}))
+        consolidating.run(ConsolidationKind(QUICK.model_copy(update={"min_unlabelled": 5_000})))
 
 
 def test_a_job_that_is_done_twice_offers_once(desk: Desk) -> None:
@@ -171,16 +195,16 @@ def test_a_job_that_is_done_twice_offers_once(desk: Desk) -> None:
 
 def test_an_interrupted_job_keeps_its_snapshots_and_is_chosen_again(desk: Desk) -> None:
     """The learner goes on meanwhile, and would have pruned both."""
-    before = choose(desk.world.folder, stream=STREAM)
+    before = desk.choose()
     assert desk.run(stop_after=3) is None
     desk.world.write(digit_stream(60, clean=True, seed=7))
     desk.world.learn(snapshots={"every_records": 30, "keep": 2, "keep_bases": 0})
     assert desk.world.newest_entry().number > before.parent.number
-    again = choose(desk.world.folder, stream=STREAM)
+    again = desk.choose()
     assert (again.parent.number, again.base.number) == (before.parent.number, before.base.number)
     assert len(desk.world.store.entries()) == 4, "the two newest and these"
     assert desk.run(chosen=again) is not None
-    assert choose(desk.world.folder, stream=STREAM, base=before.base.sequence).parent == desk.world.newest_entry()
+    assert desk.choose(before.base.sequence).parent == desk.world.newest_entry()
 
 
 def test_a_log_that_is_not_the_snapshots_is_named(desk: Desk) -> None:
