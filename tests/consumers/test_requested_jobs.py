@@ -53,7 +53,7 @@ def world(tmp_path: Path) -> World:
 
 
 def restructuring(**changes: Any) -> dict[str, Any]:
-    return {"new_classes": 2, "settle_records": 40, "rest_records": 60, **changes}
+    return {"new_classes": 2, "settle_records": 40, "rest_records": 60, "expand_below": None, **changes}
 
 
 def asked(world: World) -> RequestedJob:

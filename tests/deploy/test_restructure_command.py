@@ -40,7 +40,7 @@ learner:
   device: cpu
   replay: {{capacity: 60, draw_size: 16}}
   evaluation: {{every_records: 100, min_class_samples: 2, burst_records: 50, prequential_window: 100}}
-  restructuring: {{new_classes: 2, settle_records: 60, rest_records: 100}}
+  restructuring: {{new_classes: 2, settle_records: 60, rest_records: 100, expand_below: null}}
 stream: {{poll_seconds: 0.05}}
 metrics: {{enabled: false}}
 kafka: {{bootstrap_servers: '{servers}', connect_timeout_seconds: 2}}
@@ -240,7 +240,9 @@ def asking_state(folder: Path) -> None:
     """A state that waits for an answer, made without brokers."""
     from tests.consumers.digit_records import digit_stream
 
-    settings = learner_settings(restructuring={"new_classes": 2, "settle_records": 40, "rest_records": 60})
+    settings = learner_settings(
+        restructuring={"new_classes": 2, "settle_records": 40, "rest_records": 60, "expand_below": None}
+    )
     world = World(folder, settings=settings)
     world.write(digit_stream(90, clean=True))
     world.learn(max_records=170)

@@ -20,7 +20,7 @@ from tests.faults.harness import MLP, Trial
 pytestmark = pytest.mark.kafka
 
 # One request in the first 900 records, and a second one after these.
-ASKS = "{new_classes: 2, settle_records: 100, rest_records: 200}"
+ASKS = "{new_classes: 2, settle_records: 100, rest_records: 200, expand_below: null}"
 BEFORE_THE_OFFER = (("job.saved", 1), ("job.saved", 2), ("snapshot.state_written", 2), ("job.made", 1))
 AFTER_IT = ("offer.put", "job.answered")
 # Before the adoption is durable, where the next process makes it once more, and after that, where it goes on with it.
