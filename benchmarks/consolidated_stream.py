@@ -142,7 +142,12 @@ class Course:
 
 def measure(args: argparse.Namespace, seed: int) -> dict[str, dict[str, float]]:
     """{row: {"then": ..., "end": ...}} for one seed."""
-    asks = {"new_classes": _NEW_CLASSES, "settle_records": args.records // 8, "rest_records": args.records}
+    asks = {
+        "new_classes": _NEW_CLASSES,
+        "settle_records": args.records // 8,
+        "rest_records": args.records,
+        "expand_below": None,
+    }
     replay = {"capacity": args.buffer}
     settings = LearnerSettings.model_validate(
         {"seed": seed, "device": args.device, "threads": args.threads, "restructuring": asks, "replay": replay}

@@ -1,4 +1,4 @@
-"""The last snapshots before new classes, which are kept for long: a consolidation loads its old teacher from one."""
+"""The last snapshots before new classes, which are kept for long: jobs begin with one, the old teacher of some."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class BegunJob:
 
 
 def begun_jobs(folder: Path) -> list[BegunJob]:
-    """Of the folder of jobs (`consolidation_job.py`), the newest parent last."""
+    """Of the folder of jobs (`restructuring_job.py`), the newest parent last."""
     jobs = []
     for path in folder.iterdir() if folder.is_dir() else ():
         entries = SnapshotStore(path).entries() if path.is_dir() else []

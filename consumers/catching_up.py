@@ -18,7 +18,7 @@ from consumers.check_report import days
 from consumers.way_back import WayBack
 
 # The way out of a refusal, beside what is to be put right first.
-AGAIN = "let the job be done again (`palimpsest consolidate`, or the learner's next request)"
+AGAIN = "let the job be done again (`palimpsest consolidate` or `palimpsest expand`, or the learner's next request)"
 # The first updates are slow, so a process that has learnt fewer does not know its pace.
 _PACE_NEEDS_RECORDS = 1_000
 # Records come in bursts; what came within less time says nothing about the hours that follow.

@@ -304,6 +304,7 @@ class LearnerProcess:
             "restructuring_requested",
             str(request.at_records),
             {
+                "kind": str(request.kind),
                 "reason": str(request.reason),
                 "new_classes": list(names[len(names) - trigger.new_classes :]),
                 "base_at_records": trigger.base_at_records,

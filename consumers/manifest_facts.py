@@ -88,5 +88,5 @@ def _restructuring(trigger: RestructuringTrigger) -> dict[str, Json]:
     request = trigger.request
     asked: dict[str, Json] | None = None
     if request is not None:
-        asked = {"reason": str(request.reason), "at_records": request.at_records}
+        asked = {"reason": str(request.reason), "at_records": request.at_records, "kind": str(request.kind)}
     return {"base_at_records": trigger.base_at_records, "request": asked}

@@ -17,7 +17,7 @@ from consumers.process_settings import MetricsSettings
 from consumers.snapshot_commit import CommitReport
 from pipeline.evaluation.forgetting import EvaluationReport
 from pipeline.record import Partition
-from pipeline.restructuring.trigger import Reason
+from pipeline.restructuring.trigger import Kind, Reason
 from pipeline.sample import DeadLetterReason
 from pipeline.stream_learner import StepReport, StreamLearner
 
@@ -131,8 +131,8 @@ class LearnerMetrics(Observer):
         self._drifts = counter("drift_events_total", "Drifts detected.", "detector")
         self._requests = counter("restructurings_requested_total", "Restructurings that were asked for.", "reason")
         self._restructurings = {
-            "consolidation": counter("consolidations_total", "Consolidations, by what came of them.", "outcome"),
-            "expansion": counter("expansions_total", "Expansions, by what came of them.", "outcome"),
+            Kind.CONSOLIDATION: counter("consolidations_total", "Consolidations, by what came of them.", "outcome"),
+            Kind.EXPANSION: counter("expansions_total", "Expansions, by what came of them.", "outcome"),
         }
         self._relearning = gauge("relearning_records", "Records to be learnt once more after an adoption.")
         self._relearning_seconds = gauge(
@@ -141,6 +141,7 @@ class LearnerMetrics(Observer):
         self._relearning_seconds.set_function(self._expected_left)  # it runs down between the steps too
         self._registrations = gauge("registrations_waiting", "Versions that wait for MLflow.")
         self._parameters = gauge("network_parameters", "Parameters of the network.")
+        self._sub_modules = gauge("sub_modules", "Sub-modules that the network's body is made of.")
         self._model = gauge("model_info", "The model in a role.", "role", "version", "run_id")
         build = gauge("build_info", "What runs here.", "version", "torch", "stream", "branch")
         build.labels(version("palimpsest"), version("torch"), stream, branch).set(1)
@@ -248,8 +249,8 @@ class LearnerMetrics(Observer):
         self._count(kind, "refused")
 
     def _count(self, kind: str, outcome: str) -> None:
-        if kind in self._restructurings:  # an offer may say anything of itself
-            self._restructurings[kind].labels(outcome).inc()
+        if kind in set(Kind):  # an offer may say anything of itself
+            self._restructurings[Kind(kind)].labels(outcome).inc()
 
     def turned(self, lag_records: Mapping[Partition, int]) -> None:
         """The loop has turned: /livez asks when it did last."""
@@ -288,6 +289,7 @@ class LearnerMetrics(Observer):
         self._known.set(len(learner.class_names))
         if learner.learner is not None:
             self._parameters.set(learner.learner.parameters_count)
+            self._sub_modules.set(learner.learner.sub_modules_count)
 
 
 def _known(value: float | None) -> float:

@@ -10,7 +10,7 @@ from consumers.commit_log import transactional_id
 from consumers.replay_transactions import replay_group
 from consumers.topics import MAIN_BRANCH
 
-Role = Literal["learner", "producer", "dead-letters", "consolidate", "check"]
+Role = Literal["learner", "producer", "dead-letters", "restructure", "check"]
 
 
 def needed_acls(role: Role, stream: str, branch: str = MAIN_BRANCH) -> tuple[Acl, ...]:
@@ -54,12 +54,12 @@ def needed_acls(role: Role, stream: str, branch: str = MAIN_BRANCH) -> tuple[Acl
                 Acl(resource="transactional-id", name=replay, operations=("Write",), why="all of a replay, or none"),
                 Acl(resource="group", name=replay, operations=("Read",), why="what was sent back before"),
             )
-        case "consolidate":
+        case "restructure":
             return (
                 _topic(
                     samples, "Read", "DescribeConfigs", why="the new classes' records; its cleanup.policy is looked at"
                 ),
-                _topic(unlabelled, "Read", why="what the student is distilled on"),
+                _topic(unlabelled, "Read", why="what a job learns from besides"),
             )
         case "check":
             return (

@@ -12,6 +12,7 @@ from typing import cast
 
 from consumers.base_snapshots import class_names, young_enough
 from model_store.snapshot_store import SnapshotEntry
+from pipeline.restructuring.trigger import Kind
 from pipeline.state import Json
 
 
@@ -19,6 +20,7 @@ from pipeline.state import Json
 class RequestedJob:
     """What the newest snapshot asks for."""
 
+    kind: Kind
     reason: str
     at_records: int  # consumed when it was asked for
     parent: SnapshotEntry
@@ -34,6 +36,7 @@ def requested_job(entries: Sequence[SnapshotEntry]) -> RequestedJob | None:
     older = [entry for entry in _from_before_new_classes(entries, parent) if entry.number < parent.number]
     knows_fewer = [entry for entry in older if len(class_names(entry)) < len(class_names(parent))]
     return RequestedJob(
+        kind=_kind(request),
         reason=str(request["reason"]),
         at_records=cast(int, request["at_records"]),
         parent=parent,
@@ -41,10 +44,13 @@ def requested_job(entries: Sequence[SnapshotEntry]) -> RequestedJob | None:
     )
 
 
-def request_facts(parent: SnapshotEntry) -> dict[str, Json]:
-    """What an answer says of the request that it answers: reason, and the records at which it was made; {}: none."""
+def request_facts(parent: SnapshotEntry, kind: Kind) -> dict[str, Json]:
+    """What a job of this kind says of the request that it answers: reason, and the records at which it was made; {}: it
+    answers none. One of the other kind, by hand, leaves the request as it is."""
     request = _request(parent)
-    return {} if request is None else {"reason": request["reason"], "requested_at": request["at_records"]}
+    if request is None or _kind(request) is not kind:
+        return {}
+    return {"reason": request["reason"], "requested_at": request["at_records"]}
 
 
 def needed_numbers(entries: Sequence[SnapshotEntry], max_age_seconds: float | None = None) -> set[tuple[int, int]]:
@@ -67,6 +73,10 @@ def _facts(entry: SnapshotEntry) -> Mapping[str, Json]:
 
 def _request(entry: SnapshotEntry) -> Mapping[str, Json] | None:
     return cast("Mapping[str, Json] | None", _facts(entry).get("request"))
+
+
+def _kind(request: Mapping[str, Json]) -> Kind:
+    return Kind(str(request.get("kind", Kind.CONSOLIDATION)))  # releases before there were expansions wrote none
 
 
 def _from_before_new_classes(entries: Sequence[SnapshotEntry], newest: SnapshotEntry) -> list[SnapshotEntry]:

@@ -1,15 +1,15 @@
-"""What a consolidation has done so far, saved now and then, so that the same command goes on from there."""
+"""What a job has done so far, saved now and then, so that the same command goes on from there."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
 
+from consumers.job_kinds import PipelineJob
 from model_store.fault_points import fault_point
 from model_store.snapshot import Snapshot
 from model_store.snapshot_store import SnapshotStore
 from pipeline.record import Partition
-from pipeline.restructuring.consolidation import Consolidation
 from pipeline.restructuring.progress import Progress
 from pipeline.state import Json
 
@@ -23,12 +23,12 @@ class SavedJob:
     def __init__(
         self,
         saved: SnapshotStore,
-        consolidation: Consolidation,
+        making: PipelineJob,
         until: Mapping[Partition, int],
         facts: Mapping[str, Json],
         progress: Progress,
     ) -> None:
-        self._saved, self._consolidation, self._progress = saved, consolidation, progress
+        self._saved, self._making, self._progress = saved, making, progress
         self._until, self._facts = until, facts
         self._at = time.monotonic()
 
@@ -45,7 +45,7 @@ class SavedJob:
             Snapshot(
                 generation=0,
                 sequence=sequence,
-                state=self._consolidation.state(),
+                state=self._making.state(),
                 offsets=self._until,
                 facts=self._facts,
             )

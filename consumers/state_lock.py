@@ -1,4 +1,4 @@
-"""Who works on a state folder: learners and consolidations beside each other, an erasure alone.
+"""Who works on a state folder: learners and restructurings beside each other, an erasure alone.
 
 A `flock` on `<state>/lock`, which the system lets go of when its process ends, however that ends; the file itself stays
 and says nothing. It holds between the processes of one machine, and on a network file system only where that one's
@@ -50,7 +50,7 @@ def exclusive_lock(state: Path) -> Iterator[None]:
     with _open(state) as descriptor:
         if not _locked(descriptor, fcntl.LOCK_EX, state):
             raise UserError(
-                f"a learner, a rewind, a consolidation or another erasure works on {state}: stop it, erase, start it "
+                f"a learner, a rewind, a restructuring or another erasure works on {state}: stop it, erase, start it "
                 "again"
             )
         yield

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from consumers.consolidation_job import KIND
 from consumers.record_source import ReadingStopped, RecordSource, read_records
 from consumers.saved_job import SavedJob
 from consumers.version_teacher import VersionTeacher
@@ -41,6 +40,7 @@ from pipeline.restructuring.consolidation_settings import ConsolidationSettings
 from pipeline.restructuring.labelled_rows import gather_unlabelled
 from pipeline.restructuring.progress import Progress
 from pipeline.restructuring.refused import Refused
+from pipeline.restructuring.trigger import Kind
 from pipeline.sample import InputSpec
 from pipeline.settings import HoldOutSettings
 
@@ -177,7 +177,7 @@ class VersionConsolidation:
             snapshot_sha256=what,
             offsets=until,
             classes=names,
-            trigger=KIND,
+            trigger=Kind.CONSOLIDATION,
             servable=servable,
             records_trained=rows,
             tags={OLD_VERSION_TAG: str(old.uri), NEW_VERSION_TAG: str(new.uri)},

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections.abc import Mapping
 from typing import TextIO
-
-import click
 
 from consumers.check_report import days
 from consumers.learner_process import RunReport
 from consumers.log_gap import Gap
 from consumers.observers import Observer
 from consumers.snapshot_commit import CommitReport
+from deploy.event_lines import EventLines
 from deploy.exit_codes import one_line
 from pipeline.evaluation.forgetting import EvaluationReport
 from pipeline.record import Partition
@@ -32,8 +29,8 @@ class ConsoleObserver(Observer):
 
     def __init__(self, out: TextIO | None = None, *, as_json: bool | None = None) -> None:
         """`as_json` None: where `out` (stderr) is no terminal."""
-        self._out = out
-        self.as_json = not (out or sys.stderr).isatty() if as_json is None else as_json
+        self._lines = EventLines(out, as_json=as_json)
+        self.as_json = self._lines.as_json
         self._told_at = time.monotonic()
         self._records_told = 0
         self._lag: int | None = None  # until the brokers were asked where the log ends
@@ -70,9 +67,12 @@ class ConsoleObserver(Observer):
         if report.drift:
             self._note("drift", "drift of the prequential error", {"records_consumed": report.records_consumed})
         if report.request is not None:
-            reason = str(report.request.reason)
-            text = f"a restructuring is asked for: {reason.replace('_', ' ')}"
-            self._note("restructuring_requested", text, {"reason": reason, "records_consumed": report.records_consumed})
+            kind, reason = str(report.request.kind), str(report.request.reason)
+            self._note(
+                "restructuring_requested",
+                f"{kind} is asked for: {reason.replace('_', ' ')}",
+                {"kind": kind, "reason": reason, "records_consumed": report.records_consumed},
+            )
         now = time.monotonic()
         if now - self._told_at < _SECONDS_BETWEEN_LINES:
             return
@@ -136,13 +136,18 @@ class ConsoleObserver(Observer):
     def adopted(self, learner: StreamLearner, kind: str, expected_seconds: float | None) -> None:
         """The records go back with it, so the rate counts from there."""
         again = learner.high_water - learner.records_consumed
+        network = learner.learner
+        assert network is not None, "what was adopted is a network"
+        sub_modules, parameters = network.sub_modules_count, network.parameters_count
         self._told_at, self._records_told = time.monotonic(), learner.records_consumed
         self._note(
             "adopted",
-            f"adopted a {kind}; {again:,} records are learnt once more"
-            + ("" if expected_seconds is None else f", in about {days(expected_seconds)}"),
+            f"{kind} adopted (sub-modules: {sub_modules}, parameters: {parameters:,}); {again:,} records are learnt "
+            "once more" + ("" if expected_seconds is None else f", in about {days(expected_seconds)}"),
             {
                 "kind": kind,
+                "sub_modules": sub_modules,
+                "parameters": parameters,
                 "records_consumed": learner.records_consumed,
                 "records_to_relearn": again,
                 "expected_seconds": None if expected_seconds is None else round(expected_seconds, 1),
@@ -187,5 +192,4 @@ class ConsoleObserver(Observer):
         self._say(event, f"{'':>13}{text}", facts)
 
     def _say(self, event: str, text: str, facts: Mapping[str, object]) -> None:
-        line = json.dumps({"time": time.time(), "event": event, **facts}, ensure_ascii=False) if self.as_json else text
-        click.echo(line, file=self._out, err=self._out is None)
+        self._lines.say(event, text, facts)

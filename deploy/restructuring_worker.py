@@ -10,13 +10,13 @@ from pathlib import Path
 
 from consumers.base_snapshots import new_classes
 from consumers.commit_log import BrokerUnavailable
-from consumers.consolidation_job import KIND, SnapshotLost, job_name
 from consumers.record_source import LogTruncated, SourceUnavailable
 from consumers.requested_jobs import RequestedJob, request_facts, requested_job
+from consumers.restructuring_job import SnapshotLost, job_name
 from consumers.topics import UnlabelledMissing
-from deploy.consolidating import Chosen, consolidate
 from deploy.exit_codes import one_line
 from deploy.job_tries import JobTries
+from deploy.restructuring import COMMANDS, Chosen, restructure
 from deploy.settings import Settings
 from deploy.worker_console import WorkerConsole
 from model_store.durable_files import remove_folder
@@ -43,9 +43,9 @@ class RestructuringWorker:
     """Request in the newest manifest -> offer or refusal in the state's folder; of the stream it writes nothing.
 
     1. Look for what the newest snapshot asks for and nobody has answered.
-    2. Do the job. A kill leaves what was saved of it, and the next worker goes on from there; an answer that is there
-       is not given again.
-    3. Where no good student can come of it, or no process survives it, say so: the learner waits for an answer before
+    2. Do the job, of the kind that is asked for. A kill leaves what was saved of it, and the next worker goes on from
+       there; an answer that is there is not given again.
+    3. Where no good network can come of it, or no process survives it, say so: the learner waits for an answer before
        it asks again.
     4. Brokers that are away, a disk that takes nothing, a job by hand, an erasure: the same again, later.
     """
@@ -81,8 +81,8 @@ class RestructuringWorker:
                     return _report(outcomes, "idle")
                 stop.wait(self._settings.worker.look_seconds)
                 continue
-            name = job_name(job.parent)
-            self._console.requested(name, job.reason)
+            name = job_name(job.kind, job.parent)
+            self._console.requested(name, job.kind, job.reason)
             try:
                 self._tries.begin(name)
                 outcome = self._answer(job, stop)
@@ -104,7 +104,7 @@ class RestructuringWorker:
         if stream != self._stream:
             raise UserError(f"{self._state} holds the state of stream {stream!r}, not {self._stream!r}")
         job = requested_job([entry for entry in entries if entry.path not in self._lost])
-        if job is None or job_name(job.parent) in [answer.job for answer in self._offers.answers()]:
+        if job is None or job_name(job.kind, job.parent) in [answer.job for answer in self._offers.answers()]:
             return None
         return job
 
@@ -114,23 +114,23 @@ class RestructuringWorker:
 
     def _answer(self, job: RequestedJob, stop: threading.Event) -> bool | None:
         """True: offered; False: refused; None: neither, and the next look finds it again, unless `stop` is set."""
-        name = job_name(job.parent)
+        name = job_name(job.kind, job.parent)
         if job.base is None:
             return self._refuse(
                 job,
-                "the snapshot from before the new classes, the old teacher, is not kept any more, or broken: raise "
-                "snapshots.keep_days, or start the worker sooner",
+                "the snapshot from before the new classes is not kept any more, or broken: raise snapshots.keep_days, "
+                "or start the worker sooner",
             )
         if self._tries.count(name) > _MOST_TRIES:
             return self._refuse(
                 job,
                 f"{_MOST_TRIES} workers ended in the midst of it, killed or by a bug: look at their logs and at the "
-                "machine's memory, then run `palimpsest consolidate`",
+                f"machine's memory, then run `{COMMANDS[job.kind]}`",
             )
         # 2.
         try:
-            report = consolidate(
-                Chosen(parent=job.parent, base=job.base),
+            report = restructure(
+                Chosen(kind=job.kind, parent=job.parent, base=job.base),
                 stream=self._stream,
                 state=self._state,
                 settings=self._settings,
@@ -156,17 +156,17 @@ class RestructuringWorker:
         return report.judgement.accepted
 
     def _refuse(self, job: RequestedJob, why: str) -> bool:
-        name, new = job_name(job.parent), [] if job.base is None else new_classes(job.parent, job.base)
+        name, new = job_name(job.kind, job.parent), [] if job.base is None else new_classes(job.parent, job.base)
         facts: dict[str, Json] = {
-            **request_facts(job.parent),
+            **request_facts(job.parent, job.kind),
             "new_classes": [*new],
             "base_is_lost": job.base is None,
         }
-        self._offers.refuse(name, KIND, why, facts)
+        self._offers.refuse(name, job.kind, why, facts)
         begun = self._state / "jobs" / name
         if begun.is_dir():
             remove_folder(begun)  # decided: what was saved of it is of no use to anybody
-        self._console.refused(name, why)
+        self._console.refused(name, job.kind, why)
         return False
 
 

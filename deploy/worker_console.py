@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections.abc import Mapping
 
-import click
-
-from consumers.consolidation_job import JobReport
+from consumers.restructuring_job import JobReport
+from deploy.event_lines import EventLines
 from deploy.exit_codes import one_line
+from deploy.job_lines import job_lines
+from pipeline.restructuring.trigger import Kind
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -21,7 +20,8 @@ class WorkerConsole:
 
     def __init__(self, *, as_json: bool | None = None) -> None:
         """`as_json` None: where stderr is no terminal."""
-        self.as_json = not sys.stderr.isatty() if as_json is None else as_json
+        self._lines = EventLines(as_json=as_json)
+        self.as_json = self._lines.as_json
         self._told_at = time.monotonic()
         self._job: str | None = None  # the newest that was told of
         self._waits_for: str | None = None  # said once, not at every try
@@ -29,10 +29,11 @@ class WorkerConsole:
     def started(self, stream: str, state: str) -> None:
         self._say("started", f"waiting for what {state} asks for", {"stream": stream, "state": state})
 
-    def requested(self, job: str, reason: str) -> None:
+    def requested(self, job: str, kind: Kind, reason: str) -> None:
         if job != self._job:
             self._job, self._waits_for = job, None
-            self._say("requested", f"{job} is asked for ({reason.replace('_', ' ')})", {"job": job, "reason": reason})
+            text = f"{job} is asked for ({reason.replace('_', ' ')})"
+            self._say("requested", text, {"job": job, "kind": kind, "reason": reason})
 
     def progress(self, stage: str, done: int, total: int) -> None:
         """A line every few seconds."""
@@ -45,11 +46,12 @@ class WorkerConsole:
         """Offered, or worse than what there is."""
         accepted = report.judgement.accepted
         said = f"{report.job} is {'offered' if accepted else 'not offered'}, after {report.seconds:.0f} s"
-        lines = "".join(f"\n  {reason}" for reason in report.judgement.reasons)
-        self._answer("offered" if accepted else "refused", said + lines, {"job": report.job, **report.as_json})
+        lines = "".join(f"\n  {line}" for line in job_lines(report))
+        facts = {"job": report.job, "kind": report.kind, **report.as_json}
+        self._answer("offered" if accepted else "refused", said + lines, facts)
 
-    def refused(self, job: str, why: str) -> None:
-        self._answer("refused", f"{job} is refused: {why}", {"job": job, "why": why})
+    def refused(self, job: str, kind: Kind, why: str) -> None:
+        self._answer("refused", f"{job} is refused: {why}", {"job": job, "kind": kind, "why": why})
 
     def waits(self, job: str, error: Exception, seconds: float) -> None:
         """It is tried again; said again where it is something else that is in the way."""
@@ -71,5 +73,4 @@ class WorkerConsole:
         self._say(event, text, facts)
 
     def _say(self, event: str, text: str, facts: Mapping[str, object]) -> None:
-        line = json.dumps({"time": time.time(), "event": event, **facts}, ensure_ascii=False) if self.as_json else text
-        click.echo(line, err=True)
+        self._lines.say(event, text, facts)

@@ -100,7 +100,13 @@ class Learner:
 
     @property
     def parameters_count(self) -> int:
+        """Those of frozen sub-modules too."""
         return sum(parameter.numel() for parameter in self._parameters.values())
+
+    @property
+    def sub_modules_count(self) -> int:
+        """1, but for a network that has grown."""
+        return len(self.network.body.bodies)
 
     def launch_one_by_one(self) -> None:
         """No CUDA graph from now on, until a state is loaded: for measuring, and for comparing with it."""

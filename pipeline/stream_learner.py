@@ -30,6 +30,7 @@ from pipeline.learner import Learner, UpdateReport
 from pipeline.micro_batch import BatchAssembler, MicroBatch
 from pipeline.poison import CulpritWindow, find_culprits, weights_diverged
 from pipeline.record import Partition
+from pipeline.restructuring.new_class_accuracy import ClassSeen
 from pipeline.restructuring.trigger import Request, RestructuringTrigger, Seen
 from pipeline.sample import BadRecord, DeadLetterReason, Decoded, InputKind, InputSpec
 from pipeline.settings import LearnerSettings
@@ -211,10 +212,11 @@ class StreamLearner:
         # 4.
         self.forgetting.observe(Counter(labels))
         seconds = {"intake": taken - learnt, **(update.seconds if update else {})}
-        evaluation = None
+        evaluation: EvaluationReport | None = None
         period = self.settings.evaluation.every_records
         is_due = before // period != self.records_consumed // period
-        if self.forgetting.burst_ended() or is_due:
+        is_evaluated = bool(self.forgetting.burst_ended()) or is_due
+        if is_evaluated:
             evaluation = self._evaluate(periodic_budget(period) if is_due else 0)
             seconds["evaluate"] = time.perf_counter() - read
         # 5.
@@ -227,6 +229,8 @@ class StreamLearner:
                     known_classes=len(self.class_names),
                     drift=drift,
                     average_forgetting=None if evaluation is None else evaluation.average_forgetting,
+                    evaluated=self._seen_by_column(evaluation) if is_evaluated else None,
+                    sub_modules=1 if self.learner is None else self.learner.sub_modules_count,
                 )
             )
         # 6.
@@ -345,6 +349,14 @@ class StreamLearner:
             return None
         now = classes_in_turn(counts, self.forgetting.evaluated_at, ended=self.forgetting.unmeasured, budget=budget)
         return self.forgetting.record(self.records_consumed, self._accuracies(now), left_out=counts.keys() - set(now))
+
+    def _seen_by_column(self, evaluation: EvaluationReport | None) -> list[ClassSeen | None]:
+        """What the trigger hears of an evaluation; None: nothing was held out."""
+        seen = {
+            entry.name: ClassSeen(accuracy=entry.accuracy, at_records=entry.at_records, is_judged=entry.in_averages)
+            for entry in (() if evaluation is None else evaluation.classes)
+        }
+        return [seen.get(name) for name in self.class_names]
 
     def evaluate_unrecorded(self) -> EvaluationReport | None:
         """How the model stands now, with all classes, beside the history but not in it: the moment of a stop is

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,9 +103,14 @@ def command(
         assert new is not None
         _consolidate_versions(context, old, new, register, unlabelled, stream, work or _WORK, settings)
     else:
+        from deploy.restructuring_by_hand import restructure_by_hand
+        from pipeline.restructuring.trigger import Kind
+
         assert stream is not None
         assert state is not None
-        _consolidate_state(context, stream, state, base, unlabelled, settings)
+        restructure_by_hand(
+            context, Kind.CONSOLIDATION, stream=stream, state=state, base=base, unlabelled=unlabelled, settings=settings
+        )
 
 
 def _of_versions_meant(of_versions: Mapping[str, object], of_state: Mapping[str, object], stream: str | None) -> bool:
@@ -127,61 +131,6 @@ def _of_versions_meant(of_versions: Mapping[str, object], of_state: Mapping[str,
     return False
 
 
-@contextmanager
-def _ended_in_a_line(context: click.Context, what: str) -> Iterator[None]:
-    """`what` would have become of it: what a disk or a refusal ends, with the exit code of each."""
-    from deploy.exit_codes import DISK_REFUSED, NOT_OFFERED, one_line
-    from pipeline.restructuring.refused import Refused
-
-    try:
-        yield
-    except OSError as error:
-        click.echo(f"palimpsest: {one_line(error)}; the same command goes on from what was saved", err=True)
-        context.exit(DISK_REFUSED)
-    except Refused as error:
-        click.echo(f"palimpsest: nothing is {what}: {error}", err=True)
-        context.exit(NOT_OFFERED)
-
-
-def _consolidate_state(
-    context: click.Context, stream: str, state: Path, base: int | None, unlabelled: str | None, settings: Settings
-) -> None:
-    from deploy.consolidating import choose, consolidate
-    from deploy.exit_codes import INTERRUPTED, NOT_OFFERED
-    from deploy.progress import stage_progress
-    from deploy.stop_signals import stop_on_signals
-
-    chosen = choose(state, stream=stream, base=base)
-    click.echo(
-        f"snapshot {chosen.parent.sequence}; old teacher from snapshot {chosen.base.sequence}; new classes: "
-        f"{', '.join(chosen.new_classes) or 'none'}"
-    )
-    with _ended_in_a_line(context, "offered"), stop_on_signals() as stop, stage_progress("steps") as progress:
-        report = consolidate(
-            chosen,
-            stream=stream,
-            state=state,
-            settings=settings,
-            unlabelled=unlabelled,
-            progress=progress,
-            stop=stop,
-        )
-    if report is None:
-        click.echo("stopped; the same command goes on from here", err=True)
-        context.exit(INTERRUPTED)
-    for line in report.judgement.reasons:
-        click.echo(line)
-    if report.from_reservoir:
-        click.echo("the log no longer holds the new classes' first records: the specialist learnt from the reservoir's")
-    if not report.judgement.accepted:
-        click.echo(f"{report.job} is not offered", err=True)
-        context.exit(NOT_OFFERED)
-    click.echo(
-        f"{report.job} is offered, from {report.unlabelled_rows:,} unlabelled records in {report.seconds:.0f} s; the "
-        "learner of this state adopts it between two batches, or when it starts"
-    )
-
-
 def _consolidate_versions(
     context: click.Context,
     old: str,
@@ -195,10 +144,11 @@ def _consolidate_versions(
     from deploy.consolidating_versions import open_versions
     from deploy.exit_codes import INTERRUPTED
     from deploy.progress import stage_progress
+    from deploy.restructuring_by_hand import ended_in_a_line
     from deploy.stop_signals import stop_on_signals
 
     with (
-        _ended_in_a_line(context, "registered"),
+        ended_in_a_line(context, "registered"),
         stop_on_signals() as stop,
         open_versions(
             old, new, register=register, unlabelled=unlabelled, stream=stream, work=work, settings=settings

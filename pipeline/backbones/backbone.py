@@ -46,6 +46,11 @@ class Backbone(nn.Module, ABC):
         """Replace the fresh weights by those of the local file that the options name, if they do."""
 
     @property
+    def bodies(self) -> tuple[Backbone, ...]:
+        """The sub-modules that it is made of; a body that is not made of several is its own one."""
+        return (self,)
+
+    @property
     def compact(self) -> Backbone:
         """The body of a network of the compact kind: its first sub-module, where it has several."""
         return self

@@ -64,7 +64,6 @@ class SubModules(Backbone):
 
     @property
     def bodies(self) -> tuple[Backbone, ...]:
-        """The sub-modules themselves."""
         return tuple(cast("Iterable[Backbone]", self.parts))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -38,9 +38,7 @@ def grown(network: Network, addition: Network, *, freeze_old: bool = False, free
     parts = [*_described(network.body, frozen=freeze_old), *_described(addition.body, frozen=freeze_new)]
     architecture = {**network.architecture, "backbone": SubModules.name, "options": {"parts": parts}}
     result = network_from_architecture(architecture, network.seed)
-    body = result.body
-    assert isinstance(body, SubModules)
-    for of_result, of_its in zip(body.bodies, [*_bodies(network.body), *_bodies(addition.body)], strict=True):
+    for of_result, of_its in zip(result.body.bodies, [*network.body.bodies, *addition.body.bodies], strict=True):
         of_result.load_state_dict(of_its.state_dict())
     old = network.head
     with torch.no_grad():
@@ -48,10 +46,6 @@ def grown(network: Network, addition: Network, *, freeze_old: bool = False, free
         result.head.weight[:, old.in_features :] = 0
         result.head.bias.copy_(old.bias)
     return result.train(network.training)
-
-
-def _bodies(body: Backbone) -> tuple[Backbone, ...]:
-    return body.bodies if isinstance(body, SubModules) else (body,)
 
 
 def _described(body: Backbone, *, frozen: bool) -> list[dict[str, Json]]:

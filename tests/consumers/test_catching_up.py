@@ -282,8 +282,12 @@ def test_the_console_says_it_to_a_person(tmp_path: Path, capsys: pytest.CaptureF
     console.adopted(process.learner, "consolidation", 90.0)
     console.adopted(process.learner, "consolidation", None)
     first, second = capsys.readouterr().err.splitlines()
-    assert first.strip() == "adopted a consolidation; 1,234 records are learnt once more, in about 1.5 min"
-    assert second.strip() == "adopted a consolidation; 1,234 records are learnt once more"
+    network = process.learner.learner
+    assert network is not None
+    of = f"sub-modules: 1, parameters: {network.parameters_count:,}"
+    said = f"consolidation adopted ({of}); 1,234 records are learnt once more"
+    assert first.strip() == f"{said}, in about 1.5 min"
+    assert second.strip() == said
 
 
 def test_a_learner_that_is_slower_than_its_log_adopts_what_is_kept_for_ever(

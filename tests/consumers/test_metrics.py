@@ -20,7 +20,7 @@ from tests.consumers.digit_records import Written, digit_stream, of_fate
 from tests.consumers.learner_world import FullDisk, Witness, World
 from tests.system_package import require_program
 
-# The names that dashboards and alerts rely on. Consolidations and expansions do not exist yet.
+# The names that dashboards and alerts rely on.
 PROMISED = {
     "palimpsest_samples_consumed_total": {"topic", "partition"},
     "palimpsest_samples_trained_total": {"source"},
@@ -40,7 +40,11 @@ PROMISED = {
     "palimpsest_snapshot_duration_seconds_bucket": {"le"},
     "palimpsest_snapshot_last_success_timestamp_seconds": set(),
     "palimpsest_drift_events_total": {"detector"},
+    "palimpsest_consolidations_total": {"outcome"},
+    "palimpsest_expansions_total": {"outcome"},
+    "palimpsest_restructurings_requested_total": {"reason"},
     "palimpsest_network_parameters": set(),
+    "palimpsest_sub_modules": set(),
     "palimpsest_build_info": {"version", "torch", "stream", "branch"},
     "palimpsest_relearning_records": set(),
     "palimpsest_relearning_expected_seconds": set(),

@@ -17,6 +17,7 @@ from consumers.observers import Observer
 from consumers.process_settings import MetricsSettings
 from consumers.requested_jobs import RequestedJob, request_facts, requested_job
 from model_store.snapshot import Snapshot
+from pipeline.restructuring.trigger import Kind
 from pipeline.state import Json
 from pipeline.stream_learner import StepReport, StreamLearner
 from tests.consumers.digit_records import digit_stream
@@ -52,7 +53,7 @@ def world(tmp_path: Path) -> World:
 
 
 def restructuring(**changes: Any) -> dict[str, Any]:
-    return {"new_classes": 2, "settle_records": 40, "rest_records": 60, **changes}
+    return {"new_classes": 2, "settle_records": 40, "rest_records": 60, "expand_below": None, **changes}
 
 
 def asked(world: World) -> RequestedJob:
@@ -70,7 +71,7 @@ def answer_with_itself(world: World) -> None:
     job = asked(world)
     parent = world.store.load(job.parent)
     result = Snapshot(generation=0, sequence=0, state=parent.state, offsets=parent.offsets, facts=parent.facts)
-    world.offers.put(JOB, "consolidation", parent, result, request_facts(job.parent))
+    world.offers.put(JOB, "consolidation", parent, result, request_facts(job.parent, job.kind))
 
 
 def test_new_classes_that_have_settled_are_a_request_with_both_snapshots(world: World) -> None:
@@ -95,7 +96,7 @@ def test_one_at_a_time_and_what_it_needs_is_kept_until_it_is_answered(world: Wor
     assert asked(world) == job, "classes 4 and 5 have come and settled since"
     assert len(requests(world)) == 1
     assert len(world.store.entries()) == 4, "the two newest and these"
-    world.offers.refuse(JOB, "consolidation", "no reason", request_facts(job.parent))
+    world.offers.refuse(JOB, "consolidation", "no reason", request_facts(job.parent, job.kind))
     world.write(digit_stream(10, clean=True, seed=3))
     world.learn(snapshots=few)
     assert requested_job(world.store.entries()) is None
@@ -105,7 +106,7 @@ def test_one_at_a_time_and_what_it_needs_is_kept_until_it_is_answered(world: Wor
 
 def test_a_refusal_is_told_once_and_after_a_rest_it_asks_again(world: World) -> None:
     world.learn(max_records=170, snapshots=SELDOM)
-    said: dict[str, Json] = {**request_facts(asked(world).parent), "new_classes": ["2", "3"]}
+    said: dict[str, Json] = {**request_facts(asked(world).parent, Kind.CONSOLIDATION), "new_classes": ["2", "3"]}
     world.offers.refuse(JOB, "consolidation", "5 unlabelled rows are too few", said)
     witness = Witness()
     world.learn(observer=witness, snapshots=SELDOM)
@@ -124,7 +125,7 @@ def test_a_refusal_is_told_once_and_after_a_rest_it_asks_again(world: World) -> 
 
 def test_a_lost_base_ends_what_can_only_be_refused_again(world: World) -> None:
     world.learn(max_records=170, snapshots=SELDOM)
-    facts = {**request_facts(asked(world).parent), "base_is_lost": True}
+    facts = {**request_facts(asked(world).parent, Kind.CONSOLIDATION), "base_is_lost": True}
     world.offers.refuse(JOB, "consolidation", "the old teacher is lost", facts)
     world.learn(snapshots=SELDOM)
     _, second = requests(world)
@@ -163,7 +164,7 @@ def test_the_adopted_snapshot_is_kept_while_classes_that_came_meanwhile_are_lear
 
 def test_a_refusal_on_a_full_disk_ends_nobody(world: World) -> None:
     world.learn(max_records=170, snapshots=SELDOM)
-    world.offers.refuse(JOB, "consolidation", "no reason", request_facts(asked(world).parent))
+    world.offers.refuse(JOB, "consolidation", "no reason", request_facts(asked(world).parent, Kind.CONSOLIDATION))
     disk = FullDisk(world.folder / "snapshots")
     process = world.process(store=disk, snapshots=SELDOM)
     process.start()
@@ -184,10 +185,50 @@ def test_an_offer_that_the_learner_refuses_answers_the_request(world: World) -> 
         offsets=parent.offsets,
         facts={**parent.facts, "state_id": "another"},
     )
-    world.offers.put(JOB, "consolidation", parent, spoilt, request_facts(asked(world).parent))
+    world.offers.put(JOB, "consolidation", parent, spoilt, request_facts(asked(world).parent, Kind.CONSOLIDATION))
     world.learn(max_records=10, snapshots=SELDOM)
     assert len(world.events("offer_refused")) == 1
     assert requested_job(world.store.entries()) is None
+
+
+def test_what_was_made_by_hand_of_another_kind_answers_nothing(world: World) -> None:
+    """It begins with the very parent of the request, and says why nothing comes of it."""
+    world.learn(max_records=170, snapshots=SELDOM)
+    job = asked(world)
+    assert job.kind is Kind.CONSOLIDATION
+    said = request_facts(job.parent, Kind.EXPANSION)
+    assert said == {}
+    world.offers.refuse(f"expansion-{job.parent.sequence}", "expansion", "by hand", said)
+    world.learn(max_records=10, snapshots=SELDOM)
+    assert asked(world) == job
+    assert json.loads(world.events("restructuring_refused")[0].value or b"")["kind"] == "expansion"
+
+
+def test_an_expansion_is_asked_for_as_such_until_it_is_answered(tmp_path: Path) -> None:
+    settings = learner_settings(restructuring=restructuring(expand_below=1.0))
+    world = World(tmp_path, settings=settings)
+    world.write(digit_stream(90, clean=True))
+    world.learn(snapshots=SELDOM)
+    (told,) = requests(world)
+    assert told["kind"] == "expansion"
+    job = asked(world)
+    assert job.kind is Kind.EXPANSION
+    world.learn(snapshots=SELDOM)
+    assert asked(world) == job, "a learner that was loaded asks for the same"
+    world.offers.refuse(JOB, "expansion", "no reason", request_facts(job.parent, job.kind))
+    world.write(digit_stream(5, clean=True, seed=3))
+    world.learn(snapshots=SELDOM)
+    assert requested_job(world.store.entries()) is None
+
+
+def test_a_manifest_from_before_there_were_expansions_asks_for_a_consolidation(world: World) -> None:
+    world.learn(max_records=170, snapshots=SELDOM)
+    (entry,) = world.store.entries()[-1:]
+    restructuring_facts = cast("dict[str, Any]", entry.facts["restructuring"])
+    del restructuring_facts["request"]["kind"]
+    job = requested_job([entry])
+    assert job is not None
+    assert job.kind is Kind.CONSOLIDATION
 
 
 def test_what_was_made_by_hand_of_another_parent_answers_nothing(world: World) -> None:
@@ -245,7 +286,7 @@ def test_a_commit_that_takes_long_makes_the_parent_a_later_snapshot(
     job = asked(world)
     assert [job.at_records] == asked_at
     assert cast(int, job.parent.facts["records_consumed"]) > job.at_records
-    assert request_facts(job.parent)["requested_at"] == job.at_records
+    assert request_facts(job.parent, job.kind)["requested_at"] == job.at_records
 
 
 def test_settings_that_ask_for_nothing(tmp_path: Path) -> None:
@@ -276,6 +317,6 @@ def test_an_observer_hears_of_a_refusal(world: World) -> None:
             heard.append(kind)
 
     world.learn(max_records=170, snapshots=SELDOM)
-    world.offers.refuse(JOB, "consolidation", "no reason", request_facts(asked(world).parent))
+    world.offers.refuse(JOB, "consolidation", "no reason", request_facts(asked(world).parent, Kind.CONSOLIDATION))
     world.learn(observer=Hears(), snapshots=SELDOM)
     assert heard == ["consolidation"]

@@ -22,7 +22,7 @@ def test_learners_work_beside_each_other_and_an_erasure_alone(tmp_path: Path) ->
         shared_lock(tmp_path, wait_seconds=0),
         pytest.raises(
             UserError,
-            match=f"a learner, a rewind, a consolidation or another erasure works on {tmp_path}: stop it, erase",
+            match=f"a learner, a rewind, a restructuring or another erasure works on {tmp_path}: stop it, erase",
         ),
     ):
         exclusive_lock(tmp_path).__enter__()
@@ -71,7 +71,7 @@ def test_a_killed_process_lets_go(tmp_path: Path) -> None:
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == "locked\n"
-        with pytest.raises(UserError, match="a learner, a rewind, a consolidation or another erasure works on"):
+        with pytest.raises(UserError, match="a learner, a rewind, a restructuring or another erasure works on"):
             exclusive_lock(tmp_path).__enter__()
     finally:
         process.send_signal(signal.SIGKILL)

@@ -11,6 +11,7 @@ import pytest
 from consumers.learner_process import RunReport
 from consumers.snapshot_commit import CommitReport
 from deploy import console as console_module
+from deploy import event_lines
 from deploy.console import ConsoleObserver
 from pipeline.evaluation.forgetting import EvaluationReport
 from pipeline.record import Partition
@@ -35,6 +36,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(console_module, "time", clock)
+    monkeypatch.setattr(event_lines, "time", clock)
     return clock
 
 

@@ -55,7 +55,7 @@ def test_what_it_makes_is_offered_and_adopted(kafka_broker: EmbeddedKafka, strea
     done = consolidate(stream_name, state, file)
     assert done.exit_code == 0, done.output
     first, *_, last = done.stdout.splitlines()
-    assert "old teacher from snapshot" in first
+    assert "from before the new classes: snapshot" in first
     assert "new classes: " in first
     assert last.startswith(f"consolidation-{sequence} is offered, from ")
     send(kafka_broker, stream_name, 60, seed=1)

@@ -49,6 +49,7 @@ class DigitsStream:
     unlabelled: npt.NDArray[np.generic]
     unlabelled_labels: tuple[str, ...]  # for the test's own eyes
     later: tuple[Decoded, ...]  # what comes after the parent
+    all: tuple[Decoded, ...]  # the stream from its beginning
 
     def labelled(self) -> Iterator[tuple[npt.NDArray[np.generic], str]]:
         for sample in self.records:
@@ -92,6 +93,7 @@ def digits_stream() -> DigitsStream:
         unlabelled=images[rest],
         unlabelled_labels=tuple(str(bunch.target[i]) for i in rest),
         later=tuple(decoded[-20:]),
+        all=tuple(decoded),
     )
 
 

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from pipeline.restructuring.trigger import Reason, RestructuringSettings, RestructuringTrigger, Seen
+from pipeline.restructuring.trigger import Kind, Reason, RestructuringSettings, RestructuringTrigger, Seen
 
 
 def trigger(**changes: Any) -> RestructuringTrigger:
-    values = {"new_classes": 2, "settle_records": 100, "rest_records": 300, **changes}
+    """Which never grows (test_growth.py has those that do)."""
+    values = {"new_classes": 2, "settle_records": 100, "rest_records": 300, "expand_below": None, **changes}
     return RestructuringTrigger(RestructuringSettings.model_validate(values))
 
 
@@ -19,6 +20,7 @@ def see(watch: RestructuringTrigger, records: int, classes: int, **more: Any) ->
     vars(watch)["seen_at"] = records
     request = watch.observe(Seen(records_before=before, records_consumed=records, known_classes=classes, **more))
     assert request is None or (request == watch.request and request.at_records == records)
+    assert request is None or request.kind is Kind.CONSOLIDATION
     return None if request is None else request.reason
 
 

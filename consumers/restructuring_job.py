@@ -1,4 +1,4 @@
-"""One consolidation, from a stream's snapshots and topics to an offer that its learner adopts."""
+"""One consolidation or expansion, from a stream's snapshots and topics to an offer that its learner adopts."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from consumers.base_snapshots import new_classes
+from consumers.job_kinds import Given, JobKind
 from consumers.log_gap import find_gaps
 from consumers.record_source import LogTruncated, ReadingStopped, RecordSource, read_records
 from consumers.requested_jobs import request_facts
@@ -29,22 +30,19 @@ from pipeline.erasure import Erasures
 from pipeline.evaluation.hold_out import HoldOut, evaluate_hold_out
 from pipeline.record import Partition
 from pipeline.restructuring.acceptance import AcceptanceSettings, Judgement, judgeable, judged
-from pipeline.restructuring.consolidation import consolidated, consolidation_of
-from pipeline.restructuring.consolidation_settings import ConsolidationSettings
 from pipeline.restructuring.progress import Progress
 from pipeline.restructuring.refused import Refused
+from pipeline.restructuring.trigger import Kind
 from pipeline.sample import Sample
 from pipeline.settings import LearnerSettings
 from pipeline.state import Json, StateTree
 from pipeline.stream_learner import StreamLearner, spec_of
 from pipeline.user_error import UserError
 
-KIND = "consolidation"
 
-
-def job_name(parent: SnapshotEntry) -> str:
+def job_name(kind: Kind, parent: SnapshotEntry) -> str:
     """By the parent's sequence, which every commit raises: what is decided about an offer says nothing of the next."""
-    return f"{KIND}-{parent.sequence}"
+    return f"{kind}-{parent.sequence}"
 
 
 class SnapshotLost(UserError):
@@ -59,14 +57,25 @@ class SnapshotLost(UserError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """Of a network."""
+
+    sub_modules: int
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobReport:
     """What came of a job."""
 
     job: str
+    kind: Kind
     judgement: Judgement
     new_classes: tuple[str, ...]
-    unlabelled_rows: int
+    unlabelled_rows: int  # that it worked on; 0: an expansion that went on without
     from_reservoir: bool  # the log no longer had the new classes' records
+    before: Size  # the parent's network
+    after: Size
     seconds: float
 
     @property
@@ -77,22 +86,26 @@ class JobReport:
             "unlabelled_rows": self.unlabelled_rows,
             "from_reservoir": self.from_reservoir,
             "seconds": round(self.seconds, 1),
+            "sub_modules_before": self.before.sub_modules,
+            "sub_modules_after": self.after.sub_modules,
+            "parameters_before": self.before.parameters,
+            "parameters_after": self.after.parameters,
             "average_accuracy_before": self.judgement.average_before,
             "average_accuracy_after": self.judgement.average_after,
             "reasons": list(self.judgement.reasons),
         }
 
 
-class ConsolidationJob:
+class RestructuringJob:
     """Begun again after a kill or a stop it goes on from what it saved, and comes to the same result. (On several
     partitions records may come in another order; then it is begun anew.)
 
-    1. The parent's state, and that of its base: the last snapshot before the new classes' first record. The log must be
-       the parent's, and its hold-outs enough to judge by.
+    1. The parent's state, and where the kind of job has an old teacher that of its base: the last snapshot before the
+       new classes' first record. The log must be the parent's, and its hold-outs enough to judge by.
     2. The new classes' records, read again from the log between the two, and all unlabelled records that were there
        when the job first began; neither what the hold-out chooses nor what was erased. Where retention has cut the log,
        the reservoir's samples.
-    3. Teachers, distillation.
+    3. The network: what is taught, and how it is built, is the kind's own (`job_kinds.py`).
     4. Parent and result judged on the parent's hold-outs.
     5. Accepted: a whole state at the parent's offsets, offered. Else, where the learner waits for an answer, a refusal.
     """
@@ -104,21 +117,23 @@ class ConsolidationJob:
         offers: OfferStore,
         work: Path,
         samples: RecordSource,
-        unlabelled: RecordSource,
-        consolidation: ConsolidationSettings,
+        unlabelled: RecordSource | None,
+        kind: JobKind,
         acceptance: AcceptanceSettings,
         cluster_id: str,
         topic_id: str,
         device: str = "auto",
     ) -> None:
-        """`work`: a folder for what is begun. `cluster_id`, `topic_id`: of the samples. The stream's own settings are
-        those that the parent was learnt with."""
+        """`work`: a folder for what is begun. `unlabelled` None: there is no such topic, and the kind can do without.
+        `cluster_id`, `topic_id`: of the samples. The stream's own settings are those that the parent was learnt with.
+        """
+        assert unlabelled is not None or not kind.needs_unlabelled, f"{kind.kind} needs unlabelled records"
         self._store = store
         self._offers = offers
         self._work = work
         self._samples = samples
         self._unlabelled = unlabelled
-        self._consolidation = consolidation
+        self._kind = kind
         self._acceptance = acceptance
         self._cluster_id = cluster_id
         self._topic_id = topic_id
@@ -129,74 +144,81 @@ class ConsolidationJob:
     ) -> JobReport | None:
         """Numbered as above; None where `stop` ended it, with what was done so far saved.
 
-        `Refused` where no good student could come of it; `SnapshotLost`, `SourceUnavailable`, `LogTruncated`,
+        `Refused` where no good network could come of it; `SnapshotLost`, `SourceUnavailable`, `LogTruncated`,
         `OSError`.
         """
         began = time.monotonic()
         # 1.
-        parent, base = self._loaded(parent_entry), self._loaded(base_entry)
+        kind, parent = self._kind, self._loaded(parent_entry)
+        base = self._loaded(base_entry) if kind.needs_old_teacher else None
         learner_settings = LearnerSettings.model_validate(parent.facts["settings"]).model_copy(
             update={"device": self._device}
         )
-        job = job_name(parent_entry)
+        job = job_name(kind.kind, parent_entry)
         gaps = find_gaps(
             parent.facts, self._samples, parent.offsets, cluster_id=self._cluster_id, topic_id=self._topic_id
         )
         if gaps:
             raise LogTruncated(f"{gaps[0].why}; a job needs the log that its snapshots were learnt from")
         new = new_classes(parent_entry, base_entry)
-        before = _accuracies(parent.state, learner_settings)
+        before, size_before = _looked_at(parent.state, learner_settings)
         if before and not judgeable(before, self._acceptance):
             raise Refused(judged(before, before, self._acceptance).reasons[0])
         # 2.
         saved = SnapshotStore(self._work / job)
         begun = saved.newest_whole().snapshot if saved.folder.is_dir() else None
-        until = self._unlabelled.end_offsets() if begun is None else begun.offsets
+        until = self._unlabelled_ends() if begun is None else begun.offsets
         reader = _Reader(parent, learner_settings, stop)
-        is_cut = self._is_cut(base)
+        is_cut = self._is_cut(base_entry)
         try:
             # 3.
-            consolidation = consolidation_of(
-                parent.state,
-                base.state,
-                None if is_cut else reader.labelled(self._samples, base.offsets, new),
-                reader.unlabelled(self._unlabelled, until),
-                self._consolidation,
-                device=choose_device(self._device),
-                seed=learner_settings.seed,
+            making = kind.begin(
+                Given(
+                    parent=parent.state,
+                    base=None if base is None else base.state,
+                    new_classes=new,
+                    records=None if is_cut else reader.labelled(self._samples, base_entry.offsets, new),
+                    unlabelled=() if self._unlabelled is None else reader.unlabelled(self._unlabelled, until),
+                    learner_settings=learner_settings,
+                    device=choose_device(self._device),
+                )
             )
         except ReadingStopped:
             return None
         # what was saved under other settings is of no use: begun anew
-        if begun is not None and begun.state["of"] == consolidation.state()["of"]:
-            consolidation.load_state(begun.state)
+        if begun is not None and begun.state["of"] == making.state()["of"]:
+            making.load_state(begun.state)
         facts: dict[str, Json] = {"parent": list(parent_entry.number), "base": list(base_entry.number)}
-        saving = SavedJob(saved, consolidation, until, facts, progress)
+        saving = SavedJob(saved, making, until, facts, progress)
         saving.save()  # from now on both snapshots are kept (`base_snapshots.py`)
-        student = consolidation.run(progress=saving, stop=stop.is_set)
-        if student is None:
+        network = making.run(progress=saving, stop=stop.is_set)
+        if network is None:
             saving.save()
             return None
-        state = consolidated(parent.state, student, learner_settings)
-        fault_point("job.distilled")
+        state = kind.state_of(parent.state, network, learner_settings)
+        fault_point("job.made")
         # 4.
-        judgement = judged(before, _accuracies(state, learner_settings), self._acceptance)
+        after, size_after = _looked_at(state, learner_settings)
+        judgement = judged(before, after, self._acceptance)
         report = JobReport(
             job=job,
+            kind=kind.kind,
             judgement=judgement,
             new_classes=tuple(new),
-            unlabelled_rows=min(reader.unlabelled_rows, self._consolidation.most_unlabelled),
+            unlabelled_rows=kind.taken(reader.unlabelled_rows),
             from_reservoir=is_cut,
+            before=size_before,
+            after=size_after,
             seconds=time.monotonic() - began,
         )
         # 5.
-        asked = request_facts(parent_entry)
+        asked = request_facts(parent_entry, kind.kind)
         if judgement.accepted:
             result = Snapshot(generation=0, sequence=0, state=state, offsets=parent.offsets, facts=parent.facts)
-            self._offers.put(job, KIND, parent, result, {**report.as_json, **asked})
+            self._offers.put(job, kind.kind, parent, result, {**report.as_json, **asked})
         elif asked:
             why = f"worse than what there is: {'; '.join(judgement.reasons)}"
-            self._offers.refuse(job, KIND, why, {**report.as_json, **asked})
+            self._offers.refuse(job, kind.kind, why, {**report.as_json, **asked})
         fault_point("job.answered")
         remove_folder(saved.folder)
         return report
@@ -207,7 +229,10 @@ class ConsolidationJob:
         except NotWhole as problem:
             raise SnapshotLost(entry, problem.why) from problem
 
-    def _is_cut(self, base: Snapshot) -> bool:
+    def _unlabelled_ends(self) -> Mapping[Partition, int]:
+        return {} if self._unlabelled is None else self._unlabelled.end_offsets()
+
+    def _is_cut(self, base: SnapshotEntry) -> bool:
         if base.facts.get("topic_id") != self._topic_id:
             return True
         beginnings = self._samples.beginning_offsets()
@@ -263,10 +288,13 @@ class _Reader:
             yield sample
 
 
-def _accuracies(state: StateTree, settings: LearnerSettings) -> dict[str, tuple[float, int]]:
+def _looked_at(state: StateTree, settings: LearnerSettings) -> tuple[dict[str, tuple[float, int]], Size]:
+    """{class: (accuracy, n)} on the state's own hold-outs, and how large its network is."""
     learner = StreamLearner(settings)
     learner.load_state(state)
     if learner.learner is None:
-        return {}
+        return {}, Size(sub_modules=0, parameters=0)
     hold_out: HoldOut = learner.hold_out
-    return dict(evaluate_hold_out(hold_out, learner.learner.class_names, learner.learner.predict_columns))
+    accuracies = evaluate_hold_out(hold_out, learner.learner.class_names, learner.learner.predict_columns)
+    size = Size(sub_modules=learner.learner.sub_modules_count, parameters=learner.learner.parameters_count)
+    return dict(accuracies), size
