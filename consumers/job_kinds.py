@@ -14,6 +14,8 @@ import torch
 from pipeline.network import Network
 from pipeline.restructuring.consolidation import consolidated, consolidation_of
 from pipeline.restructuring.consolidation_settings import ConsolidationSettings
+from pipeline.restructuring.expansion import expanded, expansion_of
+from pipeline.restructuring.expansion_settings import ExpansionSettings
 from pipeline.restructuring.progress import Progress
 from pipeline.restructuring.trigger import Kind
 from pipeline.settings import LearnerSettings
@@ -93,3 +95,33 @@ class ConsolidationKind(JobKind):
 
     def taken(self, rows: int) -> int:
         return min(rows, self._settings.most_unlabelled)
+
+
+class ExpansionKind(JobKind):
+    """EDE-Net: the network grows by a sub-module that knows the new classes."""
+
+    kind = Kind.EXPANSION
+    needs_old_teacher = False
+    needs_unlabelled = False
+
+    def __init__(self, settings: ExpansionSettings) -> None:
+        self._settings = settings
+
+    def begin(self, given: Given) -> PipelineJob:
+        return expansion_of(
+            given.parent,
+            given.new_classes,
+            given.records,
+            given.unlabelled,
+            self._settings,
+            learner_settings=given.learner_settings,
+            device=given.device,
+            seed=given.learner_settings.seed,
+        )
+
+    def state_of(self, parent: StateTree, network: Network, settings: LearnerSettings) -> StateTree:
+        return expanded(parent, network, settings)
+
+    def taken(self, rows: int) -> int:
+        hears = self._settings.mixmatch_weight or self._settings.pseudo_weight
+        return min(rows, self._settings.most_unlabelled) if hears else 0

@@ -72,7 +72,7 @@ class JobReport:
     kind: Kind
     judgement: Judgement
     new_classes: tuple[str, ...]
-    unlabelled_rows: int  # that it worked on; 0: an expansion that went on without, since there were none, or too few
+    unlabelled_rows: int  # that it worked on; 0: an expansion that went on without
     from_reservoir: bool  # the log no longer had the new classes' records
     before: Size  # the parent's network
     after: Size

@@ -30,7 +30,7 @@ from consumers.kafka_settings import KafkaSettings
 from consumers.observers import Observer
 from consumers.topics import MAIN_BRANCH
 from deploy.console import ConsoleObserver
-from deploy.demo_events import told_consolidations
+from deploy.demo_events import told_restructurings
 from deploy.demo_worker import DemoWorker, demo_worker
 from deploy.embedded_kafka import EmbeddedKafka
 from deploy.kafka_jars import KAFKA_VERSION
@@ -42,7 +42,7 @@ from model_store.mlflow_registry import MlflowRegistry
 from model_store.registry import RegisteredVersion
 from pipeline.evaluation.forgetting import EvaluationReport
 from pipeline.record import Partition
-from pipeline.restructuring.trigger import RestructuringSettings
+from pipeline.restructuring.trigger import Kind, RestructuringSettings
 from pipeline.settings import LearnerSettings
 from pipeline.stream_learner import StepReport, StreamLearner
 from pipeline.user_error import UserError
@@ -133,7 +133,7 @@ def run_demo(
         learner = LearnerSettings.model_validate({**values, "retention": {}, "restructuring": never})
         plain = settings.model_copy(update={"learner": learner})
         finetune = _learn(stream, out / "finetune", plain, FINETUNE_BRANCH)
-        consolidations = told_consolidations(kafka, stream)
+        restructurings = told_restructurings(kafka, stream)
     # 5.
     versions = MlflowRegistry(tracking_uri).versions(stream)
     summary = {
@@ -156,7 +156,7 @@ def run_demo(
             "accuracy": finetune.evaluation.average_accuracy,
             "average_forgetting": finetune.evaluation.average_forgetting,
         },
-        "consolidations": consolidations,
+        "restructurings": restructurings,
         "versions": [
             {"version": version.version, "trigger": version.trigger, "offsets": _offsets(version.offsets)}
             for version in versions
@@ -164,7 +164,7 @@ def run_demo(
     }
     (out / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     _print_table(learnt, finetune, retention)
-    _print_consolidations(consolidations, stream)
+    _print_restructurings(restructurings, stream)
     _print_versions(versions, stream)
     _print_where(out, stream, tracking_uri, cluster=None if is_embedded else kafka.bootstrap_servers)
     return summary
@@ -182,7 +182,7 @@ def _asking(settings: Settings, records: int) -> Settings:
     """A demo is short for the defaults: what a person has set otherwise stays."""
     if settings.learner.restructuring != RestructuringSettings():
         return settings
-    asks = {"new_classes": _NEW_CLASSES, "settle_records": records // 8, "rest_records": records}
+    asks = {"new_classes": _NEW_CLASSES, "settle_records": records // 8, "rest_records": records, "expand_below": None}
     learner = settings.learner.model_copy(update={"restructuring": RestructuringSettings.model_validate(asks)})
     return settings.model_copy(update={"learner": learner})
 
@@ -266,13 +266,16 @@ def _print_table(learnt: Learnt, finetune: Learnt, retention: str) -> None:
         _say(f"(too few are held out of {', '.join(few)} for the averages)")
 
 
-def _print_consolidations(consolidations: Sequence[Mapping[str, Any]], stream: str) -> None:
-    _say(f"\nconsolidations, as {topics.events(stream)} tells of them:")
-    for told in consolidations:
+def _print_restructurings(restructurings: Sequence[Mapping[str, Any]], stream: str) -> None:
+    _say(f"\nrestructurings, as {topics.events(stream)} tells of them:")
+    for told in restructurings:
         _say(f"  {told['job']} was {told['outcome']}")
-        if told["new_classes"] and told["unlabelled_rows"]:
+        if told["new_classes"] and told["unlabelled_rows"] is not None:
             classes, rows = ", ".join(told["new_classes"]), told["unlabelled_rows"]
-            _say(f"    old classes and new ones ({classes}) into one network, on {rows:,} unlabelled records")
+            what = f"old classes and new ones ({classes}) into one network"
+            if told["kind"] == Kind.EXPANSION:
+                what = f"sub-module {told['sub_modules_after']} of the network, for the new classes ({classes})"
+            _say(f"    {what}, on {rows:,} unlabelled records")
         before, after = told["average_accuracy_before"], told["average_accuracy_after"]
         if before is not None and after is not None:
             _say(f"    accuracy {before:.1%} before, {after:.1%} after")
@@ -280,7 +283,7 @@ def _print_consolidations(consolidations: Sequence[Mapping[str, Any]], stream: s
             _say(f"    {told['records_to_relearn']:,} records that came meanwhile were learnt once more")
         if told["why"] is not None:
             _say(f"    {told['why']}")
-    if not consolidations:
+    if not restructurings:
         _say("  none was asked for")
 
 

@@ -1,4 +1,4 @@
-"""What a stream's events tell of its consolidations, read from the topic as anybody may."""
+"""What a stream's events tell of its restructurings, read from the topic as anybody may."""
 
 from __future__ import annotations
 
@@ -15,10 +15,15 @@ from pipeline.record import Partition
 _OUTCOMES = {"adopted": "adopted", "offer_refused": "refused", "restructuring_refused": "refused"}
 _FACTS = (
     "job",
+    "kind",
     "reason",
     "new_classes",
     "average_accuracy_before",
     "average_accuracy_after",
+    "sub_modules_before",
+    "sub_modules_after",
+    "parameters_before",
+    "parameters_after",
     "unlabelled_rows",
     "records_to_relearn",
     "seconds",
@@ -26,7 +31,7 @@ _FACTS = (
 )
 
 
-def told_consolidations(kafka: KafkaSettings, stream: str) -> list[dict[str, Any]]:
+def told_restructurings(kafka: KafkaSettings, stream: str) -> list[dict[str, Any]]:
     """One entry for each that ended, in the order of the events; what an event does not say is None."""
     with KafkaRecordSource(kafka, [Partition(topics.events(stream), 0)]) as source:
         records = list(read_records(source, source.beginning_offsets(), source.end_offsets()))

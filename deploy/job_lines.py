@@ -16,5 +16,5 @@ def job_lines(report: JobReport) -> list[str]:
     if report.from_reservoir:
         lines.append("the log no longer holds the new classes' first records: the reservoir's samples were taken")
     if not report.unlabelled_rows:
-        lines.append("without unlabelled records: there are none, or too few")
+        lines.append("without unlabelled records: there are none, or the settings hear none")
     return lines

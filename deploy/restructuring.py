@@ -9,7 +9,7 @@ from pathlib import Path
 
 from consumers import topics
 from consumers.base_snapshots import base_of, begun_jobs, class_names, new_classes
-from consumers.job_kinds import ConsolidationKind, JobKind
+from consumers.job_kinds import ConsolidationKind, ExpansionKind, JobKind
 from consumers.kafka_record_source import KafkaRecordSource
 from consumers.manifest_facts import decided_jobs_in
 from consumers.restructuring_job import JobReport, RestructuringJob, job_name
@@ -121,8 +121,11 @@ def restructure(
 
 def job_kind(kind: Kind, settings: Settings) -> JobKind:
     """With the settings of such a job."""
-    assert kind is Kind.CONSOLIDATION
-    return ConsolidationKind(settings.consolidation)
+    match kind:
+        case Kind.CONSOLIDATION:
+            return ConsolidationKind(settings.consolidation)
+        case Kind.EXPANSION:
+            return ExpansionKind(settings.expansion)
 
 
 def _remove_superseded(jobs: Path, chosen: Chosen) -> None:

@@ -33,6 +33,7 @@ from consumers.process_settings import (
 )
 from pipeline.restructuring.acceptance import AcceptanceSettings
 from pipeline.restructuring.consolidation_settings import ConsolidationSettings
+from pipeline.restructuring.expansion_settings import ExpansionSettings
 from pipeline.settings import LearnerSettings, NetworkSettings
 from pipeline.user_error import UserError
 
@@ -53,6 +54,7 @@ class Settings(BaseSettings):
     registry: RegistrySettings = RegistrySettings()
     metrics: MetricsSettings = MetricsSettings()
     consolidation: ConsolidationSettings = ConsolidationSettings()
+    expansion: ExpansionSettings = ExpansionSettings()
     acceptance: AcceptanceSettings = AcceptanceSettings()
     worker: WorkerSettings = WorkerSettings()
 

@@ -9,11 +9,12 @@ SHORT_HELP = {
     "dead-letters": "Look at what could not be learnt from, and send it back.",
     "demo": "The main job end to end: produce, learn, compare, register.",
     "erase": "Remove a subject's raw samples from a state.",
+    "expand": "Grow the network for the newest classes.",
     "fingerprint": "One SHA-256 over the newest snapshot's state.",
     "learn": "Learn from a stream and keep what was learnt.",
     "produce": "Send a data set as a stream whose classes change.",
     "r-matrix": "Accuracy on every task after every task (needs ce_task).",
-    "restructure": "Do what a learner asks for: consolidations.",
+    "restructure": "Do what a learner asks for: consolidations, expansions.",
     "settings": "Print all settings, and which are fixed for a state.",
     "snapshots": "List the snapshots of a state folder.",
 }

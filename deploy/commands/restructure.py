@@ -48,7 +48,7 @@ def command(
 
     The learner asks where its settings say so (learner.restructuring: new classes, a period, drift, forgetting). What
     is made is offered where on the hold-outs it is no worse, and the learner adopts it between two batches; where no
-    good student can come of it, the learner is told why, and goes on as it is.
+    good network can come of it, the learner is told why, and goes on as it is.
 
     Says what it does on stderr: lines for a person on a terminal, one JSON object a line elsewhere.
     """

@@ -21,6 +21,10 @@ from model_store.fault_points import on_fault_point
 from model_store.snapshot import Snapshot
 from model_store.snapshot_store import SnapshotStore
 from pipeline.codec.record_decoder import RecordDecoder
+from pipeline.restructuring.expansion import expanded
+from pipeline.restructuring.grown_network import grown
+from pipeline.restructuring.specialist import network_like
+from pipeline.restructuring.teacher import Teacher
 from pipeline.state import StateTree, fingerprint
 from pipeline.stream_learner import StreamLearner
 from tests.consumers.digit_records import digit_stream
@@ -32,6 +36,7 @@ from tests.consumers.learner_world import (
     KilledBeforeTelling,
     Witness,
     World,
+    learner_settings,
     run,
 )
 
@@ -67,6 +72,14 @@ def changed(state: StateTree) -> StateTree:
         random = torch.Generator().manual_seed(number)
         tensor.add_(0.01 * torch.randn(tensor.shape, generator=random))
     return other
+
+
+def grown_by_one(state: StateTree) -> StateTree:
+    """A network with a sub-module more, fresh, beside those that there were, which are frozen: what an expansion makes,
+    but for what it has learnt."""
+    present = Teacher.from_state(cast(StateTree, state["learner"]))
+    addition = network_like(present.network, len(present.class_names), 3, "addition", body=None)
+    return expanded(state, grown(present.network, addition, freeze_old=True), learner_settings())
 
 
 @contextmanager
@@ -173,6 +186,22 @@ def test_a_changed_network_learns_what_came_since_and_everything_is_told_once(wo
     assert data["records_to_relearn"] == before - cast(int, parent.state["records_consumed"])
 
 
+def test_a_network_that_has_grown_learns_on_and_is_shown_as_such(world: World, undisturbed: World) -> None:
+    offer(world, grown_by_one)
+    metrics = LearnerMetrics(MetricsSettings(), stream=STREAM, branch="main")
+    world.learn(observer=metrics, snapshots=OFTEN)
+    told_once(world, undisturbed)
+    learner = cast("dict[str, Any]", world.newest().state["learner"])
+    frozen, free = learner["architecture"]["options"]["parts"]
+    assert (frozen["frozen"], free["frozen"]) == (True, False)
+    before = cast("dict[str, Tensor]", cast("dict[str, Any]", parent_of(world).state["learner"])["network"])
+    after = cast("dict[str, Tensor]", learner["network"])
+    assert all(torch.equal(after[f"body.parts.0.{name[5:]}"], before[name]) for name in before if "body." in name)
+    parameters = sum(tensor.numel() for tensor in after.values())
+    assert metrics.registry.get_sample_value("palimpsest_sub_modules") == 2
+    assert metrics.registry.get_sample_value("palimpsest_network_parameters") == parameters
+
+
 def test_it_is_adopted_while_the_learner_runs(tmp_path: Path, undisturbed: World) -> None:
     world = begun(tmp_path)
     expected = by_hand(world, changed)
@@ -191,10 +220,13 @@ def test_it_is_adopted_while_the_learner_runs(tmp_path: Path, undisturbed: World
     assert json.loads(told.value or b"")["expected_seconds"] > 0
 
 
+@pytest.mark.parametrize("change", [changed, grown_by_one])
 @pytest.mark.parametrize("point", ["adopt.begun", "adopt.loaded", "adopt.committed", "commit.written", "commit.told"])
-def test_a_kill_during_the_adoption_adopts_once(world: World, undisturbed: World, point: str) -> None:
-    expected = by_hand(world, changed)
-    offer(world)
+def test_a_kill_during_the_adoption_adopts_once(
+    world: World, undisturbed: World, point: str, change: Callable[[StateTree], StateTree]
+) -> None:
+    expected = by_hand(world, change)
+    offer(world, change)
     with kill_at(point), pytest.raises(Killed):
         world.learn(snapshots=OFTEN)
     world.learn(snapshots=OFTEN)
@@ -202,10 +234,13 @@ def test_a_kill_during_the_adoption_adopts_once(world: World, undisturbed: World
     told_once(world, undisturbed)
 
 
+@pytest.mark.parametrize("change", [changed, grown_by_one])
 @pytest.mark.parametrize("steps", [1, 4, 9])
-def test_a_kill_while_it_learns_again_changes_nothing(world: World, undisturbed: World, steps: int) -> None:
-    expected = by_hand(world, changed)
-    offer(world)
+def test_a_kill_while_it_learns_again_changes_nothing(
+    world: World, undisturbed: World, steps: int, change: Callable[[StateTree], StateTree]
+) -> None:
+    expected = by_hand(world, change)
+    offer(world, change)
     with pytest.raises(Killed):
         world.learn(observer=KilledAfterSteps(steps), snapshots=OFTEN)
     with pytest.raises(Killed):

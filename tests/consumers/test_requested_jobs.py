@@ -191,6 +191,46 @@ def test_an_offer_that_the_learner_refuses_answers_the_request(world: World) -> 
     assert requested_job(world.store.entries()) is None
 
 
+def test_what_was_made_by_hand_of_another_kind_answers_nothing(world: World) -> None:
+    """It begins with the very parent of the request, and says why nothing comes of it."""
+    world.learn(max_records=170, snapshots=SELDOM)
+    job = asked(world)
+    assert job.kind is Kind.CONSOLIDATION
+    said = request_facts(job.parent, Kind.EXPANSION)
+    assert said == {}
+    world.offers.refuse(f"expansion-{job.parent.sequence}", "expansion", "by hand", said)
+    world.learn(max_records=10, snapshots=SELDOM)
+    assert asked(world) == job
+    assert json.loads(world.events("restructuring_refused")[0].value or b"")["kind"] == "expansion"
+
+
+def test_an_expansion_is_asked_for_as_such_until_it_is_answered(tmp_path: Path) -> None:
+    settings = learner_settings(restructuring=restructuring(expand_below=1.0))
+    world = World(tmp_path, settings=settings)
+    world.write(digit_stream(90, clean=True))
+    world.learn(snapshots=SELDOM)
+    (told,) = requests(world)
+    assert told["kind"] == "expansion"
+    job = asked(world)
+    assert job.kind is Kind.EXPANSION
+    world.learn(snapshots=SELDOM)
+    assert asked(world) == job, "a learner that was loaded asks for the same"
+    world.offers.refuse(JOB, "expansion", "no reason", request_facts(job.parent, job.kind))
+    world.write(digit_stream(5, clean=True, seed=3))
+    world.learn(snapshots=SELDOM)
+    assert requested_job(world.store.entries()) is None
+
+
+def test_a_manifest_from_before_there_were_expansions_asks_for_a_consolidation(world: World) -> None:
+    world.learn(max_records=170, snapshots=SELDOM)
+    (entry,) = world.store.entries()[-1:]
+    restructuring_facts = cast("dict[str, Any]", entry.facts["restructuring"])
+    del restructuring_facts["request"]["kind"]
+    job = requested_job([entry])
+    assert job is not None
+    assert job.kind is Kind.CONSOLIDATION
+
+
 def test_what_was_made_by_hand_of_another_parent_answers_nothing(world: World) -> None:
     world.learn(max_records=170, snapshots=SELDOM)
     world.offers.refuse(JOB, "consolidation", "by hand", {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,18 +12,18 @@ import numpy as np
 import pytest
 
 from consumers import topics
-from consumers.job_kinds import ConsolidationKind, JobKind
+from consumers.job_kinds import ConsolidationKind, ExpansionKind, Given, JobKind, PipelineJob
 from consumers.memory_record_source import InMemoryLog, InMemoryRecordSource
 from consumers.record_source import LogTruncated
-from consumers.restructuring_job import JobReport, RestructuringJob
+from consumers.restructuring_job import JobReport, RestructuringJob, SnapshotLost
+from deploy.job_lines import job_lines
 from deploy.restructuring import Chosen, choose
 from pipeline.codec.cloud_event import CloudEvent
 from pipeline.codec.image import encode_png
 from pipeline.evaluation.hold_out import HoldOut
 from pipeline.restructuring.acceptance import AcceptanceSettings
-from pipeline.restructuring.consolidation import Inputs
 from pipeline.restructuring.consolidation_settings import ConsolidationSettings
-from pipeline.restructuring.labelled_rows import LabelledRows
+from pipeline.restructuring.expansion_settings import ExpansionSettings
 from pipeline.restructuring.refused import Refused
 from pipeline.restructuring.trigger import Kind
 from pipeline.state import StateTree, fingerprint
@@ -31,7 +32,11 @@ from tests.consumers.learner_world import STREAM, World
 
 EVEN_THE_WORST = AcceptanceSettings(average_margin=1, worst_class_margin=1, class_margin=1, min_class_samples=1)
 QUICK = ConsolidationSettings(epochs=4, batch_size=32, specialist_epochs=4, min_unlabelled=50)
-KINDS: dict[Kind, JobKind] = {Kind.CONSOLIDATION: ConsolidationKind(QUICK)}
+QUICK_EXPANSION = ExpansionSettings(epochs=8, distillation_epochs=4, head_epochs=60)
+KINDS: dict[Kind, JobKind] = {
+    Kind.CONSOLIDATION: ConsolidationKind(QUICK),
+    Kind.EXPANSION: ExpansionKind(QUICK_EXPANSION),
+}
 
 
 SUB_MODULES = {Kind.CONSOLIDATION: 1, Kind.EXPANSION: 2}  # of what is made of a network that is one
@@ -105,6 +110,11 @@ def consolidating(tmp_path: Path) -> Desk:
     return Desk(tmp_path, KINDS[Kind.CONSOLIDATION])
 
 
+@pytest.fixture
+def expanding(tmp_path: Path) -> Desk:
+    return Desk(tmp_path, KINDS[Kind.EXPANSION])
+
+
 def test_what_it_made_is_offered_and_adopted(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("consumers.adoption._LOOK_EVERY_SECONDS", 0.0)
     report = desk.run()
@@ -153,25 +163,24 @@ def test_stopped_and_begun_again_it_comes_to_the_same(desk: Desk, after: int) ->
 
 
 def test_it_reads_nothing_held_out_and_only_new_classes(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Inputs] = []
-    original = Inputs.__init__
+    read: list[Given] = []
+    begin = type(desk.kind).begin
 
-    def spy(self: Inputs, **parts: Any) -> None:
-        original(self, **parts)
-        seen.append(self)
+    def spy(kind: JobKind, given: Given) -> PipelineJob:
+        assert given.records is not None
+        read.append(replace(given, records=list(given.records), unlabelled=list(given.unlabelled)))
+        return begin(kind, read[-1])
 
-    monkeypatch.setattr(Inputs, "__init__", spy)
+    monkeypatch.setattr(type(desk.kind), "begin", spy)
     desk.run()
-    (inputs,) = seen
-    assert isinstance(inputs.specialist, LabelledRows)
-    assert set(inputs.specialist.labels) == {"4", "5"}
+    records, unlabelled = [*(read[0].records or ())], [*read[0].unlabelled]
+    assert {label for _, label in records} == set(read[0].new_classes) == {"4", "5"}
     hold_out = HoldOut(desk.world.settings.hold_out)
     hold_out.load_state(cast(StateTree, desk.world.newest().state["hold_out"]))
     held_out = {row.tobytes() for label in hold_out.classes for row in hold_out.samples(label)}
-    read = {row.tobytes() for rows in (inputs.specialist.x, inputs.unlabelled) for row in rows}
     assert len(held_out) > 10
-    assert not held_out & read
-    assert 300 < len(inputs.unlabelled) < 400, "some of the unlabelled are held out too"
+    assert not held_out & {row.tobytes() for row in (*(x for x, _ in records), *unlabelled)}
+    assert 300 < len(unlabelled) < 400, "some of the unlabelled are held out too"
 
 
 def test_where_the_log_was_cut_the_reservoir_teaches(desk: Desk) -> None:
@@ -184,6 +193,59 @@ def test_where_the_log_was_cut_the_reservoir_teaches(desk: Desk) -> None:
 def test_too_few_unlabelled_are_refused(consolidating: Desk) -> None:
     with pytest.raises(Refused, match="unlabelled rows are too few"):
         consolidating.run(ConsolidationKind(QUICK.model_copy(update={"min_unlabelled": 5_000})))
+
+
+def test_an_expansion_goes_on_without_unlabelled_records(expanding: Desk) -> None:
+    expanding.unlabelled = None
+    report = expanding.run()
+    assert report is not None
+    assert report.unlabelled_rows == 0
+    assert "without unlabelled records: there are none, or the settings hear none" in job_lines(report)
+    assert [offer.job for offer in expanding.world.offers.waiting()] == [report.job]
+
+
+def test_settings_that_hear_no_unlabelled_records_are_told_as_such(expanding: Desk) -> None:
+    deaf = QUICK_EXPANSION.model_copy(update={"mixmatch_weight": 0.0, "pseudo_weight": 0.0})
+    report = expanding.run(ExpansionKind(deaf))
+    assert report is not None
+    assert report.unlabelled_rows == 0
+
+
+def test_only_an_old_teacher_must_be_whole(desk: Desk) -> None:
+    base = desk.choose().base
+    (base.path / base.manifest.files[0].name).write_bytes(b"decayed")
+    if desk.kind.needs_old_teacher:
+        with pytest.raises(SnapshotLost, match=f"snapshot {base.sequence}, which the job begins with, is not whole"):
+            desk.run()
+    else:
+        assert desk.run() is not None
+
+
+def test_what_was_begun_of_one_kind_is_not_gone_on_with_as_the_other(desk: Desk) -> None:
+    assert desk.run(stop_after=3) is None
+    begun = desk.choose()
+    desk.world.write(digit_stream(60, clean=True, seed=7))
+    desk.world.learn()
+    (other,) = set(Kind) - {desk.kind.kind}
+    assert choose(desk.world.folder, other, stream=STREAM).parent == desk.world.newest_entry()
+    assert desk.choose() == begun
+
+
+def test_a_network_that_has_grown_becomes_compact_again(expanding: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One job after the other: each begins with what the one before has made."""
+    monkeypatch.setattr("consumers.adoption._LOOK_EVERY_SECONDS", 0.0)
+    expanding.run()
+    expanding.world.learn()
+    expanding.world.write(digit_stream(20, clean=True, seed=5))
+    expanding.world.learn()
+    expanding.kind = KINDS[Kind.CONSOLIDATION]
+    report = expanding.run()
+    assert report is not None
+    assert (report.before.sub_modules, report.after.sub_modules) == (2, 1)
+    assert report.after.parameters < report.before.parameters
+    expanding.world.write(digit_stream(20, clean=True, seed=6))
+    expanding.world.learn()
+    assert [json.loads(told.value or b"")["kind"] for told in expanding.world.events("adopted")] == [*KINDS][::-1]
 
 
 def test_a_job_that_is_done_twice_offers_once(desk: Desk) -> None:

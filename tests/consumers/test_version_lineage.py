@@ -17,6 +17,7 @@ from model_store.registrar import Registrar
 from model_store.registration_queue import RegistrationQueue
 from model_store.registry import InMemoryRegistry, RegisteredVersion, Registry
 from model_store.snapshot import Snapshot
+from pipeline.restructuring.trigger import Kind
 from tests.consumers.digit_records import digit_stream
 from tests.consumers.learner_world import STREAM, Killed, World
 
@@ -67,13 +68,13 @@ class Desk:
         )
         self.world.learn(max_records=max_records, snapshots=SNAPSHOTS, registry=EVERY, versions=submission)
 
-    def offer(self, at_records: int, job: str = "consolidation-1") -> Snapshot:
+    def offer(self, at_records: int, kind: str = "consolidation") -> Snapshot:
         """The snapshot there, unchanged: what a job made of it is no matter here."""
         entries = self.world.store.entries()
         entry = next(e for e in entries if e.facts["records_consumed"] == at_records)
         parent = self.world.store.load(entry)
         result = Snapshot(generation=0, sequence=0, state=parent.state, offsets=parent.offsets, facts={**parent.facts})
-        self.world.offers.put(job, "consolidation", parent, result, {})
+        self.world.offers.put(f"{kind}-1", kind, parent, result, {})
         return parent
 
     def versions(self) -> list[RegisteredVersion]:
@@ -130,12 +131,13 @@ def test_what_is_learnt_after_it_is_its_child(desk: Desk) -> None:
     assert all(line[4] == adopted[0] for line in desk.lines()[1 : len(before)])
 
 
+@pytest.mark.parametrize("kind", Kind)
 @pytest.mark.parametrize("point", ["adopt.committed", "commit.written", "commit.told"])
-def test_killed_at_any_step_the_tags_are_the_same(tmp_path: Path, point: str) -> None:
+def test_killed_at_any_step_the_tags_are_the_same(tmp_path: Path, point: str, kind: Kind) -> None:
     desk = Desk(tmp_path, InMemoryRegistry())
     desk.learn()
     before = desk.lines()
-    desk.offer(before[1][2])
+    desk.offer(before[1][2], kind)
 
     def die(name: str) -> None:
         if name == point:
@@ -148,7 +150,7 @@ def test_killed_at_any_step_the_tags_are_the_same(tmp_path: Path, point: str) ->
     finally:
         on_fault_point(None)
     desk.learn()
-    (adopted,) = [line for line in desk.lines() if line[1] == "consolidation"]
+    (adopted,) = [line for line in desk.lines() if line[1] == kind]
     assert adopted[3] == 2
     assert [line[4] for line in desk.lines()[: len(before)]] == [None, None] + [adopted[0]] * (len(before) - 2)
 

@@ -40,7 +40,7 @@ def test_it_shows_forgetting_and_what_keeps_it_away(tmp_path: Path) -> None:
         "average_forgetting",
         "classes",
         "finetune",
-        "consolidations",
+        "restructurings",
         "versions",
     ]
     assert summary["broker"] == "Apache Kafka 4.3.1, embedded"
@@ -58,7 +58,7 @@ def test_it_shows_forgetting_and_what_keeps_it_away(tmp_path: Path) -> None:
     assert list(summary["finetune"]) == ["accuracy", "average_forgetting"]
     assert summary["accuracy"] > summary["finetune"]["accuracy"] + 0.1
     assert summary["average_forgetting"] < summary["finetune"]["average_forgetting"] - 0.1
-    (consolidation,) = summary["consolidations"]
+    (consolidation,) = summary["restructurings"]
     assert consolidation["outcome"] == "adopted"
     assert consolidation["reason"] == "new_classes"
     assert len(consolidation["new_classes"]) >= 4

@@ -45,21 +45,36 @@ stream: {{poll_seconds: 0.05}}
 metrics: {{enabled: false}}
 kafka: {{bootstrap_servers: '{servers}', connect_timeout_seconds: 2}}
 consolidation: {{epochs: 2, specialist_epochs: 2, min_unlabelled: 100}}
+expansion: {{epochs: 2, distillation_epochs: 2, head_epochs: 10}}
 acceptance: {{average_margin: {margin}, worst_class_margin: 1, class_margin: 1, min_class_samples: 1}}
 worker: {{nice: 0, look_seconds: 0.05, retry_seconds: 0.2}}
 registry: {{enabled: {registry}, every_records: 100000, tracking_uri: 'sqlite:///{folder}/mlflow.db'}}
 """
 
 
+ASKS_FOR = {Kind.CONSOLIDATION: "null", Kind.EXPANSION: "1.0"}
+
+
 class Desk:
     """A stream, its state's folder, and both commands on it."""
 
-    def __init__(self, folder: Path, broker: EmbeddedKafka, stream: str, *, margin: float = 1, registry: bool = False):
+    def __init__(
+        self,
+        folder: Path,
+        broker: EmbeddedKafka,
+        stream: str,
+        *,
+        margin: float = 1,
+        registry: bool = False,
+        kind: Kind = Kind.CONSOLIDATION,
+    ) -> None:
         self.broker, self.stream, self.state = broker, stream, folder / "state"
         self.file = folder / "settings.yaml"
         servers = broker.bootstrap_servers
         values = {"servers": servers, "margin": margin, "registry": str(registry).lower(), "folder": folder}
-        self.file.write_text(SETTINGS.format(**values))
+        settings = SETTINGS.format(**values)
+        # below every accuracy there is: each request is one for an expansion
+        self.file.write_text(settings.replace("expand_below: null", f"expand_below: {ASKS_FOR[kind]}"))
 
     def send(self, records: int, *, seed: int = 0, unlabelled_share: float = 0.33) -> None:
         """Steps of two digits, some without labels."""
@@ -98,10 +113,12 @@ def test_what_is_asked_for_is_made_offered_adopted_and_a_version(
     desk.learn()
     (asked,) = desk.events("restructuring_requested")
     assert len(asked["new_classes"]) >= 2
+    assert asked["kind"] == "consolidation"
     done = desk.work()
     assert done.exit_code == 0
     told = lines(done)
     assert [line["event"] for line in told] == ["started", "requested", "offered", "stopped"]
+    assert [line["kind"] for line in told[1:3]] == ["consolidation", "consolidation"]
     assert told[-1]["offered"] == 1
     again = desk.work()
     assert [line["event"] for line in lines(again)] == ["started", "stopped"], "it is answered"
@@ -113,6 +130,57 @@ def test_what_is_asked_for_is_made_offered_adopted_and_a_version(
     assert 0 <= adopted["average_accuracy_after"] <= 1
     versions = MlflowRegistry(f"sqlite:///{tmp_path / 'mlflow.db'}").versions(stream_name)
     assert "consolidation" in [version.trigger for version in versions]
+
+
+@pytest.mark.kafka
+def test_an_expansion_that_is_asked_for_is_made_offered_and_adopted(
+    kafka_broker: EmbeddedKafka, stream_name: str, tmp_path: Path
+) -> None:
+    desk = Desk(tmp_path, kafka_broker, stream_name, kind=Kind.EXPANSION)
+    desk.send(900)
+    desk.learn()
+    (asked,) = desk.events("restructuring_requested")
+    assert asked["kind"] == "expansion"
+    told = lines(desk.work())
+    assert [line["event"] for line in told] == ["started", "requested", "offered", "stopped"]
+    assert [line["kind"] for line in told[1:3]] == ["expansion", "expansion"]
+    assert [line["event"] for line in lines(desk.work())] == ["started", "stopped"], "it is answered"
+    desk.send(60, seed=1)
+    desk.learn()
+    (adopted,) = desk.events("adopted")
+    assert adopted["kind"] == "expansion"
+    assert adopted["requested_at"] == asked["records_consumed"] == adopted["parent_records"]
+    assert (adopted["sub_modules_before"], adopted["sub_modules_after"]) == (1, 2)
+    assert adopted["parameters_after"] > adopted["parameters_before"]
+
+
+@pytest.mark.kafka
+def test_an_expansion_that_is_refused_is_told_as_such(
+    kafka_broker: EmbeddedKafka, stream_name: str, tmp_path: Path
+) -> None:
+    desk = Desk(tmp_path, kafka_broker, stream_name, kind=Kind.EXPANSION)
+    desk.file.write_text(desk.file.read_text().replace("expansion: {epochs: 2", "expansion: {learning_rate: 1.0e+30"))
+    desk.send(900)
+    desk.learn()
+    assert "lower expansion.learning_rate" in lines(desk.work())[-2]["why"]
+    assert [path.name for path in (desk.state / "jobs").iterdir()] == ["lock"]
+    desk.learn()
+    (told,) = desk.events("restructuring_refused")
+    assert told["kind"] == "expansion"
+    assert requested_job(SnapshotStore(desk.state / "snapshots").entries()) is None
+
+
+@pytest.mark.kafka
+def test_an_expansion_goes_on_without_a_topic_of_unlabelled_records(
+    kafka_broker: EmbeddedKafka, stream_name: str, tmp_path: Path
+) -> None:
+    desk = Desk(tmp_path, kafka_broker, stream_name, kind=Kind.EXPANSION)
+    desk.send(900)
+    desk.learn()
+    with kafka_connection.admin(kafka(kafka_broker)) as admin:
+        admin.delete_topics([topics.unlabelled(stream_name)])
+    offered = lines(desk.work())[-2]
+    assert (offered["event"], offered["unlabelled_rows"]) == ("offered", 0)
 
 
 @pytest.mark.kafka

@@ -12,6 +12,7 @@ import pytest
 
 from consumers.requested_jobs import requested_job
 from model_store.offers import Offer, OfferStore
+from pipeline.restructuring.trigger import Kind
 from pipeline.state import fingerprint
 from tests.faults.fault_plan import Fault
 from tests.faults.fault_stream import mixed
@@ -21,6 +22,8 @@ pytestmark = pytest.mark.kafka
 
 # One request in the first 900 records, and a second one after these.
 ASKS = "{new_classes: 2, settle_records: 100, rest_records: 200, expand_below: null}"
+# The new classes are never all right: each request is one for an expansion, until there are too many sub-modules.
+ASKS_TO_GROW = ASKS.replace("null", "1.0")
 BEFORE_THE_OFFER = (("job.saved", 1), ("job.saved", 2), ("snapshot.state_written", 2), ("job.made", 1))
 AFTER_IT = ("offer.put", "job.answered")
 # Before the adoption is durable, where the next process makes it once more, and after that, where it goes on with it.
@@ -29,7 +32,12 @@ LEARNER_POINTS = ("adopt.begun", "adopt.loaded", "snapshot.manifest_written", "c
 
 @pytest.fixture
 def trial(make_trial: Callable[..., Trial]) -> Trial:
-    trial = make_trial(network=MLP, restructuring=ASKS)
+    return begun(make_trial, Kind.CONSOLIDATION)
+
+
+def begun(make_trial: Callable[..., Trial], kind: Kind) -> Trial:
+    """Where the learner asks for jobs of this kind."""
+    trial = make_trial(network=MLP, restructuring=ASKS if kind is Kind.CONSOLIDATION else ASKS_TO_GROW)
     trial.write(mixed(900, seed=5))
     trial.write_unlabelled(400)
     return trial
@@ -64,10 +72,13 @@ def all_is_well(trial: Trial, *, adoptions: int) -> None:
     assert offers(trial).answers() == [] or requested_job(trial.store().entries()) is None
 
 
-def test_a_worker_killed_at_every_step_offers_the_same_once(trial: Trial) -> None:
+@pytest.mark.parametrize("kind", Kind)
+def test_a_worker_killed_at_every_step_offers_the_same_once(make_trial: Callable[..., Trial], kind: Kind) -> None:
+    trial = begun(make_trial, kind)
     trial.learn()
     trial.work()
     undisturbed = offered(trial)
+    assert undisturbed.job.startswith(f"{kind}-")
     wanted = fingerprint(offers(trial).load(undisturbed).state)
     offers(trial).remove(undisturbed.job)
     for point, nth in BEFORE_THE_OFFER:
@@ -87,11 +98,14 @@ def test_a_worker_killed_at_every_step_offers_the_same_once(trial: Trial) -> Non
     all_is_well(trial, adoptions=1)
 
 
-def test_a_learner_killed_at_every_step_of_it_adopts_each_once(trial: Trial) -> None:
+@pytest.mark.parametrize("kind", Kind)
+def test_a_learner_killed_at_every_step_of_it_adopts_each_once(make_trial: Callable[..., Trial], kind: Kind) -> None:
     """The offer waits when each process starts, so that it is what each one comes to first."""
+    trial = begun(make_trial, kind)
     trial.learn(options=["--max-records", 700])
     trial.work()
     job = offered(trial).job
+    assert job.startswith(f"{kind}-")
     for point in LEARNER_POINTS:
         assert trial.kill_at(point), f"no process came to {point}"
     trial.learn()

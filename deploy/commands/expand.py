@@ -1,0 +1,82 @@
+"""`palimpsest expand`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command(
+    epilog="""\b
+Example:
+  palimpsest expand --stream digits --state runs/digits
+
+\b
+Exit codes:
+  0  offered: the state's learner adopts it
+  2  something you can put right: an option, a setting, a topic, a folder
+  3  nothing was offered: the job was refused, or its result is worse than what there is
+  5  the log lost what was to be read
+  6  the brokers are away: start it again later
+  7  the disk takes nothing
+  130  interrupted; the same command goes on where it stopped"""
+)
+@click.option("--stream", required=True, metavar="NAME", help="The stream: topics NAME.samples and NAME.unlabelled.")
+@click.option(
+    "--state",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder given to `palimpsest learn`, which may be running.",
+)
+@click.option(
+    "--base",
+    type=int,
+    metavar="SEQUENCE",
+    help="The snapshot after which classes are new; default: the one before the newest classes.",
+)
+@click.option(
+    "--unlabelled", metavar="TOPIC", help="Another topic of records without labels; the stream's may be missing."
+)
+@click.option("--epochs", type=int, help="Passes of the temporary network over the new classes' records.")
+@click.option("--batch-size", type=int, help="Records of one step.")
+@click.option("--lr", "learning_rate", type=float, help="Largest step size.")
+@click.option(
+    "--settings", "settings_file", type=click.Path(path_type=Path), help="YAML file; see `palimpsest settings`."
+)
+@click.option("--bootstrap-servers", metavar="HOST:PORT", help="A Kafka cluster; default: the embedded broker.")
+@click.pass_context
+def command(
+    context: click.Context,
+    stream: str,
+    state: Path,
+    base: int | None,
+    unlabelled: str | None,
+    epochs: int | None,
+    batch_size: int | None,
+    learning_rate: float | None,
+    settings_file: Path | None,
+    bootstrap_servers: str | None,
+) -> None:
+    """Grow the network by a small sub-module that knows the newest classes, beside its old ones (EDE-Net).
+
+    It works beside a running learner, from its snapshots and the log. What comes of it is offered where on the
+    hold-outs it is no worse; the learner adopts it between two batches and learns once more what came since. Records
+    without labels help, and may be missing.
+    """
+    from deploy.restructuring_by_hand import restructure_by_hand
+    from deploy.settings import load_settings
+    from pipeline.restructuring.trigger import Kind
+
+    settings = load_settings(
+        settings_file,
+        {
+            "kafka.bootstrap_servers": bootstrap_servers,
+            "expansion.epochs": epochs,
+            "expansion.batch_size": batch_size,
+            "expansion.learning_rate": learning_rate,
+        },
+    )
+    restructure_by_hand(
+        context, Kind.EXPANSION, stream=stream, state=state, base=base, unlabelled=unlabelled, settings=settings
+    )
