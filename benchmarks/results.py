@@ -202,6 +202,49 @@ def consolidated_stream_section(result: dict[str, Any]) -> str:
     )
 
 
+def expansion_section(result: dict[str, Any]) -> str:
+    """A row a method: after the last step, the mean over the steps, and how large the network is then."""
+    what = result["expansion"]
+    lines = [
+        "| accuracy, % | after the last step | mean over the steps | parameters | seconds |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    of_seeds = [run["rows"] for run in result["runs"]]
+    steps: list[str] = []
+    for name in dict.fromkeys(name for rows in of_seeds for name in rows):
+        measured = [rows[name] for rows in of_seeds if name in rows]
+        accuracies = [[100 * accuracy for accuracy in row["accuracies"]] for row in measured]
+        cells = []
+        for values in ([row[-1] for row in accuracies], [statistics.fmean(row) for row in accuracies]):
+            deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.fmean(values):.1f}{deviation}")
+        parameters = statistics.fmean(row["parameters"][-1] for row in measured)
+        seconds = statistics.fmean(row["seconds"] for row in measured)
+        of_fewer = "" if len(measured) == len(of_seeds) else f", {_count(len(measured), 'seed')}"
+        lines.append(f"| `{name}`{of_fewer} | {' | '.join(cells)} | {parameters / 1e6:.2f} M | {seconds:.0f} |")
+        of_steps = " ".join(f"{statistics.fmean(step):.1f}" for step in zip(*accuracies, strict=True))
+        steps.append(f"{name} {of_steps}")
+    classes = " + ".join(str(size) for size in what["steps"])
+    labelled, unlabelled, test = what["per_class"]
+    title = f"{what['dataset']}, {what['scenario']}" if what["dataset"] != "sequence" else "data set after data set"
+    return "\n".join(
+        [
+            f"## Expansion: {title} ({classes} classes)",
+            "",
+            *lines,
+            "",
+            f"After each step: {'; '.join(steps)}.",
+            "",
+            f"Rehearsal {what['rehearsal']}, {what['passes']} passes over a step's rows; of each class {labelled} "
+            f"labelled, {unlabelled} unlabelled, {test} test rows; {_count(len(result['seeds']), 'seed')}; precision "
+            f"{what['precision']}. {result['date']}, {result['machine']}. What the rows are: "
+            "`benchmarks/expansion.py`.",
+            "",
+            f"    {_command(result)}",
+        ]
+    )
+
+
 def _kind_of_device(device: str) -> str:
     """ "a CPU" or "a GPU"; which one stands below the table."""
     return "a GPU" if device.startswith("cuda") else "a CPU"
@@ -255,9 +298,11 @@ def section(result: dict[str, Any]) -> str:
         return consolidation_section(result)
     if "consolidated_stream" in result:
         return consolidated_stream_section(result)
+    if "expansion" in result:
+        return expansion_section(result)
     raise ValueError(
-        "not a result of benchmarks.accuracy, throughput, update_cost, growth, ingest, consolidation or "
-        "consolidated_stream"
+        "not a result of benchmarks.accuracy, throughput, update_cost, growth, ingest, consolidation, "
+        "consolidated_stream or expansion"
     )
 
 

@@ -53,14 +53,15 @@ class SplitCifar10(BenchmarkStream):
     }
 
     def open(self, data_root: Path, seed: int, *, records: int | None = None, shuffled: bool = False) -> Opened:
-        dataset = _part(data_root, "train")
+        dataset = cifar10_part(data_root, "train")
         per_step = len(dataset.classes) if shuffled else 2
         stream = SampleStream(dataset, Split(), seed=seed, records=records, classes_per_step=per_step)
         x, labels = _test_rows(data_root)
         return Opened(stream=stream, test=TestPart(x, labels, step_of_class(stream)))
 
 
-def _part(data_root: Path, split: Literal["train", "test"]) -> LabelledDataset:
+def cifar10_part(data_root: Path, split: Literal["train", "test"]) -> LabelledDataset:
+    """The train or the test part, from whatever form of it lies there. Raises `UserError`."""
     if (data_root / "cifar-10-batches-py").is_dir():
         return open_dataset("cifar10", DatasetOptions(data_root=data_root, split=split))
     folder = data_root / "cifar10"
@@ -88,6 +89,6 @@ def _unpacked(archive: Path) -> Path:
 
 @cache
 def _test_rows(data_root: Path) -> tuple[npt.NDArray[np.generic], list[str]]:
-    part = _part(data_root, "test")
+    part = cifar10_part(data_root, "test")
     x = decoded([part.payload(item) for item in range(len(part))], {})
     return x, [part.classes[int(label)] for label in part.labels]

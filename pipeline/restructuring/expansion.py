@@ -45,6 +45,7 @@ from pipeline.restructuring.specialist import network_like
 from pipeline.restructuring.teacher import Teacher
 from pipeline.restructuring.temporary_network import TemporaryTraining
 from pipeline.restructuring.training import Training
+from pipeline.restructuring.warm_start import warm_start
 from pipeline.settings import AugmentationSettings, LearnerSettings
 from pipeline.state import StateTree, fingerprint
 
@@ -120,6 +121,8 @@ class Expansion:
         )
         self._present_UO = self._said_of_old()
         temporary = network_like(inputs.like, len(inputs.class_names), seed, "temporary", body=inputs.pretrained)
+        if settings.initialisation == "newest" and inputs.present is not None:
+            warm_start(temporary, inputs.present.network, len(inputs.present.class_names))
         self._temporary = TemporaryTraining(
             temporary,
             self._lesson,

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pipeline.restructuring.pruning import Ranking
 from pipeline.settings import AugmentationSettings
 from pipeline.settings_section import Section, changeable
+
+Initialisation = Literal["newest", "fresh"]
+MixMatchLoss = Literal["cross_entropy", "squared_error"]
 
 
 class ExpansionSettings(Section):
@@ -25,6 +30,11 @@ class ExpansionSettings(Section):
         why="the temporary network hears samples of the old classes too, with outputs for them; false: the new "
         "classes' records alone, as in the original",
     )
+    initialisation: Initialisation = changeable(
+        "newest",
+        why="what the temporary network begins as; newest: the newest sub-module, whose channels are its first ones; "
+        "fresh: drawn anew",
+    )
     prune: float | None = changeable(
         0.5, gt=0, lt=1, why="share of the channels that the sub-module loses; none: it keeps them all"
     )
@@ -33,6 +43,9 @@ class ExpansionSettings(Section):
     temperature: float = changeable(2.0, gt=0, why="T of what the pruned network takes over from the temporary one")
     mixmatch_weight: float = changeable(
         1.0, ge=0, why="weight of the unlabelled rows' loss in the temporary network (MixMatch); 0: they are not heard"
+    )
+    mixmatch_loss: MixMatchLoss = changeable(
+        "cross_entropy", why="of the unlabelled rows; squared_error: the paper's, which forgives wrong guesses more"
     )
     mixmatch_views: int = changeable(2, ge=1, why="K: changed copies of an unlabelled row, whose guesses are averaged")
     mixmatch_alpha: float = changeable(0.75, gt=0, why="of the Beta distribution that rows are mixed up with")

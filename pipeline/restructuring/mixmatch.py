@@ -12,6 +12,7 @@ Learning", NeurIPS, arXiv:1905.02249.
 Where we differ:
 - The network that guesses has only just met the new classes and knows the old ones by a few samples; the one that the
   stream has knows the old ones well. So a guess is put together of both (`put_together`).
+- The unlabelled rows' loss may be a cross-entropy: a few passes teach more with it.
 - The squared error is the sum over the classes, not their mean: its weight does not fall with every class that comes.
 
 Legend: B = rows, K = changed copies of each, C = classes of the temporary network, O = old ones, its first columns

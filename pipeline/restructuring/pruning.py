@@ -88,11 +88,13 @@ def _share_of_heads(body: Backbone, share: float) -> float:
 
 
 def _shares(body: Backbone, share: float) -> dict[nn.Module, float]:
-    """{convolution: the share that it loses}: of all channels together `share`, in a stage the mean of its layers."""
+    """{layer: the share that it loses}: one channel stays at least. Of all the convolutions' channels it is `share`, in
+    a stage the mean of its layers."""
     of_stages = [[norm.weight.detach().abs() for norm in _batch_norms(stage)] for stage in body.stages]
     scales = torch.cat([scale for stage in of_stages for scale in stage]) if of_stages else torch.empty(0)
     if not len(scales):
-        return {}
+        layers = () if body.attention_heads else (each for each in body.modules() if isinstance(each, nn.Linear))
+        return {layer: min(share, 1 - 1 / layer.out_features) for layer in layers}
     rank = torch.empty_like(scales)
     rank[scales.argsort(stable=True)] = torch.arange(len(scales), dtype=scales.dtype)
     lost = rank < round(share * len(scales))  # by rank, so that equal scales do not all go or all stay

@@ -1,7 +1,7 @@
 """Stage 1 of an expansion: a temporary network of the compact kind learns the new classes.
 
     loss = CE over the records and the rehearsal samples, each class with the same weight
-         + ramped weight * MixMatch's error on unlabelled rows                                           (`mixmatch.py`)
+         + ramped weight * MixMatch's loss on unlabelled rows                                            (`mixmatch.py`)
          + penalty * sum of |gamma|                                                                      (`pruning.py`)
 
 Where we differ from EDE-Net: its temporary network hears the new classes alone. Features that never saw an old class
@@ -103,7 +103,11 @@ class TemporaryTraining:
         labelled, logits = len(batch.x), self._logits(x)
         of_labelled = mixmatch.cross_entropies(logits[:labelled], target[:labelled]) * batch.weight
         weight = mixmatch.ramped(settings.mixmatch_weight, training.done, training.steps)
-        return of_labelled.sum() + weight * mixmatch.squared_error(logits[labelled:], target[labelled:])
+        if settings.mixmatch_loss == "squared_error":
+            of_unlabelled = mixmatch.squared_error(logits[labelled:], target[labelled:])
+        else:
+            of_unlabelled = mixmatch.cross_entropies(logits[labelled:], target[labelled:]).mean()
+        return of_labelled.sum() + weight * of_unlabelled
 
     def _guessed(self, changed: Tensor, rows_U: Tensor) -> Tensor:
         """(U, C)."""

@@ -145,8 +145,9 @@ def test_the_learner_goes_on_with_what_came_of_it() -> None:
     assert isinstance(body, SubModules)
     frozen, newest = (fingerprint(dict(part.state_dict())) for part in body.bodies)
     learn(learner, stream.later)
-    assert [fingerprint(dict(part.state_dict())) for part in body.bodies][0] == frozen
-    assert [fingerprint(dict(part.state_dict())) for part in body.bodies][1] != newest
+    frozen_later, newest_later = (fingerprint(dict(part.state_dict())) for part in body.bodies)
+    assert frozen_later == frozen
+    assert newest_later != newest
 
 
 def test_without_a_log_the_reservoir_s_samples_are_taken() -> None:

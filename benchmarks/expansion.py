@@ -1,0 +1,178 @@
+"""What growing gives: classes come step by step, and every method sees each step's rows as often.
+
+    python -m benchmarks.expansion --dataset cifar10 --steps s0-t5 --seeds 0 1 2 3 4 --data-root DIR --json FILE
+    python -m benchmarks.expansion --dataset sequence --data-root DIR --json FILE
+
+`--steps s0-t5`: five equal steps; `s50-t5`: half of the classes first, then five equal steps. Data sets: `cifar10`
+(ResNet-18 with 16 channels, rehearsal 200), `cifar100` (64 channels, rehearsal 2000; wants its files and a GPU),
+`mnist` (two layers of 100, rehearsal 200), and `sequence`: MNIST, SVHN where its files are at hand, CIFAR-10, one after
+the other, with five samples a class to rehearse. Of each class there are `--per-class` labelled rows, rows without
+labels (of all classes, in every step) and test rows, drawn by the seed.
+
+Rows, each judged after each step on the test rows of all classes so far, nobody being told the step:
+
+    joint, finetune, der_pp       networks of one size (`benchmarks/step_learners.py`)
+    expansion                     the defaults of `pipeline/restructuring/expansion_settings.py`; then other `VARIANTS`
+    der_yan                       a network that grows unpruned and hears no unlabelled row (Yan et al. 2021)
+
+`--passes` over the labelled rows of a step are what each has: an expansion divides them between its temporary and its
+pruned network. The first step's network is a sub-module alone, so that all are pruned alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.command_line import command_of, run, write_result
+from benchmarks.expansion_problem import SOURCES, Problem, problem_of
+from benchmarks.machine import machine
+from benchmarks.step_learners import LEARNERS, fresh_network, right
+from pipeline.device import choose_device, configure_torch
+from pipeline.network import Network
+from pipeline.restructuring.expansion import Expansion, Inputs
+from pipeline.restructuring.expansion_settings import ExpansionSettings
+from pipeline.restructuring.teacher import Teacher
+from pipeline.settings import LearnerSettings
+
+# Settings over the defaults.
+VARIANTS: Mapping[str, Mapping[str, Any]] = {
+    "expansion": {},
+    "without_mixmatch": {"mixmatch_weight": 0.0},
+    "without_unlabelled": {"mixmatch_weight": 0.0, "pseudo_weight": 0.0},
+    "unpruned": {"prune": None},
+    "random_pruning": {"ranking": "random"},
+    "new_classes_alone": {"rehearses": False},
+    "der_yan": {"prune": None, "mixmatch_weight": 0.0, "pseudo_weight": 0.0},
+}
+METHODS = (*LEARNERS, *VARIANTS)
+DEFAULT_METHODS = ("joint", "finetune", "der_pp", "der_yan", "expansion", "without_mixmatch", "unpruned")
+
+
+def settings_of(problem: Problem, variant: str, args: argparse.Namespace) -> ExpansionSettings:
+    """The variant's settings, with all passes in the temporary network where nothing is pruned."""
+    settings = ExpansionSettings.model_validate({**problem.expansion, **VARIANTS[variant], **args.set})
+    distilled = 0 if settings.prune is None else args.passes * settings.distillation_epochs
+    distilled //= settings.epochs + settings.distillation_epochs
+    return settings.model_copy(update={"epochs": args.passes - distilled, "distillation_epochs": distilled})
+
+
+def grown(problem: Problem, before: Network | None, step: int, args: argparse.Namespace, seed: int) -> Network:
+    """The network after this step; `before`: as the step found it."""
+    device = choose_device(args.device)
+    new = problem.steps[step]
+    seen = problem.seen(step)
+    old = seen[: len(seen) - len(new)]
+    memory = problem.memory(old)
+    inputs = Inputs(
+        class_names=seen,
+        new_classes=new,
+        records=problem.rows(new),
+        reservoir=memory,
+        unlabelled=problem.unlabelled,
+        present=None if before is None else Teacher(before, old),
+        like=fresh_network(problem, seed, device),
+        columns=len(problem.names),
+        augmentation=problem.augmentation,
+        precision=args.precision,
+    )
+    job = Expansion(inputs, settings_of(problem, args.variant, args), device=device, seed=seed + 1000 * step)
+    network = job.run()
+    assert network is not None
+    return network
+
+
+def measure(problem: Problem, method: str, args: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """One method over all steps: its row."""
+    device = choose_device(args.device)
+    began = time.perf_counter()
+    accuracies: list[float] = []
+    parameters: list[int] = []
+    learner = LEARNERS[method](problem, args, seed, device) if method in LEARNERS else None
+    network: Network | None = None
+    args.variant = method
+    for step in range(len(problem.steps)):
+        if learner is None:
+            network = grown(problem, network, step, args, seed)
+        else:
+            learner.learn(step)
+            network = learner.network
+        names = problem.seen(step)
+        accuracies.append(right(network, problem.test_rows(names), names, device))
+        parameters.append(sum(parameter.numel() for parameter in network.parameters()))
+    row = {"accuracies": accuracies, "parameters": parameters, "seconds": time.perf_counter() - began}
+    shown = " ".join(f"{accuracy:.1%}" for accuracy in accuracies)
+    print(f"seed {seed} {method}: {shown}, {parameters[-1]:,} parameters, {row['seconds']:.0f} s", file=sys.stderr)
+    return row
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", choices=sorted(SOURCES), default="cifar10")
+    parser.add_argument("--steps", default="s0-t5")
+    parser.add_argument("--methods", choices=METHODS, nargs="+", default=DEFAULT_METHODS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--data-root", type=Path, default=Path("data"))
+    parser.add_argument("--per-class", type=int, nargs=3, default=(500, 500, 200), metavar=("L", "U", "T"))
+    parser.add_argument("--passes", type=int, default=10)
+    parser.add_argument("--learning-rate", type=float, default=1e-3, help="of the methods of one size")
+    parser.add_argument("--alpha", type=float, default=0.2, help="of DER++")
+    parser.add_argument("--beta", type=float, default=1.0, help="of DER++")
+    parser.add_argument("--set", type=json.loads, default={}, help="settings of all expansions, as JSON")
+    parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args(arguments)
+    args.command = command_of("benchmarks.expansion", arguments)
+    return args
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """As described on top. Raises `UserError` for what the user can put right."""
+    args = parse(arguments)
+    configure_torch(LearnerSettings(device=args.device, threads=args.threads))
+    torch.set_float32_matmul_precision("highest")
+    runs: list[dict[str, Any]] = []
+
+    def write(problem: Problem) -> None:
+        """After every row: a run of hours that is cut must not lose them."""
+        if args.json is not None:
+            result = {
+                "command": args.command,
+                "expansion": {
+                    "dataset": args.dataset,
+                    "steps": [len(step) for step in problem.steps],
+                    "scenario": args.steps,
+                    "rehearsal": problem.rehearsal,
+                    "passes": args.passes,
+                    "per_class": list(args.per_class),
+                    "precision": args.precision,
+                },
+                "seeds": args.seeds,
+                "date": f"{datetime.now(UTC):%Y-%m-%d}",
+                "machine": machine(),
+                "runs": runs,
+            }
+            write_result(args.json, result)
+
+    for seed in args.seeds:
+        problem = problem_of(args.dataset, args.steps, args.data_root, seed, per_class=tuple(args.per_class))
+        rows: dict[str, Any] = {}
+        runs.append({"seed": seed, "rows": rows})
+        for method in args.methods:
+            rows[method] = measure(problem, method, args, seed)
+            write(problem)
+
+
+if __name__ == "__main__":
+    run(main, "expansion")
