@@ -1,9 +1,10 @@
 """The main job, end to end: a drifting stream through real Kafka into a model that remembers.
 
 1. Start the embedded broker, in the demo's own folder; or take the cluster that the settings name.
-2. Produce the data set in five blurred steps of two classes, a share of it without labels.
+2. Produce the first part of the data set, which is five blurred steps of two classes, a share of it without labels.
 3. Learn it, with the settings that `palimpsest learn` has by itself; versions go to MLflow. A worker beside the
-   learner does the consolidation that it asks for, and the learner adopts what comes of it.
+   learner consolidates or expands the network as it is asked to, and the learner adopts what comes of it. Then the rest
+   of the stream comes.
 4. Learn the same topic again on another branch, with no retention at all: what forgetting looks like.
 5. Print both side by side, and write summary.json.
 """
@@ -31,11 +32,12 @@ from consumers.observers import Observer
 from consumers.topics import MAIN_BRANCH
 from deploy.console import ConsoleObserver
 from deploy.demo_events import told_restructurings
+from deploy.demo_sizes import NetworkSize, NetworkSizes
+from deploy.demo_stream import DemoStream
 from deploy.demo_worker import DemoWorker, demo_worker
 from deploy.embedded_kafka import EmbeddedKafka
 from deploy.kafka_jars import KAFKA_VERSION
 from deploy.learning import open_learner
-from deploy.progress import stage_progress
 from deploy.settings import Settings
 from deploy.settled_objects import settled
 from model_store.mlflow_registry import MlflowRegistry
@@ -48,7 +50,6 @@ from pipeline.stream_learner import StepReport, StreamLearner
 from pipeline.user_error import UserError
 from producers.dataset_source import DatasetOptions
 from producers.datasets import open_dataset
-from producers.sample_producer import produce
 from producers.sample_stream import SampleStream
 from producers.schedules.blurred import Blurred
 
@@ -66,7 +67,7 @@ _OWN = (
     "summary.json",
     "worker.log",
 )
-# So many new classes, of the two of each step, ask for a consolidation; once in a demo.
+# So many new classes, of the two of each step, ask for a job: those of a part of the stream (demo_stream.py).
 _NEW_CLASSES = 4
 
 
@@ -111,21 +112,19 @@ def run_demo(
         metrics = settings.metrics.model_copy(update={"enabled": True, "port": 0})
         settings = settings.model_copy(update={"kafka": kafka, "registry": registry, "metrics": metrics})
         # 2.
-        with stage_progress() as progress:
-            produced = produce(
-                sample_stream,
-                stream_name=stream,
-                kafka=kafka,
-                on_progress=lambda report: progress("producing", report.delivered, report.total),
-            )
+        parts = DemoStream(sample_stream, name=stream, kafka=kafka)
+        parts.begin_next()
+        parts.wait()
         _say(
-            f"produced {produced.delivered:,} records in {steps} blurred steps of two classes: "
-            f"{produced.labelled:,} to {topics.samples(stream)}, {produced.unlabelled:,} to {topics.unlabelled(stream)}"
+            f"{len(sample_stream):,} records in {steps} blurred steps of two classes; of the first ones "
+            f"{parts.labelled:,} are in {topics.samples(stream)}, {parts.unlabelled:,} in {topics.unlabelled(stream)}"
         )
         # 3.
         retention = " + ".join(settings.learner.retention) or "no retention"
         _say(f"\nlearning with {retention}, one pass, no task ids:")
-        learnt = _learn_with_a_worker(stream, out, _asking(settings, records), settings_file)
+        sizes = NetworkSizes()
+        learnt = _learn_with_a_worker(stream, parts, out, _asking(settings, records), settings_file, sizes)
+        parts.wait()
         # 4.
         _say("\nlearning the same topic again with no retention at all:")
         values = settings.learner.model_dump(exclude={"retention"})
@@ -140,10 +139,10 @@ def run_demo(
         "broker": description,
         "seconds": round(time.monotonic() - began, 1),
         "records": {
-            "produced": produced.delivered,
+            "produced": parts.labelled + parts.unlabelled,
             "trained": learnt.trained,
             "held_out": learnt.held_out,
-            "unlabelled": produced.unlabelled,
+            "unlabelled": parts.unlabelled,
             "dead_letters": learnt.dead_letters,
         },
         "accuracy": learnt.evaluation.average_accuracy,
@@ -157,6 +156,7 @@ def run_demo(
             "average_forgetting": finetune.evaluation.average_forgetting,
         },
         "restructurings": restructurings,
+        "network": sizes.as_json,
         "versions": [
             {"version": version.version, "trigger": version.trigger, "offsets": _offsets(version.offsets)}
             for version in versions
@@ -165,6 +165,7 @@ def run_demo(
     (out / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     _print_table(learnt, finetune, retention)
     _print_restructurings(restructurings, stream)
+    _print_sizes(sizes.over_time)
     _print_versions(versions, stream)
     _print_where(out, stream, tracking_uri, cluster=None if is_embedded else kafka.bootstrap_servers)
     return summary
@@ -182,22 +183,33 @@ def _asking(settings: Settings, records: int) -> Settings:
     """A demo is short for the defaults: what a person has set otherwise stays."""
     if settings.learner.restructuring != RestructuringSettings():
         return settings
-    asks = {"new_classes": _NEW_CLASSES, "settle_records": records // 8, "rest_records": records, "expand_below": None}
+    asks = {"new_classes": _NEW_CLASSES, "settle_records": records // 12, "rest_records": records // 4}
     learner = settings.learner.model_copy(update={"restructuring": RestructuringSettings.model_validate(asks)})
     return settings.model_copy(update={"learner": learner})
 
 
-def _learn_with_a_worker(stream: str, out: Path, settings: Settings, settings_file: Path | None) -> Learnt:
+def _learn_with_a_worker(
+    stream: str, parts: DemoStream, out: Path, settings: Settings, settings_file: Path | None, sizes: NetworkSizes
+) -> Learnt:
     servers = settings.kafka.bootstrap_servers
     assert servers is not None, "the demo's own broker, or a cluster"
     with demo_worker(
         stream=stream,
+        parts=parts,
         state=out / "state",
         settings_file=settings_file,
         bootstrap_servers=servers,
         log_file=out / "worker.log",
     ) as worker:
-        learnt = _learn(stream, out / "state", settings, MAIN_BRANCH, worker, scrape_to=out / "metrics.prom")
+        learnt = _learn(
+            stream,
+            out / "state",
+            settings,
+            MAIN_BRANCH,
+            worker,
+            observers=[worker, sizes],
+            scrape_to=out / "metrics.prom",
+        )
         if worker.problem is not None:
             _say(f"  warning: {worker.problem}")
     return learnt
@@ -209,6 +221,7 @@ def _learn(
     settings: Settings,
     branch: str,
     worker: DemoWorker | None = None,
+    observers: Sequence[Observer] = (),
     scrape_to: Path | None = None,
 ) -> Learnt:
     dead = _DeadLetterCount()
@@ -218,7 +231,7 @@ def _learn(
         state=state,
         settings=settings,
         branch=branch,
-        observers=[console, dead, *([] if worker is None else [worker])],
+        observers=[console, dead, *observers],
         registered=console.registered,
     ) as opened:
         if scrape_to is not None:
@@ -285,6 +298,13 @@ def _print_restructurings(restructurings: Sequence[Mapping[str, Any]], stream: s
             _say(f"    {told['why']}")
     if not restructurings:
         _say("  none was asked for")
+
+
+def _print_sizes(over_time: Sequence[NetworkSize]) -> None:
+    _say("\nthe network over time:")
+    _say(f"  {'from record':>12}  {'sub-modules':>11}  {'parameters':>10}")
+    for size in over_time:
+        _say(f"  {size.records:>12,}  {size.sub_modules:>11}  {size.parameters:>10,}  {size.after}")
 
 
 def _print_versions(versions: Sequence[RegisteredVersion], stream: str) -> None:

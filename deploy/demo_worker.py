@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from consumers.observers import Observer
+from deploy.demo_stream import DemoStream
 from pipeline.record import Partition
 from pipeline.stream_learner import StepReport, StreamLearner
 
@@ -27,11 +28,12 @@ _IDLE_SECONDS = 2.5
 
 
 class DemoWorker(Observer):
-    """Hears the learner, and ends it once it has learnt everything and waits for no answer of the worker's; a learner
-    in production goes on."""
+    """Hears the learner. Once it has learnt all that there is and waits for no answer of the worker's, the stream goes
+    on; or the learner is ended where that has come to its end, while one in production goes on."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log_file: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], log_file: Path, stream: DemoStream) -> None:
         self.stop = threading.Event()
+        self._stream = stream
         self._process = process
         self._log_file = log_file
         self._learner: StreamLearner | None = None
@@ -56,14 +58,25 @@ class DemoWorker(Observer):
     def turned(self, lag_records: Mapping[Partition, int]) -> None:
         if not lag_records or any(lag_records.values()):
             return  # not all is read, or nobody knows yet
+        if self._stream.is_sending:
+            self._busy_at = time.monotonic()
+            return
         is_awaited = self._learner is not None and self._learner.trigger.request is not None and not self.problem
         if not is_awaited and time.monotonic() - self._busy_at >= _IDLE_SECONDS:
-            self.stop.set()
+            self._busy_at = time.monotonic()
+            if not self._stream.begin_next():
+                self.stop.set()
 
 
 @contextmanager
 def demo_worker(
-    *, stream: str, state: Path, settings_file: Path | None, bootstrap_servers: str, log_file: Path
+    *,
+    stream: str,
+    parts: DemoStream,
+    state: Path,
+    settings_file: Path | None,
+    bootstrap_servers: str,
+    log_file: Path,
 ) -> Iterator[DemoWorker]:
     """It says what it does in `log_file`, and is ended at the end."""
     command = [sys.executable, "-m", "deploy.demo_worker", "restructure", "--stream", stream, "--state", str(state)]
@@ -76,7 +89,7 @@ def demo_worker(
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True) as process,
     ):
         try:
-            yield DemoWorker(process, log_file)
+            yield DemoWorker(process, log_file, parts)
         finally:
             assert process.stdin is not None
             process.stdin.close()

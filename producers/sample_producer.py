@@ -59,12 +59,14 @@ def produce(
     *,
     stream_name: str,
     kafka: KafkaSettings,
+    numbers: range | None = None,
     partitions: int = 1,
     records_per_second: float | None = None,
     on_progress: Callable[[ProduceProgress], object] | None = None,
     stop: threading.Event | None = None,
 ) -> ProduceReport:
-    """Send the stream: labelled records to `<name>.samples`, the others to `<name>.unlabelled`.
+    """Send the stream: labelled records to `<name>.samples`, the others to `<name>.unlabelled`. `numbers`: those of
+    these alone; default: all.
 
     1. Make the topics that are missing, with `partitions`.
     2. Record by record: stop if asked to, wait until it is due, send it to the next partition of its topic in turn.
@@ -77,6 +79,7 @@ def produce(
     if records_per_second is not None and not records_per_second > 0:
         raise UserError(f"--rate is a number of records per second above 0; got {records_per_second}")
     stop = stop or threading.Event()
+    numbers = range(len(stream)) if numbers is None else numbers
     # 1.
     names = {True: topics.samples(stream_name), False: topics.unlabelled(stream_name)}
     topics.ensure_source_topics(kafka, stream_name, partitions=partitions)
@@ -93,11 +96,11 @@ def produce(
         # 2.
         started = shown = time.monotonic()
         sent = 0
-        for record in stream:
+        for record in map(stream.record, numbers):
             now = time.monotonic()
             if on_progress is not None and now - shown >= PROGRESS_SECONDS:
                 shown = now
-                on_progress(deliveries.progress(sent, len(stream), now - started))
+                on_progress(deliveries.progress(sent, len(numbers), now - started))
             if records_per_second is not None and (early_seconds := started + sent / records_per_second - now) > 0:
                 stop.wait(early_seconds)
             if stop.is_set():
@@ -114,19 +117,19 @@ def produce(
     except kafka_errors.KafkaError as error:
         reason = str(error) or type(error).__name__
         raise UserError(
-            f"records to {names[True]} were not delivered ({reason}); {deliveries.count} of {len(stream)} had been; "
+            f"records to {names[True]} were not delivered ({reason}); {deliveries.count} of {len(numbers)} had been; "
             f"see to the brokers at {kafka_connection.bootstrap_servers(kafka)}, then produce again"
         ) from error
     finally:
         _close(producer)
     if on_progress is not None:
-        on_progress(deliveries.progress(sent, len(stream), seconds))
+        on_progress(deliveries.progress(sent, len(numbers), seconds))
     return ProduceReport(
         labelled=deliveries.labelled,
         unlabelled=deliveries.unlabelled,
-        total=len(stream),
+        total=len(numbers),
         seconds=seconds,
-        stopped=sent < len(stream),
+        stopped=sent < len(numbers),
     )
 
 

@@ -50,8 +50,8 @@ def command(
 ) -> None:
     """The main job end to end: a stream whose classes change, through real Kafka, into a model that remembers.
 
-    Learns it twice, with retention and without, and shows both. Beside the first learner a worker consolidates what the
-    learner asks it to. Takes about two minutes.
+    Learns it twice, with retention and without, and shows both. Beside the first learner a worker consolidates or
+    expands its network where the learner asks for it. Takes about two minutes.
     """
     from deploy.settings import load_settings
 

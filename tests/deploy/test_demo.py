@@ -28,7 +28,7 @@ def test_it_shows_forgetting_and_what_keeps_it_away(tmp_path: Path) -> None:
     out = Path("runs") / "demo"
     (tmp_path / out).mkdir(parents=True)
     (tmp_path / out / "notes.txt").write_text("mine")
-    done = palimpsest("demo", "--records", 4800, "--out", out, cwd=tmp_path)
+    done = palimpsest("demo", "--out", out, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / out
     summary = json.loads((folder / "summary.json").read_text())
@@ -41,14 +41,15 @@ def test_it_shows_forgetting_and_what_keeps_it_away(tmp_path: Path) -> None:
         "classes",
         "finetune",
         "restructurings",
+        "network",
         "versions",
     ]
     assert summary["broker"] == "Apache Kafka 4.3.1, embedded"
     records = summary["records"]
     assert list(records) == ["produced", "trained", "held_out", "unlabelled", "dead_letters"]
     # Nothing is lost and nothing doubled: what was produced is trained on, held out, or had no label.
-    assert (records["produced"], records["unlabelled"], records["dead_letters"]) == (4800, 720, 0)
-    assert records["trained"] + records["held_out"] == 4080
+    assert (records["produced"], records["unlabelled"], records["dead_letters"]) == (12_000, 1_800, 0)
+    assert records["trained"] + records["held_out"] == 10_200
     assert records["held_out"] > 100
     assert set(summary["classes"]) == {str(digit) for digit in range(10)}
     for figures in summary["classes"].values():
@@ -58,14 +59,26 @@ def test_it_shows_forgetting_and_what_keeps_it_away(tmp_path: Path) -> None:
     assert list(summary["finetune"]) == ["accuracy", "average_forgetting"]
     assert summary["accuracy"] > summary["finetune"]["accuracy"] + 0.1
     assert summary["average_forgetting"] < summary["finetune"]["average_forgetting"] - 0.1
-    (consolidation,) = summary["restructurings"]
-    assert consolidation["outcome"] == "adopted"
-    assert consolidation["reason"] == "new_classes"
-    assert len(consolidation["new_classes"]) >= 4
-    assert consolidation["average_accuracy_after"] > consolidation["average_accuracy_before"] - 0.01
-    first, last = summary["versions"]
-    assert first["trigger"] == "consolidation"
-    assert last == {"version": 2, "trigger": "final", "offsets": {"demo-digits.samples-0": 4080}}
+    # The first new classes are learnt well in the network that there is; for the last ones it grows.
+    consolidation, expansion = summary["restructurings"]
+    assert [job["kind"] for job in (consolidation, expansion)] == ["consolidation", "expansion"]
+    for job in (consolidation, expansion):
+        assert job["outcome"] == "adopted"
+        assert job["reason"] == "new_classes"
+        assert len(job["new_classes"]) == 4
+        assert job["average_accuracy_after"] > job["average_accuracy_before"] - 0.01
+    sizes = summary["network"]
+    assert [(size["after"], size["sub_modules"]) for size in sizes] == [
+        ("begin", 1),
+        ("consolidation", 1),
+        ("expansion", 2),
+    ]
+    assert sizes[0]["parameters"] == sizes[1]["parameters"] < sizes[2]["parameters"] < 2 * sizes[0]["parameters"]
+    assert sizes[2]["parameters"] == expansion["parameters_after"]
+    assert sizes == sorted(sizes, key=lambda size: size["records"])
+    triggers = [version["trigger"] for version in summary["versions"]]
+    assert [trigger for trigger in triggers if trigger != "periodic"] == ["consolidation", "expansion", "final"]
+    assert summary["versions"][-1]["offsets"] == {"demo-digits.samples-0": 10_200}
     # What it printed.
     assert "der_pp + ewc_pp" in done.stdout
     assert "no retention" in done.stdout
@@ -82,7 +95,11 @@ def test_it_shows_forgetting_and_what_keeps_it_away(tmp_path: Path) -> None:
     page = (folder / "metrics.prom").read_text()
     assert "palimpsest_average_forgetting_ratio" in page
     assert 'palimpsest_consolidations_total{outcome="adopted"} 1.0' in page
+    assert 'palimpsest_expansions_total{outcome="adopted"} 1.0' in page
+    assert "palimpsest_sub_modules 2.0" in page
     assert f"  {consolidation['job']} was adopted" in done.stdout.splitlines()
+    assert f"  {expansion['job']} was adopted" in done.stdout.splitlines()
+    assert f"{sizes[2]['parameters']:,}  expansion" in done.stdout
     assert f"accuracy {consolidation['average_accuracy_before']:.1%} before, " in done.stdout
     for line in done.stdout.splitlines():
         assert len(line) <= 160
@@ -91,7 +108,7 @@ def test_it_shows_forgetting_and_what_keeps_it_away(tmp_path: Path) -> None:
     assert EmbeddedKafka(folder / "broker").pid is None
     listed = palimpsest("snapshots", "--state", out / "state", cwd=tmp_path)
     assert listed.returncode == 0
-    assert "4080" in listed.stdout
+    assert "10200" in listed.stdout
     assert (folder / "notes.txt").read_text() == "mine"
 
 

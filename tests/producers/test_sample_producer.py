@@ -75,6 +75,23 @@ def test_the_log_is_the_stream(kafka: KafkaSettings, stream_name: str) -> None:
             assert before * 1000 - 1 <= record.timestamp <= time.time() * 1000 + 1
 
 
+def test_parts_are_the_stream_too(kafka: KafkaSettings, stream_name: str) -> None:
+    stream = SampleStream(open_dataset("digits"), open_schedule("blurred"), seed=5, records=200, unlabelled_share=0.15)
+    told: list[int] = []
+    for numbers in (range(120), range(120, 200)):
+        report = produce(
+            stream,
+            stream_name=stream_name,
+            kafka=kafka,
+            numbers=numbers,
+            on_progress=lambda now: told.append(now.total),
+        )
+        assert (report.delivered, report.total, report.stopped) == (len(numbers), len(numbers), False)
+        assert told[-1] == len(numbers)
+    (log,) = lying_in(kafka, topics.samples(stream_name)).values()
+    assert [record.value for record in log] == [record.event.data for record in planned(stream, labelled=True)]
+
+
 def test_the_decoder_reads_what_was_sent(kafka: KafkaSettings, stream_name: str) -> None:
     dataset = open_dataset("digits")
     produce(SampleStream(dataset, SPLIT, records=50), stream_name=stream_name, kafka=kafka)
