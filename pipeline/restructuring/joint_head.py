@@ -34,6 +34,7 @@ from pipeline.state import StateTree
 
 _PURPOSE = "restructuring/joint_head"
 _ROWS = 256  # of one pass
+_COPIES = {"rehearsal": 8, "unlabelled": 2}  # of each row, where they are made once
 _LEAST_STD = 1e-3  # a feature that never moves is left as small as it is
 
 
@@ -66,7 +67,8 @@ class HeadTraining:
         device = rehearsal.device
         self.network = network.eval().requires_grad_(True)
         self.network.place_on(device, bfloat16=precision == "bfloat16")
-        if settings.sub_modules_share is None:
+        self._learns_below = settings.sub_modules_share is not None
+        if not self._learns_below:
             self.network.body.requires_grad_(False)
         self._rehearsal, self._settings = rehearsal, settings
         self._precision: Precision = precision
@@ -75,6 +77,7 @@ class HeadTraining:
             ChangedCopies(augmentation, network.spec, seed=seed, purpose=purpose, device=device)
             for purpose in (_PURPOSE, f"{_PURPOSE}/unlabelled")
         )
+        self._made: dict[str, list[Tensor]] = {"rehearsal": [], "unlabelled": []}
         self._mean_D, self._std_D = self._statistics()
         self._standardise(network.head)
         self._began_CD = network.head.weight.detach()[: rehearsal.classes].clone()
@@ -94,18 +97,18 @@ class HeadTraining:
     def step(self) -> None:
         rehearsal, classes = self._rehearsal, self._rehearsal.classes
         rows_B = to_device(self.training.rows(), rehearsal.device)
-        x, labelled = self._copies.of(rehearsal.x[rows_B], self.training.done), len(rows_B)
+        features, labelled = self._of_copies("rehearsal", rows_B), len(rows_B)
         target = F.one_hot(rehearsal.y[rows_B], classes).to(torch.float32)
         if len(rehearsal.guessed_UC):
             drawn_U = self.training.draw("unlabelled", len(rehearsal.guessed_UC), 2 * self._settings.head_batch_size)
             rows_U = to_device(drawn_U, rehearsal.device)
-            x = torch.cat([x, self._of_unlabelled.of(rehearsal.unlabelled[rows_U], self.training.done)])
+            features = torch.cat([features, self._of_copies("unlabelled", rows_U)])
             target = torch.cat([target, rehearsal.guessed_UC[rows_U]])
-        features = (self._features(x) - self._mean_D) / self._std_D
+        features = (features - self._mean_D) / self._std_D
         if self._settings.head_mixes:
             generator = keyed_randomness.generator(self._seed, f"{_PURPOSE}/mixed", self.training.done)
-            order = to_device(generator.permutation(len(x)), rehearsal.device)
-            share = mixmatch.shares(generator, len(x), self._settings.mixmatch_alpha).to(rehearsal.device)
+            order = to_device(generator.permutation(len(features)), rehearsal.device)
+            share = mixmatch.shares(generator, len(features), self._settings.mixmatch_alpha).to(rehearsal.device)
             features, target = (mixmatch.mixed_up(values, order, share) for values in (features, target))
         logits = self.network.head(features)[:, :classes]
         losses = mixmatch.cross_entropies(logits, target)
@@ -124,6 +127,23 @@ class HeadTraining:
             head.weight.div_(self._std_D)
             head.bias.sub_(head.weight @ self._mean_D)
         return self.network.eval().requires_grad_(True)
+
+    def _of_copies(self, what: str, rows_B: Tensor) -> Tensor:
+        """(B, D): of changed copies, new ones in each step where what is below the head learns. Else of a few that are
+        made once: the sub-modules say the same of them in each step, and to ask them is nearly all the work."""
+        rehearsal = self._rehearsal
+        x, copies = (rehearsal.x, self._copies) if what == "rehearsal" else (rehearsal.unlabelled, self._of_unlabelled)
+        if self._learns_below:
+            return self._features(copies.of(x[rows_B], self.training.done))
+        made = self._made[what]
+        number = self.training.done % _COPIES[what]
+        with torch.no_grad():
+            while len(made) <= number:
+                parts = torch.split(x, _ROWS)
+                first = len(made) * len(parts)  # each part of each copy is changed in its own way
+                of_parts = (copies.of(part, first + place) for place, part in enumerate(parts))
+                made.append(torch.cat([self._features(rows) for rows in of_parts]))
+        return made[number][rows_B]
 
     def _standardise(self, head: nn.Linear) -> None:
         with torch.no_grad():
