@@ -34,6 +34,7 @@ _INPUTS = 64
 _COLUMNS = 20
 _PRUNED = 0.5  # share of a new sub-module's units that it loses
 _BUDGET = 3
+_EPOCHS = 30  # a budget's student begins as the old teacher: with a few hundred rows it needs more than the default
 
 
 def settings(**restructuring: Any) -> LearnerSettings:
@@ -45,6 +46,7 @@ def settings(**restructuring: Any) -> LearnerSettings:
             "batch_size": 10,
             "network": {"options": {"hidden": [_HIDDEN]}, "initial_columns": _COLUMNS},
             "optimizer": {"momentum": 0.5},
+            "averaging": {"rate": 0.1},  # right after an adoption a single update may move much: it is judged by these
             "replay": {"capacity": 400, "draw_size": 32},
             "hold_out": {"share": 0.15},
             "evaluation": {"every_records": 50, "min_class_samples": 5},
@@ -100,16 +102,17 @@ def _done(
     parent, stream = learner.state(), twenty_digits()
     samples = [decoded.sample for decoded in since_base if decoded.sample is not None]
     records = [(one.x, one.label) for one in samples if one.label is not None and not learner.hold_out.chooses(one)]
+    unlabelled = np.concatenate([stream.unlabelled[name] for name in learner.class_names])  # as many as came so far
     where: dict[str, Any] = {"device": torch.device("cpu"), "seed": learner.settings.seed}
     if request.kind is Kind.EXPANSION:
         new = learner.class_names[len(learner.class_names) - learner.trigger.new_classes :]
         growth = expansion_of(
-            parent, new, records, stream.unlabelled, expansion, learner_settings=learner.settings, **where
+            parent, new, records, unlabelled, expansion, learner_settings=learner.settings, **where
         ).run()
         assert growth is not None, "nobody stops it"
         return expanded(parent, growth, learner.settings)
     student = consolidation_of(
-        parent, base, records, stream.unlabelled, ConsolidationSettings(epochs=5, gate_epochs=5), **where
+        parent, base, records, unlabelled, ConsolidationSettings(epochs=_EPOCHS, min_unlabelled=100), **where
     ).run()
     assert student is not None, "nobody stops it"
     return consolidated(parent, student, learner.settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -20,7 +21,7 @@ _TO_JUDGE = 30  # of each class; the rest, some 50, have no labels
 @dataclass(frozen=True, kw_only=True)
 class TwentyDigits:
     records: tuple[Decoded, ...]
-    unlabelled: npt.NDArray[np.generic]  # (N, 1, 8, 8)
+    unlabelled: Mapping[str, npt.NDArray[np.generic]]  # {what nobody is told: (N, 1, 8, 8)}
     test_x: npt.NDArray[np.generic]
     test_labels: tuple[str, ...]
 
@@ -46,7 +47,7 @@ def twenty_digits() -> TwentyDigits:
     test = {name: rows[judged] for name, rows in of_class.items()}
     return TwentyDigits(
         records=tuple(records),
-        unlabelled=np.concatenate([rows[judged.stop :] for rows in of_class.values()]),
+        unlabelled={name: rows[judged.stop :] for name, rows in of_class.items()},
         test_x=np.concatenate(list(test.values())),
         test_labels=tuple(name for name, rows in test.items() for _ in rows),
     )
