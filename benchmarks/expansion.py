@@ -16,7 +16,8 @@ Rows, each judged after each step on the test rows of all classes so far, nobody
     der_yan                       a network that grows unpruned and hears no unlabelled row (Yan et al. 2021)
 
 `--passes` over the labelled rows of a step are what each has: an expansion divides them between its temporary and its
-pruned network. The first step's network is a sub-module alone, which is pruned less.
+pruned network. The first step's network is a sub-module alone, which is pruned less, and hears no unlabelled row: most of these are
+of classes that nobody has seen.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from typing import Any
 import torch
 
 from benchmarks.command_line import command_of, run, write_result
-from benchmarks.expansion_problem import SOURCES, Problem, problem_of
+from benchmarks.expansion_problem import LABELLED_ONLY, SOURCES, Problem, problem_of
 from benchmarks.machine import machine
 from benchmarks.step_learners import LEARNERS, fresh_network, right
 from pipeline.device import choose_device, configure_torch
@@ -43,17 +44,15 @@ from pipeline.restructuring.expansion_settings import ExpansionSettings
 from pipeline.restructuring.teacher import Teacher
 from pipeline.settings import LearnerSettings
 
-_LABELLED_ONLY: Mapping[str, Any] = {"mixmatch_weight": 0.0, "pseudo_weight": 0.0}
-
 # Settings over the defaults.
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "expansion": {},
     "without_mixmatch": {"mixmatch_weight": 0.0},
-    "without_unlabelled": _LABELLED_ONLY,
+    "without_unlabelled": LABELLED_ONLY,
     "unpruned": {"prune": None},
     "random_pruning": {"ranking": "random"},
     "new_classes_alone": {"rehearses": False},
-    "der_yan": {"prune": None, **_LABELLED_ONLY},
+    "der_yan": {"prune": None, **LABELLED_ONLY},
 }
 METHODS = (*LEARNERS, *VARIANTS)
 DEFAULT_METHODS = ("joint", "finetune", "der_pp", "der_yan", "expansion", "without_mixmatch", "unpruned")

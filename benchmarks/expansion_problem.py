@@ -24,6 +24,7 @@ from producers.labelled_dataset import LabelledDataset
 
 Rows = npt.NDArray[np.generic]
 Part = Literal["train", "test"]
+LABELLED_ONLY: Mapping[str, Any] = {"mixmatch_weight": 0.0, "pseudo_weight": 0.0}
 _COLOUR = {"input": {"shape": [3, 32, 32]}}
 
 
@@ -97,7 +98,7 @@ class Source:
     augmentation: AugmentationSettings
     rehearsal: Callable[[int], int]  # of so many classes
     expansion: Mapping[str, Any] = field(default_factory=dict)
-    beginning: Mapping[str, Any] = field(default_factory=lambda: {"prune": 0.3})
+    beginning: Mapping[str, Any] = field(default_factory=lambda: {"prune": 0.3, **LABELLED_ONLY})
     is_sequence: bool = False  # a step is a data set
 
 
@@ -194,7 +195,7 @@ SOURCES: Mapping[str, Source] = {
         rehearsal=lambda _: 200,
         # of a perceptron's weights nearly all lie in the first layer, and go with the first power of the share
         expansion={"prune": 0.75},
-        beginning={"prune": 0.5},
+        beginning={"prune": 0.5, **LABELLED_ONLY},
     ),
     "sequence": Source(
         parts=_sequence,

@@ -122,7 +122,11 @@ class Expansion:
         self._present_UO = self._said_of_old()
         temporary = network_like(inputs.like, len(inputs.class_names), seed, "temporary", body=inputs.pretrained)
         if settings.initialisation == "newest" and inputs.present is not None:
-            warm_start(temporary, inputs.present.network, len(inputs.present.class_names))
+            warm_start(
+                temporary,
+                inputs.present.network,
+                [inputs.class_names.index(name) for name in inputs.present.class_names],
+            )
         self._temporary = TemporaryTraining(
             temporary,
             self._lesson,

@@ -23,6 +23,7 @@ from pipeline.restructuring.consolidation_settings import ConsolidationSettings
 from pipeline.restructuring.specialist import network_like
 from pipeline.restructuring.teacher import Answers, Teacher
 from pipeline.restructuring.training import Training
+from pipeline.restructuring.warm_start import warm_start
 from pipeline.state import StateTree
 
 
@@ -131,20 +132,23 @@ def new_student(
     """As it begins: of the old teacher's compact architecture. From a teacher (that one, or `parent`, the learner's own
     network, where that is of the same architecture, or of the student's): its body, and its head centred over its
     classes, so that of these the student says at once what it is to say. Of one with several sub-modules it has the
-    first, with what the head makes of its features: where it begins, no more. Other columns begin as a fresh head's.
-    `fresh`: whose body a fresh student begins with; None: it is drawn."""
+    newest, which knows the classes of all that came before it, among its channels (`warm_start.py`). Other columns
+    begin as a fresh head's. `fresh`: whose body a fresh student begins with; None: it is drawn."""
     if settings.initialisation == "fresh":
         return network_like(old.network, columns, seed, "student", body=fresh)
-    network = network_like(old.network, columns, seed, "student", body=old.network)
-    begins_as = old
+    begins_as, network = old, network_like(old.network, columns, seed, "student", body=old.network)
     if settings.initialisation == "parent" and parent is not None and _of_a_kind(parent.network, old.network, network):
         begins_as = parent
         network.body.load_state_dict(parent.network.body.compact.state_dict())
     head, taught = network.head, begins_as.network.head
     its_columns = [class_names.index(name) for name in begins_as.class_names]
     known, width = len(begins_as.class_names), network.body.width
+    has_grown = begins_as.network.body.compact is not begins_as.network.body
+    if has_grown and warm_start(network, begins_as.network, its_columns):
+        weight_OD, bias_O = head.weight[its_columns].detach(), head.bias[its_columns].detach()
+    else:
+        weight_OD, bias_O = taught.weight[:known, :width].detach().cpu(), taught.bias[:known].detach().cpu()
     with torch.no_grad():
-        weight_OD, bias_O = taught.weight[:known, :width].cpu(), taught.bias[:known].cpu()
         head.weight[its_columns] = weight_OD - weight_OD.mean(dim=0)
         head.bias[its_columns] = bias_O - bias_O.mean()
     return network

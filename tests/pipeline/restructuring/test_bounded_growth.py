@@ -34,7 +34,6 @@ _INPUTS = 64
 _COLUMNS = 20
 _PRUNED = 0.5  # share of a new sub-module's units that it loses
 _BUDGET = 3
-_EPOCHS = 30  # a budget's student begins as the old teacher: with a few hundred rows it needs more than the default
 
 
 def settings(**restructuring: Any) -> LearnerSettings:
@@ -112,7 +111,7 @@ def _done(
         assert growth is not None, "nobody stops it"
         return expanded(parent, growth, learner.settings)
     student = consolidation_of(
-        parent, base, records, unlabelled, ConsolidationSettings(epochs=_EPOCHS, min_unlabelled=100), **where
+        parent, base, records, unlabelled, ConsolidationSettings(min_unlabelled=100), **where
     ).run()
     assert student is not None, "nobody stops it"
     return consolidated(parent, student, learner.settings)

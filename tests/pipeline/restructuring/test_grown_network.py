@@ -269,9 +269,27 @@ def test_networks_of_its_kind_are_compact() -> None:
     assert fingerprint(begun.body.state_dict()) == fingerprint(alone.body.state_dict())
 
 
-def test_a_student_is_compact_and_begins_as_the_first_sub_module() -> None:
+def test_a_student_is_compact_and_begins_as_the_newest_sub_module() -> None:
+    """Which has 8 channels of its 32, and whatever the head makes of them; among its classes the level is taken away."""
+    old = grown_teacher()
+    body = old.network.body
+    assert isinstance(body, SubModules)
+    with torch.no_grad():
+        old.network.head.weight[:, -8:] = torch.randn((4, 8), generator=torch.Generator().manual_seed(3))
+    names = (*map(str, range(8)),)
+    student = new_student(old, names, 8, ConsolidationSettings(), 0)
+    assert student.architecture["options"] == {"hidden": [32]}
+    newest, first = body.bodies[-1].state_dict(), student.body.state_dict()
+    assert torch.equal(first["layers.0.weight"][:8], newest["layers.0.weight"])
+    taught = old.network.head.weight[:4, -8:]
+    torch.testing.assert_close(student.head.weight[:4, :8], taught - taught.mean(dim=0))
+
+
+def test_a_student_of_a_kind_that_the_newest_sub_module_is_not_begins_as_the_first() -> None:
     """Right after growing that is all that is said, so it says what the student of the old network alone does."""
-    old, alone = grown_teacher(), Teacher(network_of(digits_stream().base), grown_teacher().class_names)
+    alone = Teacher(network_of(digits_stream().base), grown_teacher().class_names)
+    wider = built("mlp", DIGITS, {"hidden": [40]}, seed=5)
+    old = Teacher(grown(network_of(digits_stream().base), wider, freeze_old=True), alone.class_names)
     parent = Teacher(network_of(digits_stream().parent), (*map(str, range(8)),))
     names = list(parent.class_names)
     chosen = ConsolidationSettings()
@@ -279,9 +297,7 @@ def test_a_student_is_compact_and_begins_as_the_first_sub_module() -> None:
     # the learner's own network, compact again or grown too
     beside = [new_student(one, names, 8, chosen, 0, parent=parent) for one in (old, alone)]
     assert printed(beside[0]) == printed(beside[1])
-    both = Teacher(
-        grown(parent.network, built("mlp", DIGITS, {"hidden": [8]}, seed=5), freeze_old=True), parent.class_names
-    )
+    both = Teacher(grown(parent.network, wider, freeze_old=True), parent.class_names)
     assert printed(new_student(old, names, 8, chosen, 0, parent=both)) == printed(beside[0])
     fresh = new_student(old, names, 8, ConsolidationSettings(initialisation="fresh"), 0)
     assert fresh.architecture == beside[0].architecture

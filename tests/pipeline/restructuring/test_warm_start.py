@@ -29,7 +29,7 @@ def test_its_first_channels_are_the_newest_sub_module_s() -> None:
         present.head.weight[:, -2:] = torch.randn((3, 2), generator=torch.Generator().manual_seed(2))
     wide = built([8], 5, 3)
     drawn = wide.body.state_dict()["layers.0.weight"].clone()
-    assert warm_start(wide, present, 3)
+    assert warm_start(wide, present, [0, 1, 2])
     weight = wide.body.state_dict()["layers.0.weight"]
     assert torch.equal(weight[:2], second.body.state_dict()["layers.0.weight"])
     assert torch.equal(weight[2:], drawn[2:])
@@ -39,16 +39,16 @@ def test_its_first_channels_are_the_newest_sub_module_s() -> None:
 
 def test_of_the_same_width_it_says_what_the_newest_says() -> None:
     present, temporary = built([4], 3, 0), built([4], 3, 1)
-    assert warm_start(temporary, present, 3)
+    assert warm_start(temporary, present, [0, 1, 2])
     torch.testing.assert_close(temporary(X)[0], present(X)[0])
 
 
 def test_a_wider_one_or_one_of_another_kind_changes_nothing() -> None:
     temporary = built([4], 3, 1)
     before = fingerprint(dict(temporary.state_dict()))
-    assert not warm_start(temporary, built([5], 3, 0), 3)
-    assert not warm_start(temporary, built([4, 4], 3, 0), 3)
+    assert not warm_start(temporary, built([5], 3, 0), [0, 1, 2])
+    assert not warm_start(temporary, built([4, 4], 3, 0), [0, 1, 2])
     image = InputSpec(kind="image", shape=(1, 8, 8))
     resnet = built([], 3, 0, image, backbone="resnet18", options={"width": 2})
-    assert not warm_start(temporary, resnet, 3)
+    assert not warm_start(temporary, resnet, [0, 1, 2])
     assert fingerprint(dict(temporary.state_dict())) == before
