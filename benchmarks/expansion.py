@@ -16,8 +16,8 @@ Rows, each judged after each step on the test rows of all classes so far, nobody
     der_yan                       a network that grows unpruned and hears no unlabelled row (Yan et al. 2021)
 
 `--passes` over the labelled rows of a step are what each has: an expansion divides them between its temporary and its
-pruned network. The first step's network is a sub-module alone, which is pruned less, and hears no unlabelled row: most of these are
-of classes that nobody has seen.
+pruned network. The first step's network is a sub-module alone, which is pruned less, and hears no unlabelled row: most
+of these are of classes that nobody has seen.
 """
 
 from __future__ import annotations
