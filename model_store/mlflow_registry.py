@@ -6,6 +6,8 @@ Never stages; never pickle: the artifact is code (`servable_pyfunc.py`), safeten
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
 import re
 import tempfile
 import threading
@@ -202,9 +204,12 @@ class MlflowRegistry(Registry):
         with self._lock:
             if self._client_made is None:
                 file = sqlite_file(self.tracking_uri)
-                if file is not None:
-                    file.absolute().parent.mkdir(parents=True, exist_ok=True)
-                self._client_made = MlflowClient(self.tracking_uri, self.tracking_uri)
+                folder = None if file is None else file.absolute().parent
+                with contextlib.nullcontext() if folder is None else _alone_in(folder):
+                    client = MlflowClient(self.tracking_uri, self.tracking_uri)
+                    if folder is not None:
+                        client.search_registered_models(max_results=1)
+                self._client_made = client
             return self._client_made
 
     def _search(self, stream: str, condition: str = "") -> list[RegisteredVersion]:
@@ -364,6 +369,19 @@ def _pinned_requirements() -> list[str]:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().partition("\n")[0] or type(error).__name__)[:500]
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Until it is left, no other process of ours is in here with this folder, which is made: MLflow makes a database's
+    tables at its first use, and of two that do so at once one fails with "table already exists"."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _is_passing(error: MlflowException) -> bool:

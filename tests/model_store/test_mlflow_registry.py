@@ -329,3 +329,32 @@ def test_a_wrong_uri_s_password_is_not_printed() -> None:
         MlflowRegistry("oracle://me:secret@host/db")
     assert "secret" not in str(caught.value)
     assert "me:***@host" in str(caught.value)
+
+
+def test_several_processes_that_come_to_a_new_database_at_once(tmp_path: Path) -> None:
+    """The registrar makes its tables while somebody looks at it: MLflow itself fails then."""
+    uri = f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}"
+    program = (
+        "import sys; from model_store.mlflow_registry import MlflowRegistry; print('ready', flush=True); "
+        "sys.stdin.readline(); print(MlflowRegistry(sys.argv[1]).versions('pets'))"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, uri],
+            cwd=PROJECT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    said = [process.communicate(timeout=120) for process in processes]
+    assert [(process.returncode, out) for process, (out, _) in zip(processes, said, strict=True)] == [(0, "[]\n")] * 3
