@@ -51,7 +51,6 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "without_unlabelled": LABELLED_ONLY,
     "unpruned": {"prune": None},
     "random_pruning": {"ranking": "random"},
-    "new_classes_alone": {"rehearses": False},
     "der_yan": {"prune": None, **LABELLED_ONLY},
 }
 METHODS = (*LEARNERS, *VARIANTS)

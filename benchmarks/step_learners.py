@@ -3,8 +3,8 @@
     fine-tuning    CE on the step's rows
     DER++          CE(x) + alpha * mean((z' - h(x'))^2) + beta * CE(y'', f(x''))
                    Buzzega et al. 2020, arXiv:2004.07211, algorithm 2, as Mammoth passes several times over a step: the
-                   reservoir is offered each row in every pass, changed copies pass the network, and rows as they were
-                   are kept with what the network said of their copies
+                   reservoir is offered each row in every pass, augmented views pass the network, and rows as they were
+                   are kept with what the network said of their views
     joint          CE on the rows of all steps so far, from new
 
 Each pass of a step's rows is one epoch of AdamW on half a cosine (`Training`), as in an expansion.
@@ -26,8 +26,8 @@ from benchmarks.expansion_problem import Problem
 from benchmarks.plain_der_pp import ReservoirBuffer
 from pipeline.device import to_device
 from pipeline.network import Network, build_network
-from pipeline.precision import layers_in
-from pipeline.restructuring.changed_copies import ChangedCopies
+from pipeline.precision import passed
+from pipeline.restructuring.augmented_views import AugmentedViews
 from pipeline.restructuring.labelled_rows import LabelledRows
 from pipeline.restructuring.training import Training
 from pipeline.settings import NetworkSettings
@@ -60,7 +60,7 @@ class StepLearner:
         x = to_device(rows.x, self.device)
         y = to_device(np.array([self.column[label] for label in rows.labels], np.int64), self.device)
         purpose = f"benchmark/{type(self).__name__}/{step}"
-        copies = ChangedCopies(
+        views = AugmentedViews(
             self.problem.augmentation, self.problem.spec, seed=self.seed, purpose=purpose, device=self.device
         )
         training = Training(
@@ -76,15 +76,13 @@ class StepLearner:
         )
         while not training.is_done:
             rows_B = to_device(training.rows(), self.device)
-            training.step(self.loss(x[rows_B], y[rows_B], copies, training))
+            training.step(self.loss(x[rows_B], y[rows_B], views, training))
 
-    def loss(self, x: Tensor, y: Tensor, copies: ChangedCopies, training: Training) -> Tensor:
-        return F.cross_entropy(self.logits(copies.of(x, training.done)), y)
+    def loss(self, x: Tensor, y: Tensor, views: AugmentedViews, training: Training) -> Tensor:
+        return F.cross_entropy(self.logits(views.of(x, training.done)), y)
 
     def logits(self, x: Tensor) -> Tensor:
-        with layers_in(self.args.precision, self.device, self.network.body):
-            logits: Tensor = self.network(x)[0]
-        return logits.float()
+        return passed(self.network, x, self.args.precision)[0]
 
 
 class Joint(StepLearner):
@@ -103,16 +101,16 @@ class DerPlusPlus(StepLearner):
         values = int(np.prod(problem.spec.shape))
         self._buffer = ReservoirBuffer(problem.rehearsal, values, len(problem.names), seed=seed, device=device)
 
-    def loss(self, x: Tensor, y: Tensor, copies: ChangedCopies, training: Training) -> Tensor:
+    def loss(self, x: Tensor, y: Tensor, views: AugmentedViews, training: Training) -> Tensor:
         args, buffer, shape = self.args, self._buffer, self.problem.spec.shape
-        number = 3 * training.done  # of a set of copies: each pass has its own
-        logits_BK = self.logits(copies.of(x, number))
+        number = 3 * training.done  # of a set of views: each pass has its own
+        logits_BK = self.logits(views.of(x, number))
         loss = F.cross_entropy(logits_BK, y)
         if buffer.seen:
             slots_R, others_R = buffer.draw(len(x)), buffer.draw(len(x))
             first, second = (buffer.x_NF[slots].to(torch.uint8).reshape(-1, *shape) for slots in (slots_R, others_R))
-            dark = F.mse_loss(self.logits(copies.of(first, number + 1)), buffer.logits_NK[slots_R])
-            replay = F.cross_entropy(self.logits(copies.of(second, number + 2)), buffer.y_N[others_R])
+            dark = F.mse_loss(self.logits(views.of(first, number + 1)), buffer.logits_NK[slots_R])
+            replay = F.cross_entropy(self.logits(views.of(second, number + 2)), buffer.y_N[others_R])
             loss = loss + args.alpha * dark + args.beta * replay
         buffer.add(x.reshape(len(x), -1).float(), y, logits_BK.detach())
         return loss

@@ -32,7 +32,8 @@ def requested_job(entries: Sequence[SnapshotEntry]) -> RequestedJob | None:
     request = _request(entries[-1]) if entries else None
     if request is None:
         return None
-    parent = next(entry for entry in entries if _request(entry) == request)
+    # not the whole request: that of an older release says less of the same one
+    parent = next(entry for entry in entries if (_request(entry) or {}).get("at_records") == request["at_records"])
     older = [entry for entry in _from_before_new_classes(entries, parent) if entry.number < parent.number]
     knows_fewer = [entry for entry in older if len(class_names(entry)) < len(class_names(parent))]
     return RequestedJob(

@@ -356,7 +356,11 @@ class StreamLearner:
             entry.name: ClassSeen(accuracy=entry.accuracy, at_records=entry.at_records, is_judged=entry.in_averages)
             for entry in (() if evaluation is None else evaluation.classes)
         }
-        return [seen.get(name) for name in self.class_names]
+        # a class that has never been looked at waits for its turn: as if it had been looked at before the first record
+        waiting = ClassSeen(accuracy=0.0, at_records=0, is_judged=True)
+        fewest = self.settings.evaluation.min_class_samples
+        will_be = {name: waiting for name, samples in self._held_out_counts().items() if samples >= fewest}
+        return [seen.get(name, will_be.get(name)) for name in self.class_names]
 
     def evaluate_unrecorded(self) -> EvaluationReport | None:
         """How the model stands now, with all classes, beside the history but not in it: the moment of a stop is

@@ -23,7 +23,7 @@ from pipeline.settings_section import Section, fixed
 from pipeline.state import Json
 from pipeline.user_error import UserError
 
-_MOST = 64
+MOST_SUB_MODULES = 64
 
 
 class SubModule(Section):
@@ -45,7 +45,9 @@ class SubModules(Backbone):
     kinds = frozenset({"image", "vector", "text"})
 
     class Config(Section):
-        parts: tuple[SubModule, ...] = fixed(min_length=1, max_length=_MOST, why="the sub-modules, in their order")
+        parts: tuple[SubModule, ...] = fixed(
+            min_length=1, max_length=MOST_SUB_MODULES, why="the sub-modules, in their order"
+        )
 
     def __init__(self, config: Section, spec: InputSpec) -> None:
         super().__init__(config, spec)

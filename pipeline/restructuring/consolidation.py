@@ -434,5 +434,5 @@ def _refuse(inputs: Inputs, settings: ConsolidationSettings) -> None:
     if wants and unheld:
         raise Refused(
             f"{wants[0]} needs samples of every class, and the reservoir has none of {unheld[0]!r}: leave it out, or "
-            "raise replay.capacity"
+            "begin a new state with a larger replay.capacity"
         )

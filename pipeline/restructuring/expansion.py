@@ -8,7 +8,8 @@ Class Incremental Learning", CVPR, arXiv:2103.16788. In two stages:
     2. what is left becomes a sub-module beside the frozen ones that there are (`grown_network.py`), and the head over
        all of them is tuned on as many rows of each class (`joint_head.py`).
 
-Where we differ is said in these files. Unlabelled rows help in each step, and may be missing.
+Where we differ is said in these files. Unlabelled rows help in each step, and may be missing; texts cannot be mixed up,
+so that a temporary network of texts does not hear them.
 
 The same inputs give the same bits, however often the job was stopped and resumed. It draws by (seed, purpose, step).
 
@@ -27,6 +28,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pipeline.backbones.sub_modules import MOST_SUB_MODULES
 from pipeline.device import to_device
 from pipeline.network import Network
 from pipeline.precision import Precision
@@ -66,7 +68,7 @@ class Inputs:
 
     class_names: Sequence[str]  # all that were seen, by column
     new_classes: Sequence[str]
-    records: LabelledRows  # of the new classes, oldest first
+    records: LabelledRows  # of the new classes, the newest last (above `most_records` some are replaced at random)
     reservoir: LabelledRows  # samples of the old classes; those of new ones are not looked at
     unlabelled: npt.NDArray[np.generic]  # (U, ...); may be none
     present: Teacher | None  # the network that grows; None: there is none, and the sub-module is the network
@@ -115,7 +117,7 @@ class Expansion:
         self._lesson = Lesson(
             inputs.class_names,
             inputs.records,
-            old if settings.rehearses else old[:0],
+            old,
             inputs.unlabelled,
             device,
         )
@@ -225,6 +227,7 @@ class Expansion:
 
     def _begin_head(self) -> HeadTraining:
         inputs, settings = self._inputs, self._settings
+        guessed_UC = self._guessed()  # by the temporary network, before it may leave the device
         sub_module = (self._temporary if self._pruned is None else self._pruned).network.cpu()
         if inputs.present is None:
             joint = network_like(sub_module, inputs.columns, self._seed, "alone", body=sub_module)
@@ -243,7 +246,7 @@ class Expansion:
                 x=to_device(rehearsed.x, self._device),
                 y=to_device(np.array([column[label] for label in rehearsed.labels], np.int64), self._device),
                 unlabelled=self._lesson.unlabelled,
-                guessed_UC=self._guessed(),
+                guessed_UC=guessed_UC,
                 classes=len(inputs.class_names),
             ),
             settings,
@@ -338,16 +341,15 @@ def _refuse(inputs: Inputs) -> None:
         raise Refused(f"there is no new class to grow for ({len(inputs.class_names)} classes): wait until one comes")
     silent = [name for name in inputs.new_classes if name not in inputs.records.labels]
     if silent:
-        raise Refused(
-            f"there is no record of class {silent[0]!r} to grow for: let more of them come, or take the reservoir's "
-            "samples"
-        )
+        raise Refused(f"there is no record of class {silent[0]!r} to grow for: wait until more of them have come")
     old = [name for name in inputs.class_names if name not in inputs.new_classes]
+    if inputs.present is not None and len(inputs.present.network.body.bodies) >= MOST_SUB_MODULES:
+        raise Refused(f"the network has {MOST_SUB_MODULES} sub-modules, and none can have more: consolidate it first")
     unheld = [name for name in old if name not in inputs.reservoir.labels]
     if unheld:
         raise Refused(
-            f"the head is tuned on samples of every class, and the reservoir has none of {unheld[0]!r}: raise "
-            "replay.capacity"
+            f"the head is tuned on samples of every class, and the reservoir has none of {unheld[0]!r}: a new state "
+            "with a larger replay.capacity would have some"
         )
     for what, x in (("unlabelled rows", inputs.unlabelled), ("records", inputs.records.x)):
         if tuple(x.shape[1:]) != spec.shape or x.dtype != np.dtype(spec.dtype):

@@ -26,11 +26,6 @@ class ExpansionSettings(Section):
     augmentation: AugmentationSettings | None = changeable(
         None, why="how a job changes images; none: as the learner does (learner.augmentation)"
     )
-    rehearses: bool = changeable(
-        True,
-        why="the temporary network hears samples of the old classes too, with outputs for them; false: the new "
-        "classes' records alone, as in the original",
-    )
     initialisation: Initialisation = changeable(
         "newest",
         why="what the temporary network begins as; newest: the newest sub-module, whose channels are its first ones; "
@@ -48,11 +43,11 @@ class ExpansionSettings(Section):
     mixmatch_loss: MixMatchLoss = changeable(
         "cross_entropy", why="of the unlabelled rows; squared_error: the paper's, which forgives wrong guesses more"
     )
-    mixmatch_views: int = changeable(2, ge=1, why="K: changed copies of an unlabelled row, whose guesses are averaged")
+    mixmatch_views: int = changeable(2, ge=1, why="K: augmented views of an unlabelled row, whose guesses are averaged")
     mixmatch_alpha: float = changeable(0.75, gt=0, why="of the Beta distribution that rows are mixed up with")
     sharpening: float = changeable(0.5, gt=0, le=1, why="T of guessed labels: the smaller, the surer")
     unlabelled_per_step: int = changeable(
-        8, ge=1, why="unlabelled rows of one step of the temporary network, each in `mixmatch_views` copies"
+        8, ge=1, why="unlabelled rows of one step of the temporary network, each in `mixmatch_views` views"
     )
     pseudo_weight: float = changeable(
         1.0,
@@ -73,8 +68,10 @@ class ExpansionSettings(Section):
         None,
         gt=0,
         le=1,
-        why="of the head's learning rate, for the sub-modules under it, which then all go on learning in the stream; "
-        "none: the head alone is tuned, and the old ones stay frozen",
+        why="of the head's learning rate, for the sub-modules under it, which then go on learning in the stream, but "
+        "those that an earlier job froze; none: the head alone is tuned, and the old ones are frozen",
     )
     most_records: int = changeable(50_000, ge=1, why="of more records of the new classes so many are kept")
-    most_unlabelled: int = changeable(50_000, ge=1, why="of more unlabelled rows so many are kept, each as likely")
+    most_unlabelled: int = changeable(
+        5_000, ge=1, why="of more unlabelled rows so many are kept, each as likely; all networks are asked about each"
+    )

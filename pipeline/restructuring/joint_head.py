@@ -23,9 +23,9 @@ from torch.nn import functional as F
 from pipeline import keyed_randomness
 from pipeline.device import to_device
 from pipeline.network import Network
-from pipeline.precision import Precision, layers_in
+from pipeline.precision import Precision, passed
 from pipeline.restructuring import mixmatch
-from pipeline.restructuring.changed_copies import ChangedCopies
+from pipeline.restructuring.augmented_views import AugmentedViews
 from pipeline.restructuring.expansion_settings import ExpansionSettings
 from pipeline.restructuring.lesson import RehearsalSet
 from pipeline.restructuring.training import Training
@@ -34,7 +34,7 @@ from pipeline.state import StateTree
 
 _PURPOSE = "restructuring/joint_head"
 _ROWS = 256  # of one pass
-_COPIES = {"rehearsal": 8, "unlabelled": 2}  # of each row, where they are made once
+_VIEWS = {"rehearsal": 8, "unlabelled": 2}  # of each row, where they are made once
 _LEAST_STD = 1e-3  # a feature that never moves is left as small as it is
 
 
@@ -73,8 +73,8 @@ class HeadTraining:
         self._rehearsal, self._settings = rehearsal, settings
         self._precision: Precision = precision
         self._seed = seed
-        self._copies, self._of_unlabelled = (
-            ChangedCopies(augmentation, network.spec, seed=seed, purpose=purpose, device=device)
+        self._views, self._of_unlabelled = (
+            AugmentedViews(augmentation, network.spec, seed=seed, purpose=purpose, device=device)
             for purpose in (_PURPOSE, f"{_PURPOSE}/unlabelled")
         )
         self._made: dict[str, list[Tensor]] = {"rehearsal": [], "unlabelled": []}
@@ -97,19 +97,19 @@ class HeadTraining:
     def step(self) -> None:
         rehearsal, classes = self._rehearsal, self._rehearsal.classes
         rows_B = to_device(self.training.rows(), rehearsal.device)
-        features, labelled = self._of_copies("rehearsal", rows_B), len(rows_B)
+        features, labelled = self._of_views("rehearsal", rows_B), len(rows_B)
         target = F.one_hot(rehearsal.y[rows_B], classes).to(torch.float32)
         if len(rehearsal.guessed_UC):
             drawn_U = self.training.draw("unlabelled", len(rehearsal.guessed_UC), 2 * self._settings.head_batch_size)
             rows_U = to_device(drawn_U, rehearsal.device)
-            features = torch.cat([features, self._of_copies("unlabelled", rows_U)])
+            features = torch.cat([features, self._of_views("unlabelled", rows_U)])
             target = torch.cat([target, rehearsal.guessed_UC[rows_U]])
         features = (features - self._mean_D) / self._std_D
         if self._settings.head_mixes:
             generator = keyed_randomness.generator(self._seed, f"{_PURPOSE}/mixed", self.training.done)
             order = to_device(generator.permutation(len(features)), rehearsal.device)
             share = mixmatch.shares(generator, len(features), self._settings.mixmatch_alpha).to(rehearsal.device)
-            features, target = (mixmatch.mixed_up(values, order, share) for values in (features, target))
+            features, target = (mixmatch.mixup(values, order, share) for values in (features, target))
         logits = self.network.head(features)[:, :classes]
         losses = mixmatch.cross_entropies(logits, target)
         loss = losses[:labelled].mean()
@@ -128,20 +128,20 @@ class HeadTraining:
             head.bias.sub_(head.weight @ self._mean_D)
         return self.network.eval().requires_grad_(True)
 
-    def _of_copies(self, what: str, rows_B: Tensor) -> Tensor:
-        """(B, D): of changed copies, new ones in each step where what is below the head learns. Else of a few that are
+    def _of_views(self, what: str, rows_B: Tensor) -> Tensor:
+        """(B, D): of augmented views, new ones in each step where what is below the head learns. Else of a few that are
         made once: the sub-modules say the same of them in each step, and to ask them is nearly all the work."""
         rehearsal = self._rehearsal
-        x, copies = (rehearsal.x, self._copies) if what == "rehearsal" else (rehearsal.unlabelled, self._of_unlabelled)
+        x, views = (rehearsal.x, self._views) if what == "rehearsal" else (rehearsal.unlabelled, self._of_unlabelled)
         if self._learns_below:
-            return self._features(copies.of(x[rows_B], self.training.done))
+            return self._features(views.of(x[rows_B], self.training.done))
         made = self._made[what]
-        number = self.training.done % _COPIES[what]
+        number = self.training.done % _VIEWS[what]
         with torch.no_grad():
             while len(made) <= number:
                 parts = torch.split(x, _ROWS)
                 first = len(made) * len(parts)  # each part of each copy is changed in its own way
-                of_parts = (copies.of(part, first + place) for place, part in enumerate(parts))
+                of_parts = (views.of(part, first + place) for place, part in enumerate(parts))
                 made.append(torch.cat([self._features(rows) for rows in of_parts]))
         return made[number][rows_B]
 
@@ -157,9 +157,7 @@ class HeadTraining:
         return features.mean(dim=0), features.std(dim=0, correction=0).clamp_min(_LEAST_STD)
 
     def _features(self, x: Tensor) -> Tensor:
-        with layers_in(self._precision, self._rehearsal.device, self.network.body):
-            features: Tensor = self.network(x)[1]
-        return features.float()
+        return passed(self.network, x, self._precision)[1]
 
     def state(self) -> StateTree:
         return self.training.state()

@@ -14,23 +14,23 @@ import torch
 from torch import Tensor
 
 from pipeline.device import to_device
-from pipeline.restructuring.changed_copies import ChangedCopies
+from pipeline.restructuring.augmented_views import AugmentedViews
 from pipeline.restructuring.labelled_rows import LabelledRows, balanced
 from pipeline.restructuring.training import Training
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Of one step, changed copies."""
+    """Of one step, augmented views."""
 
     x: Tensor  # (B + R, ...)
     y: Tensor  # (B + R,) columns
-    weight: Tensor  # (B + R,) whose sum is 1
+    weight: Tensor  # (B + R,) whose sum is 1 on average
 
 
 class Lesson:
-    """Every class has the same weight in a step, however many of its rows are there: each old class by its samples,
-    over and over, the new ones by their records."""
+    """Every class has the same weight, however many of its rows are there: an old one by its samples, over and over, a
+    new one by the weight of its records."""
 
     def __init__(
         self,
@@ -49,20 +49,22 @@ class Lesson:
         self.records = len(records)
         rehearsed = balanced(rehearsal) if len(rehearsal) else rehearsal
         self._x, self._y = to_device(records.x, device), self._columns(records)
+        counts = torch.bincount(self._y, minlength=self.classes)
+        self._share = len(records) / (counts[self._y] * int((counts > 0).sum()))  # its mean is 1
         self._old_x, self._old_y = to_device(rehearsed.x, device), self._columns(rehearsed)
         self.unlabelled = to_device(unlabelled, device)
 
-    def batch(self, training: Training, copies: ChangedCopies) -> Batch:
+    def batch(self, training: Training, views: AugmentedViews) -> Batch:
         """The rows of the training's next step, with as many rehearsal samples."""
         rows_B = to_device(training.rows(), self.device)
         x, y = self._x[rows_B], self._y[rows_B]
-        weight = torch.full((len(x),), 1 / len(x), device=self.device)
+        weight = self._share[rows_B] / len(x)
         if len(self.old):
             slots_R = to_device(training.draw("rehearsal", len(self._old_y), len(rows_B)), self.device)
             x, y = torch.cat([x, self._old_x[slots_R]]), torch.cat([y, self._old_y[slots_R]])
             of_old = len(self.old) / self.classes
             weight = torch.cat([weight * (1 - of_old), weight.new_full((len(slots_R),), of_old / len(slots_R))])
-        return Batch(x=copies.of(x, training.done), y=y, weight=weight)
+        return Batch(x=views.of(x, training.done), y=y, weight=weight)
 
     def _columns(self, rows: LabelledRows) -> Tensor:
         return to_device(np.array([self._column[label] for label in rows.labels], dtype=np.int64), self.device)

@@ -1,9 +1,9 @@
-"""Labels guessed for rows without any, and rows mixed up with each other.
+"""Labels guessed for rows without any, and rows mixed up with each other (mixup).
 
 Berthelot, Carlini, Goodfellow, Papernot, Oliver, Raffel 2019, "MixMatch: A Holistic Approach to Semi-Supervised
 Learning", NeurIPS, arXiv:1905.02249.
 
-    guess      q = mean over K changed copies of what the network says of a row    section 3.2
+    guess      q = mean over K augmented views of what the network says of a row    section 3.2
     sharpen    q_c^(1/T) / sum over c of q_c^(1/T)    equation 7
     mix up     lambda' = max(lambda, 1 - lambda),  lambda ~ Beta(alpha, alpha)    equations 8, 9
                x' = lambda' x + (1 - lambda') x_2,  p' = lambda' p + (1 - lambda') p_2    equations 10, 11
@@ -15,7 +15,7 @@ Where we differ:
 - The unlabelled rows' loss may be a cross-entropy: a few passes teach more with it.
 - The squared error is the sum over the classes, not their mean: its weight does not fall with every class that comes.
 
-Legend: B = rows, K = changed copies of each, C = classes of the temporary network, O = old ones, its first columns
+Legend: B = rows, K = augmented views of each, C = classes of the temporary network, O = old ones, its first columns
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def shares(generator: np.random.Generator, rows: int, alpha: float) -> Tensor:
     return torch.from_numpy(np.maximum(drawn_B, 1 - drawn_B).astype(np.float32))
 
 
-def mixed_up(values: Tensor, order_B: Tensor, share_B: Tensor) -> Tensor:
+def mixup(values: Tensor, order_B: Tensor, share_B: Tensor) -> Tensor:
     """(B, ...): each row's share of itself and the rest of row `order_B`; rows of inputs, or of targets."""
     share = share_B.reshape(-1, *[1] * (values.dim() - 1))
     return share * values + (1 - share) * values[order_B]

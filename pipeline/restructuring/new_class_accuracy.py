@@ -21,7 +21,7 @@ class ClassSeen:
 
     accuracy: float  # 0 to 1, on its hold-out
     at_records: int  # consumed when it was looked at: earlier than the evaluation where its turn was
-    is_judged: bool  # on enough samples to say anything; others stay out
+    is_judged: bool  # on enough samples to say anything, or will be in its turn; others stay out
 
 
 class NewClassAccuracy:
@@ -45,8 +45,9 @@ class NewClassAccuracy:
             self.mean = statistics.fmean(seen.accuracy for seen in judged) if judged else None
 
     def is_below(self, accuracy: float) -> bool:
-        """Whether the new classes are learnt worse than that. Of classes that nobody can judge nothing is said."""
-        return self.mean is not None and self.mean < accuracy
+        """Whether the new classes are learnt worse than that, which of 1 they always are: nobody knows that no record
+        would be taken for another. Of classes that nobody can judge nothing is said."""
+        return self.mean is not None and (self.mean < accuracy or accuracy >= 1)
 
     def state(self) -> StateTree:
         return {"is_known": self.is_known, "mean": self.mean}

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from pipeline.device import to_device
 from pipeline.network import Network
-from pipeline.precision import Precision, layers_in
+from pipeline.precision import Precision, passed
 from pipeline.restructuring import mixmatch
-from pipeline.restructuring.changed_copies import ChangedCopies
+from pipeline.restructuring.augmented_views import AugmentedViews
 from pipeline.restructuring.expansion_settings import ExpansionSettings
 from pipeline.restructuring.lesson import Lesson
 from pipeline.restructuring.training import Training
@@ -47,8 +47,8 @@ class PrunedTraining:
         self._taught_by = taught_by.eval()
         self._lesson, self._guessed_UC, self._settings = lesson, guessed_UC, settings
         self._precision: Precision = precision
-        self._copies = ChangedCopies(augmentation, network.spec, seed=seed, purpose=_PURPOSE, device=lesson.device)
-        self._of_unlabelled = ChangedCopies(
+        self._views = AugmentedViews(augmentation, network.spec, seed=seed, purpose=_PURPOSE, device=lesson.device)
+        self._of_unlabelled = AugmentedViews(
             augmentation, network.spec, seed=seed, purpose=f"{_PURPOSE}/unlabelled", device=lesson.device
         )
         self.training = Training(
@@ -66,7 +66,7 @@ class PrunedTraining:
     def step(self) -> None:
         self.network.train()
         lesson, temperature = self._lesson, self._settings.temperature
-        batch = lesson.batch(self.training, self._copies)
+        batch = lesson.batch(self.training, self._views)
         x, labelled = batch.x, len(batch.x)
         if len(self._guessed_UC):
             drawn_U = self.training.draw("unlabelled", len(self._guessed_UC), self._settings.pseudo_per_step)
@@ -85,9 +85,7 @@ class PrunedTraining:
         self.training.step(loss)
 
     def _logits(self, network: Network, x: Tensor) -> Tensor:
-        with layers_in(self._precision, self._lesson.device, network.body):
-            logits: Tensor = network(x)[0]
-        return logits.float()
+        return passed(network, x, self._precision)[0]
 
     def state(self) -> StateTree:
         return self.training.state()

@@ -94,8 +94,8 @@ class SpecialistTraining:
 def network_like(like: Network, columns: int, seed: int, purpose: str, *, body: Network | None) -> Network:
     """A network of the same compact kind, with so many columns, on the CPU: with this body's weights, or drawn anew.
 
-    Of a network that has grown, kind and weights are those of its first sub-module: a specialist, a gate and a student
-    are of the size that networks had before, or consolidation would never make one small again."""
+    Of a network that has grown, the kind is that of its first sub-module, and so are the weights: a specialist, a gate
+    and a student are of the size that networks had before, or consolidation would never make one small again."""
     drawn = keyed_randomness.torch_seed(seed, f"restructuring/{purpose}")
     compact = like.body.compact
     architecture = {**like.architecture, "backbone": compact.name, "options": compact.resolved_options}

@@ -136,17 +136,17 @@ def new_student(
     begin as a fresh head's. `fresh`: whose body a fresh student begins with; None: it is drawn."""
     if settings.initialisation == "fresh":
         return network_like(old.network, columns, seed, "student", body=fresh)
-    begins_as, network = old, network_like(old.network, columns, seed, "student", body=old.network)
+    begins_as, network = old, network_like(old.network, columns, seed, "student", body=None)
     if settings.initialisation == "parent" and parent is not None and _of_a_kind(parent.network, old.network, network):
         begins_as = parent
-        network.body.load_state_dict(parent.network.body.compact.state_dict())
     head, taught = network.head, begins_as.network.head
     its_columns = [class_names.index(name) for name in begins_as.class_names]
     known, width = len(begins_as.class_names), network.body.width
-    has_grown = begins_as.network.body.compact is not begins_as.network.body
-    if has_grown and warm_start(network, begins_as.network, its_columns):
+    compact = begins_as.network.body.compact
+    if compact is not begins_as.network.body and warm_start(network, begins_as.network, its_columns):
         weight_OD, bias_O = head.weight[its_columns].detach(), head.bias[its_columns].detach()
     else:
+        network.body.load_state_dict(compact.state_dict())
         weight_OD, bias_O = taught.weight[:known, :width].detach().cpu(), taught.bias[:known].detach().cpu()
     with torch.no_grad():
         head.weight[its_columns] = weight_OD - weight_OD.mean(dim=0)

@@ -7,7 +7,7 @@
 Where we differ from EDE-Net: its temporary network hears the new classes alone. Features that never saw an old class
 confuse it with the new ones; so ours hears the rehearsal samples, and has outputs for all classes.
 
-Legend: B = rows of a step, U = unlabelled rows of a step, K = changed copies of each, C = classes, O = old classes
+Legend: B = rows of a step, U = unlabelled rows of a step, K = augmented views of each, C = classes, O = old classes
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from torch.nn import functional as F
 from pipeline import keyed_randomness
 from pipeline.device import to_device
 from pipeline.network import Network
-from pipeline.precision import Precision, layers_in
+from pipeline.precision import Precision, passed
 from pipeline.restructuring import mixmatch
-from pipeline.restructuring.changed_copies import ChangedCopies
+from pipeline.restructuring.augmented_views import AugmentedViews
 from pipeline.restructuring.expansion_settings import ExpansionSettings
 from pipeline.restructuring.lesson import Batch, Lesson
 from pipeline.restructuring.pruning import scale_penalty
@@ -55,8 +55,8 @@ class TemporaryTraining:
         self._seed = seed
         can_mix = network.spec.kind != "text"  # half of one token and half of another is none
         self._hears_unlabelled = settings.mixmatch_weight > 0 and len(lesson.unlabelled) > 0 and can_mix
-        self._copies, self._of_unlabelled = (
-            ChangedCopies(augmentation, network.spec, seed=seed, purpose=purpose, device=lesson.device)
+        self._views, self._of_unlabelled = (
+            AugmentedViews(augmentation, network.spec, seed=seed, purpose=purpose, device=lesson.device)
             for purpose in (_PURPOSE, f"{_PURPOSE}/unlabelled")
         )
         self.training = Training(
@@ -73,7 +73,7 @@ class TemporaryTraining:
 
     def step(self) -> None:
         self.network.train()
-        batch = self._lesson.batch(self.training, self._copies)
+        batch = self._lesson.batch(self.training, self._views)
         target_BC = F.one_hot(batch.y, self._lesson.classes).to(torch.float32)
         loss = (
             self._with_unlabelled(batch, target_BC)
@@ -99,7 +99,7 @@ class TemporaryTraining:
         generator = keyed_randomness.generator(self._seed, f"{_PURPOSE}/mixed", training.done)
         order = to_device(generator.permutation(len(x)), self._lesson.device)
         share = mixmatch.shares(generator, len(x), settings.mixmatch_alpha).to(self._lesson.device)
-        x, target = mixmatch.mixed_up(x, order, share), mixmatch.mixed_up(target, order, share)
+        x, target = mixmatch.mixup(x, order, share), mixmatch.mixup(target, order, share)
         # 3.
         labelled, logits = len(batch.x), self._logits(x)
         of_labelled = mixmatch.cross_entropies(logits[:labelled], target[:labelled]) * batch.weight
@@ -120,9 +120,7 @@ class TemporaryTraining:
         return mixmatch.sharpened(said_UC, self._settings.sharpening)
 
     def _logits(self, x: Tensor) -> Tensor:
-        with layers_in(self._precision, self._lesson.device, self.network.body):
-            logits: Tensor = self.network(x)[0]
-        return logits.float()
+        return passed(self.network, x, self._precision)[0]
 
     def state(self) -> StateTree:
         return self.training.state()

@@ -120,8 +120,9 @@ class Training:
             if name in first:
                 moments: dict[str, Any] = {
                     "step": torch.tensor(float(self.done)),
-                    "exp_avg": first[name].to(parameter.device, copy=True),
-                    "exp_avg_sq": second[name].to(parameter.device, copy=True),
+                    # laid out in memory as the weights are
+                    "exp_avg": torch.empty_like(parameter).copy_(first[name]).detach(),
+                    "exp_avg_sq": torch.empty_like(parameter).copy_(second[name]).detach(),
                 }
                 self._optimizer.state[parameter] = moments
 

@@ -66,7 +66,7 @@ class RestructuringSettings(Section):
         ge=0,
         le=1,
         why="the network grows where the mean hold-out accuracy of the new classes is below this once they have "
-        "settled; none: it never does, and no evaluation is waited for",
+        "settled (1: wherever one is judged); none: it never does, and no evaluation is waited for",
     )
     # each adds about a network's worth of parameters and time, less what is pruned
     most_sub_modules: int = changeable(

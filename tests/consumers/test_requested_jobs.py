@@ -231,7 +231,7 @@ def test_a_manifest_from_before_there_were_expansions_asks_for_a_consolidation(w
     assert job.kind is Kind.CONSOLIDATION
 
 
-def test_what_was_made_by_hand_of_another_parent_answers_nothing(world: World) -> None:
+def test_a_refusal_that_answers_no_request_leaves_it(world: World) -> None:
     world.learn(max_records=170, snapshots=SELDOM)
     world.offers.refuse(JOB, "consolidation", "by hand", {})
     world.learn(max_records=10, snapshots=SELDOM)

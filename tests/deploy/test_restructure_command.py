@@ -73,7 +73,7 @@ class Desk:
         servers = broker.bootstrap_servers
         values = {"servers": servers, "margin": margin, "registry": str(registry).lower(), "folder": folder}
         settings = SETTINGS.format(**values)
-        # below every accuracy there is: each request is one for an expansion
+        # where it is 1, each request is one for an expansion
         self.file.write_text(settings.replace("expand_below: null", f"expand_below: {ASKS_FOR[kind]}"))
 
     def send(self, records: int, *, seed: int = 0, unlabelled_share: float = 0.33) -> None:

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.kafka
 
 # One request in the first 900 records, and a second one after these.
 ASKS = "{new_classes: 2, settle_records: 100, rest_records: 200, expand_below: null}"
-# The new classes are never all right: each request is one for an expansion, until there are too many sub-modules.
+# Each request is one for an expansion, until there are too many sub-modules.
 ASKS_TO_GROW = ASKS.replace("null", "1.0")
 BEFORE_THE_OFFER = (("job.saved", 1), ("job.saved", 2), ("snapshot.state_written", 2), ("job.made", 1))
 AFTER_IT = ("offer.put", "job.answered")

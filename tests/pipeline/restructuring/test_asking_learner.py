@@ -42,7 +42,7 @@ def test_it_asks_after_the_evaluation_that_judges() -> None:
     assert at_once.kind is Kind.CONSOLIDATION
     learner = StreamLearner(asking(1.0))
     (request,) = requests(learner)
-    assert request.kind is Kind.EXPANSION, "no network gets all of them right"
+    assert request.kind is Kind.EXPANSION
     next_evaluation = -(-at_once.at_records // _EVERY) * _EVERY
     assert next_evaluation <= request.at_records < next_evaluation + learner.settings.batch_size
     (better,) = requests(StreamLearner(asking(0.0)))

@@ -35,10 +35,10 @@ def test_where_there_is_no_old_class_the_guess_is_the_temporary_network_s() -> N
 
 def test_mixed_up() -> None:
     x = torch.tensor([[1.0, 2.0], [5.0, 6.0]])
-    found = mixmatch.mixed_up(x, torch.tensor([1, 0]), torch.tensor([0.75, 1.0]))
+    found = mixmatch.mixup(x, torch.tensor([1, 0]), torch.tensor([0.75, 1.0]))
     assert_close(found, torch.tensor([[0.75 * 1 + 0.25 * 5, 0.75 * 2 + 0.25 * 6], [5.0, 6.0]]))
     images = torch.arange(16.0).reshape(2, 2, 2, 2)
-    assert mixmatch.mixed_up(images, torch.tensor([1, 0]), torch.tensor([0.5, 0.5])).shape == images.shape
+    assert mixmatch.mixup(images, torch.tensor([1, 0]), torch.tensor([0.5, 0.5])).shape == images.shape
 
 
 def test_a_row_stays_more_itself_than_what_it_is_mixed_with() -> None:

@@ -1,4 +1,4 @@
-"""Changed copies of a job's rows: images shifted, mirrored, turned; texts and arrays as they are."""
+"""Augmented views of a job's rows: images shifted, mirrored, turned; texts and arrays as they are."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pipeline.sample import InputSpec
 from pipeline.settings import AugmentationSettings
 
 
-class ChangedCopies:
+class AugmentedViews:
     """Keyed by (seed, purpose, number): the same after every restart."""
 
     def __init__(
         self, settings: AugmentationSettings, spec: InputSpec, *, seed: int, purpose: str, device: torch.device
     ) -> None:
-        drawn = keyed_randomness.torch_seed(seed, f"{purpose}/changed") % 2**32
+        drawn = keyed_randomness.torch_seed(seed, f"{purpose}/views") % 2**32
         self._augmentation = Augmentation(settings, spec, drawn)
         self._device = device
 
