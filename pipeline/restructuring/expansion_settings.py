@@ -14,7 +14,7 @@ MixMatchLoss = Literal["cross_entropy", "squared_error"]
 
 
 class ExpansionSettings(Section):
-    """The defaults are the best of a trial on Split-CIFAR-10 (`docs/experiments.md`)."""
+    """The defaults are those of a trial on Split-CIFAR-10 (`docs/experiments.md`)."""
 
     epochs: int = changeable(6, ge=1, why="passes of the temporary network over the new classes' records")
     distillation_epochs: int = changeable(

@@ -231,6 +231,21 @@ def test_a_manifest_from_before_there_were_expansions_asks_for_a_consolidation(w
     assert job.kind is Kind.CONSOLIDATION
 
 
+def test_the_parent_of_a_request_stays_the_same_where_a_later_release_says_more_of_it(world: World) -> None:
+    world.learn(max_records=170, snapshots=SELDOM)
+    parent = asked(world).parent
+    world.learn(max_records=10, snapshots=SELDOM)
+    entries = world.store.entries()
+    assert len([entry for entry in entries if cast("dict[str, Any]", entry.facts["restructuring"])["request"]]) > 1
+    for entry in entries:
+        request = cast("dict[str, Any]", entry.facts["restructuring"])["request"]
+        if entry.number == parent.number:
+            del request["kind"]
+    job = requested_job(entries)
+    assert job is not None
+    assert job.parent.number == parent.number
+
+
 def test_a_refusal_that_answers_no_request_leaves_it(world: World) -> None:
     world.learn(max_records=170, snapshots=SELDOM)
     world.offers.refuse(JOB, "consolidation", "by hand", {})

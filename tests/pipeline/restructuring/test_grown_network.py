@@ -270,7 +270,8 @@ def test_networks_of_its_kind_are_compact() -> None:
 
 
 def test_a_student_is_compact_and_begins_as_the_newest_sub_module() -> None:
-    """Which has 8 channels of its 32, and what the head makes of them, less the level of its classes."""
+    """Which has 8 channels of its 32, and what the head makes of them, less the level of its classes. The others are
+    drawn anew: trained for other features, they would disturb these."""
     old = grown_teacher()
     body = old.network.body
     assert isinstance(body, SubModules)
@@ -282,6 +283,7 @@ def test_a_student_is_compact_and_begins_as_the_newest_sub_module() -> None:
     assert student.architecture["options"] == {"hidden": [32]}
     newest, first = body.bodies[-1].state_dict(), student.body.state_dict()
     assert torch.equal(first["layers.0.weight"][:8], newest["layers.0.weight"])
+    assert not torch.equal(first["layers.0.weight"][8:], body.compact.state_dict()["layers.0.weight"][8:])
     taught = old.network.head.weight[:4, -8:]
     torch.testing.assert_close(student.head.weight[its_columns, :8], taught - taught.mean(dim=0))
 
