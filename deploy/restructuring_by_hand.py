@@ -52,9 +52,11 @@ def restructure_by_hand(
     if not report.judgement.accepted:
         click.echo(f"{report.job} is not offered", err=True)
         context.exit(NOT_OFFERED)
+    rows = report.unlabelled_rows
+    heard = f", from {rows:,} unlabelled records" if rows else ""
     click.echo(
-        f"{report.job} is offered, from {report.unlabelled_rows:,} unlabelled records in {report.seconds:.0f} s; the "
-        "learner of this state adopts it between two batches, or when it starts"
+        f"{report.job} is offered{heard}, in {report.seconds:.0f} s; the learner of this state adopts it between two "
+        "batches, or when it starts"
     )
 
 
