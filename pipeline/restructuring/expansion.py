@@ -102,9 +102,9 @@ class Expansion:
     """The job. `run` it; stopped, it is resumed by another one of the same inputs and settings that loads its state.
 
     1. The temporary network learns.
-    2. It is pruned, and the labels of the unlabelled rows are guessed.
+    2. It is pruned.
     3. The pruned network learns what the temporary one says.
-    4. The network grows by it, and the joint head is tuned.
+    4. The network grows by it; the labels of the unlabelled rows are guessed, and the joint head is tuned.
     """
 
     def __init__(self, inputs: Inputs, settings: ExpansionSettings, *, device: torch.device, seed: int) -> None:
@@ -218,7 +218,6 @@ class Expansion:
             pruned(temporary, settings.prune, ranking=settings.ranking, seed=self._seed),
             temporary,
             self._lesson,
-            self._guessed(),
             settings,
             self._inputs.augmentation,
             precision=self._inputs.precision,

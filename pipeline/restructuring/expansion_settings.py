@@ -16,10 +16,14 @@ MixMatchLoss = Literal["cross_entropy", "squared_error"]
 class ExpansionSettings(Section):
     """The defaults are those of a trial on Split-CIFAR-10 (`docs/experiments.md`)."""
 
-    epochs: int = changeable(6, ge=1, why="passes of the temporary network over the new classes' records")
+    epochs: int = changeable(10, ge=1, why="passes of the temporary network over the new classes' records")
     distillation_epochs: int = changeable(
-        4, ge=0, why="passes of the pruned network over the same, taught by the temporary one"
+        3,
+        ge=0,
+        why="passes of the pruned network, taught by the temporary one, over the unlabelled rows, or where there are "
+        "fewer of these, over the records",
     )
+    distillation_batch_size: int = changeable(48, ge=1, why="unlabelled rows of one step of that")
     batch_size: int = changeable(16, ge=1, why="records of one step; as many rehearsal samples come to it")
     learning_rate: float = changeable(2e-3, gt=0, why="largest step size of AdamW; it falls on half a cosine")
     weight_decay: float = changeable(5e-4, ge=0, why="decoupled weight decay")
@@ -45,17 +49,19 @@ class ExpansionSettings(Section):
     )
     mixmatch_views: int = changeable(2, ge=1, why="K: augmented views of an unlabelled row, whose guesses are averaged")
     mixmatch_alpha: float = changeable(0.75, gt=0, why="of the Beta distribution that rows are mixed up with")
+    mixmatch_ramp: float = changeable(
+        0.1,
+        gt=0,
+        le=1,
+        why="share of the steps over which the weight rises from 0; short, since old classes are guessed well at once",
+    )
     sharpening: float = changeable(0.5, gt=0, le=1, why="T of guessed labels: the smaller, the surer")
     unlabelled_per_step: int = changeable(
-        8, ge=1, why="unlabelled rows of one step of the temporary network, each in `mixmatch_views` views"
+        12, ge=1, why="unlabelled rows of one step of the temporary network, each in `mixmatch_views` views"
     )
     pseudo_weight: float = changeable(
-        1.0,
-        ge=0,
-        why="weight of the guessed labels of unlabelled rows where the sub-module is distilled and the head "
-        "is tuned; 0: they are not heard",
+        1.0, ge=0, why="weight of the guessed labels of unlabelled rows where the head is tuned; 0: they are not heard"
     )
-    pseudo_per_step: int = changeable(32, ge=1, why="unlabelled rows of one step of the pruned network")
     head_epochs: int = changeable(75, ge=1, why="passes of the joint head over the class-balanced rehearsal set")
     head_batch_size: int = changeable(64, ge=1, why="rehearsal samples of one step of it")
     head_learning_rate: float = changeable(1e-3, gt=0, why="largest step size")

@@ -35,6 +35,7 @@ from pipeline.state import StateTree
 _PURPOSE = "restructuring/joint_head"
 _ROWS = 256  # of one pass
 _VIEWS = {"rehearsal": 8, "unlabelled": 2}  # of each row, where they are made once
+_RAMP = 0.4  # share of the steps over which the weight of guessed labels rises
 _LEAST_STD = 1e-3  # a feature that never moves is left as small as it is
 
 
@@ -114,7 +115,7 @@ class HeadTraining:
         losses = mixmatch.cross_entropies(logits, target)
         loss = losses[:labelled].mean()
         if len(losses) > labelled:
-            weight = mixmatch.ramped(self._settings.pseudo_weight, self.training.done, self.training.steps)
+            weight = mixmatch.ramped(self._settings.pseudo_weight, self.training.done, self.training.steps, over=_RAMP)
             loss = loss + weight * losses[labelled:].mean()
         away = (self.network.head.weight[:classes] - self._began_CD).square().sum(dim=1).mean()
         self.training.step(loss + self._settings.head_anchor * away)

@@ -59,12 +59,26 @@ class Lesson:
         rows_B = to_device(training.rows(), self.device)
         x, y = self._x[rows_B], self._y[rows_B]
         weight = self._share[rows_B] / len(x)
-        if len(self.old):
-            slots_R = to_device(training.draw("rehearsal", len(self._old_y), len(rows_B)), self.device)
+        slots_R = self._drawn(training, len(rows_B))
+        if len(slots_R):
             x, y = torch.cat([x, self._old_x[slots_R]]), torch.cat([y, self._old_y[slots_R]])
             of_old = len(self.old) / self.classes
             weight = torch.cat([weight * (1 - of_old), weight.new_full((len(slots_R),), of_old / len(slots_R))])
         return Batch(x=views.of(x, training.done), y=y, weight=weight)
+
+    def rehearsed(self, training: Training, views: AugmentedViews, size: int) -> Batch | None:
+        """So many rehearsal samples alone; None: there is no old class."""
+        slots_R = self._drawn(training, size)
+        if not len(slots_R):
+            return None
+        y = self._old_y[slots_R]
+        weight = torch.full((len(y),), 1 / len(y), device=self.device)
+        return Batch(x=views.of(self._old_x[slots_R], training.done), y=y, weight=weight)
+
+    def _drawn(self, training: Training, size: int) -> Tensor:
+        if not len(self.old):
+            return self.old
+        return to_device(training.draw("rehearsal", len(self._old_y), size), self.device)
 
     def _columns(self, rows: LabelledRows) -> Tensor:
         return to_device(np.array([self._column[label] for label in rows.labels], dtype=np.int64), self.device)

@@ -69,7 +69,7 @@ def squared_error(logits_BC: Tensor, target_BC: Tensor) -> Tensor:
     return (logits_BC.softmax(dim=1) - target_BC).square().sum(dim=1).mean()
 
 
-def ramped(weight: float, done: int, steps: int, over: float = 0.4) -> float:
+def ramped(weight: float, done: int, steps: int, *, over: float) -> float:
     """The weight at this step: it rises on a line over the first share `over` of the steps, since first guesses are
     bad."""
     return weight * min(1.0, done / max(1.0, over * steps))

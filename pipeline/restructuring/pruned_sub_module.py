@@ -1,9 +1,14 @@
 """The pruned network learns again what the unpruned one says: Hinton, Vinyals, Dean 2015, arXiv:1503.02531.
 
-    loss = 1/2 CE(y, s(x)) + T^2 / 2 CE(softmax(t(x) / T), softmax(s(x) / T))     over records and rehearsal samples
-         + weight * CE(q, s(u))                                                   over unlabelled rows and their guesses
+    loss = T^2 CE(softmax(t(u) / T), softmax(s(u) / T))     over unlabelled rows and rehearsal samples
+         + 1/2 CE(y, s(x))                                  over the rehearsal samples
 
-Legend: B = rows of a step, U = unlabelled rows, C = classes
+What it takes over needs no labels, and of rows without them there are more: so all passes over the new classes' records
+are the temporary network's. Where there are fewer unlabelled rows than records, it learns from these instead:
+
+    loss = 1/2 CE(y, s(x)) + T^2 / 2 CE(softmax(t(x) / T), softmax(s(x) / T))     over records and rehearsal samples
+
+Legend: B = rows of a step, R = rehearsal samples of a step, C = classes
 """
 
 from __future__ import annotations
@@ -34,28 +39,27 @@ class PrunedTraining:
         network: Network,
         taught_by: Network,
         lesson: Lesson,
-        guessed_UC: Tensor,
         settings: ExpansionSettings,
         augmentation: AugmentationSettings,
         *,
         precision: Precision,
         seed: int,
     ) -> None:
-        """`guessed_UC`: the labels guessed for the lesson's unlabelled rows; none where they are not heard."""
         self.network = network.train()
         self.network.place_on(lesson.device, bfloat16=precision == "bfloat16")
         self._taught_by = taught_by.eval()
-        self._lesson, self._guessed_UC, self._settings = lesson, guessed_UC, settings
+        self._lesson, self._settings = lesson, settings
         self._precision: Precision = precision
-        self._views = AugmentedViews(augmentation, network.spec, seed=seed, purpose=_PURPOSE, device=lesson.device)
-        self._of_unlabelled = AugmentedViews(
-            augmentation, network.spec, seed=seed, purpose=f"{_PURPOSE}/unlabelled", device=lesson.device
+        self._views, self._of_unlabelled = (
+            AugmentedViews(augmentation, network.spec, seed=seed, purpose=purpose, device=lesson.device)
+            for purpose in (_PURPOSE, f"{_PURPOSE}/unlabelled")
         )
+        self._hears_unlabelled = len(lesson.unlabelled) >= lesson.records
         self.training = Training(
             self.network,
-            rows=lesson.records,
+            rows=len(lesson.unlabelled) if self._hears_unlabelled else lesson.records,
             epochs=settings.distillation_epochs,
-            batch_size=settings.batch_size,
+            batch_size=settings.distillation_batch_size if self._hears_unlabelled else settings.batch_size,
             learning_rate=settings.learning_rate,
             weight_decay=settings.weight_decay,
             seed=seed,
@@ -65,24 +69,32 @@ class PrunedTraining:
 
     def step(self) -> None:
         self.network.train()
-        lesson, temperature = self._lesson, self._settings.temperature
-        batch = lesson.batch(self.training, self._views)
-        x, labelled = batch.x, len(batch.x)
-        if len(self._guessed_UC):
-            drawn_U = self.training.draw("unlabelled", len(self._guessed_UC), self._settings.pseudo_per_step)
-            rows_U = to_device(drawn_U, lesson.device)
-            x = torch.cat([x, self._of_unlabelled.of(lesson.unlabelled[rows_U], self.training.done)])
-        with torch.no_grad():
-            taught_BC = (self._logits(self._taught_by, batch.x) / temperature).softmax(dim=1)
+        self.training.step(self._on_unlabelled() if self._hears_unlabelled else self._on_records())
+
+    def _on_unlabelled(self) -> Tensor:
+        lesson = self._lesson
+        rows_B = to_device(self.training.rows(), lesson.device)
+        x = self._of_unlabelled.of(lesson.unlabelled[rows_B], self.training.done)
+        rehearsed = lesson.rehearsed(self.training, self._views, self._settings.batch_size)
+        if rehearsed is None:
+            return self._taken_over(x, self._logits(self.network, x)).mean()
+        x = torch.cat([x, rehearsed.x])
         logits = self._logits(self.network, x)
-        target_BC = F.one_hot(batch.y, lesson.classes).to(torch.float32)
-        true = mixmatch.cross_entropies(logits[:labelled], target_BC)
-        taught = mixmatch.cross_entropies(logits[:labelled] / temperature, taught_BC)
-        loss = (0.5 * (true + temperature**2 * taught) * batch.weight).sum()
-        if len(self._guessed_UC):
-            guessed = mixmatch.cross_entropies(logits[labelled:], self._guessed_UC[rows_U]).mean()
-            loss = loss + self._settings.pseudo_weight * guessed
-        self.training.step(loss)
+        true = F.cross_entropy(logits[len(rows_B) :], rehearsed.y)
+        return self._taken_over(x, logits).mean() + 0.5 * true
+
+    def _on_records(self) -> Tensor:
+        batch = self._lesson.batch(self.training, self._views)
+        logits = self._logits(self.network, batch.x)
+        true = F.cross_entropy(logits, batch.y, reduction="none")
+        return (0.5 * (true + self._taken_over(batch.x, logits)) * batch.weight).sum()
+
+    def _taken_over(self, x: Tensor, logits_BC: Tensor) -> Tensor:
+        """(B,): T^2 times the cross-entropy to what the unpruned network says, both at temperature T."""
+        temperature = self._settings.temperature
+        with torch.no_grad():
+            taught_BC = (self._logits(self._taught_by, x) / temperature).softmax(dim=1)
+        return temperature**2 * mixmatch.cross_entropies(logits_BC / temperature, taught_BC)
 
     def _logits(self, network: Network, x: Tensor) -> Tensor:
         return passed(network, x, self._precision)[0]

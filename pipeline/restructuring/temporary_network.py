@@ -103,7 +103,7 @@ class TemporaryTraining:
         # 3.
         labelled, logits = len(batch.x), self._logits(x)
         of_labelled = mixmatch.cross_entropies(logits[:labelled], target[:labelled]) * batch.weight
-        weight = mixmatch.ramped(settings.mixmatch_weight, training.done, training.steps)
+        weight = mixmatch.ramped(settings.mixmatch_weight, training.done, training.steps, over=settings.mixmatch_ramp)
         if settings.mixmatch_loss == "squared_error":
             of_unlabelled = mixmatch.squared_error(logits[labelled:], target[labelled:])
         else:

@@ -90,7 +90,7 @@ def test_all_rows_of_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_the_passes_are_divided_between_the_temporary_and_the_pruned_network() -> None:
     args = expansion.parse(["--passes", "20"])
     problem = problem_of("mnist", "s0-t5", Path(), 0, per_class=(40, 30, 20))
-    both = expansion.settings_of(problem, "expansion", 1, args)
+    assert expansion.settings_of(problem, "expansion", 1, args).epochs == 20  # distilled on unlabelled rows
+    both = expansion.settings_of(problem, "without_unlabelled", 1, args)
     assert both.epochs + both.distillation_epochs == 20
     assert expansion.settings_of(problem, "unpruned", 1, args).epochs == 20
-    assert expansion.settings_of(problem, "unpruned", 1, args).distillation_epochs == 0

@@ -64,8 +64,8 @@ def accuracy(network: Network, of: tuple[str, ...]) -> float:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"prune": None}, {"mixmatch_weight": 0.0, "pseudo_weight": 0.0}],
-    ids=["default", "unpruned", "without unlabelled rows"],
+    [{}, {"prune": None}, {"mixmatch_weight": 0.0, "pseudo_weight": 0.0}, {"unlabelled": False}],
+    ids=["default", "unpruned", "unlabelled rows without labels", "no unlabelled rows"],
 )
 def test_the_grown_network_knows_old_and_new(changes: dict[str, Any]) -> None:
     network = finished(job(epochs=20, distillation_epochs=20, head_epochs=20, **changes))

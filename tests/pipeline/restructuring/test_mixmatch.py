@@ -61,4 +61,4 @@ def test_losses() -> None:
 
 
 def test_the_weight_rises_on_a_line() -> None:
-    assert [mixmatch.ramped(2.0, done, 100) for done in (0, 10, 20, 40, 99)] == [0.0, 0.5, 1.0, 2.0, 2.0]
+    assert [mixmatch.ramped(2.0, done, 100, over=0.4) for done in (0, 10, 20, 40, 99)] == [0.0, 0.5, 1.0, 2.0, 2.0]
