@@ -149,7 +149,7 @@ def test_a_learner_that_runs_is_in_the_way_and_is_not_disturbed(
     with Running("learn", "--stream", stream_name, "--state", state, "--settings", file) as running:
         running.wait_for_event("snapshot")
         with pytest.raises(
-            UserError, match=f"a learner, a rewind, a consolidation or another erasure works on {state}: stop it, erase"
+            UserError, match=f"a learner, a rewind, a restructuring or another erasure works on {state}: stop it, erase"
         ):
             erase(kafka_broker, stream_name, state, TRAINED)
         running.signal(signal.SIGTERM)
