@@ -32,8 +32,9 @@ from benchmarks.streams.benchmark_stream import decoded
 from pipeline.codec.record_decoder import RecordDecoder
 from pipeline.device import choose_device, configure_torch
 from pipeline.record import Record
-from pipeline.restructuring.consolidation import consolidated, consolidation_of
+from pipeline.restructuring.consolidation import consolidation_of
 from pipeline.restructuring.consolidation_settings import PLAIN_DMC, ConsolidationSettings
+from pipeline.restructuring.replaced_network import with_network
 from pipeline.sample import Decoded
 from pipeline.settings import LearnerSettings
 from pipeline.state import StateTree
@@ -137,7 +138,7 @@ class Course:
         )
         student = job.run()
         assert student is not None, "nobody stops it"
-        return consolidated(parent, student, self.settings)
+        return with_network(parent, student, self.settings)
 
 
 def measure(args: argparse.Namespace, seed: int) -> dict[str, dict[str, float]]:

@@ -117,7 +117,7 @@ class Problem:
         return self.names[_OLD_CLASSES:]
 
     def of(self, names: Sequence[str]) -> LabelledRows:
-        return _only(self.labelled, names)
+        return self.labelled.of(names)
 
     def reservoir(self, seed: int) -> LabelledRows:
         """So many labelled rows of each class, drawn by the seed."""
@@ -129,10 +129,6 @@ class Problem:
 
 def _rows(rows: LabelledRows, chosen: Sequence[int] | npt.NDArray[np.int64]) -> LabelledRows:
     return LabelledRows(x=rows.x[chosen], labels=tuple(rows.labels[row] for row in chosen))
-
-
-def _only(rows: LabelledRows, names: Sequence[str]) -> LabelledRows:
-    return _rows(rows, [row for row, label in enumerate(rows.labels) if label in names])
 
 
 def _split(

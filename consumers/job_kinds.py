@@ -1,4 +1,4 @@
-"""What a job does in the way of its kind: which job of the pipeline it runs, and how its network becomes a state."""
+"""What a job does in the way of its kind: which job of the pipeline it runs, and what that needs and takes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy.typing as npt
 import torch
 
 from pipeline.network import Network
-from pipeline.restructuring.consolidation import consolidated, consolidation_of
+from pipeline.restructuring.consolidation import consolidation_of
 from pipeline.restructuring.consolidation_settings import ConsolidationSettings
-from pipeline.restructuring.expansion import expanded, expansion_of
+from pipeline.restructuring.expansion import expansion_of
 from pipeline.restructuring.expansion_settings import ExpansionSettings
 from pipeline.restructuring.progress import Progress
 from pipeline.restructuring.trigger import Kind
@@ -60,10 +60,6 @@ class JobKind(ABC):
         """`Refused` where no good network could come of it; what reading raises."""
 
     @abstractmethod
-    def state_of(self, parent: StateTree, network: Network, settings: LearnerSettings) -> StateTree:
-        """The network as a whole state at the parent's offsets."""
-
-    @abstractmethod
     def taken(self, rows: int) -> int:
         """Of so many unlabelled rows, how many it works on."""
 
@@ -90,9 +86,6 @@ class ConsolidationKind(JobKind):
             seed=given.learner_settings.seed,
         )
 
-    def state_of(self, parent: StateTree, network: Network, settings: LearnerSettings) -> StateTree:
-        return consolidated(parent, network, settings)
-
     def taken(self, rows: int) -> int:
         return min(rows, self._settings.most_unlabelled)
 
@@ -118,9 +111,6 @@ class ExpansionKind(JobKind):
             device=given.device,
             seed=given.learner_settings.seed,
         )
-
-    def state_of(self, parent: StateTree, network: Network, settings: LearnerSettings) -> StateTree:
-        return expanded(parent, network, settings)
 
     def taken(self, rows: int) -> int:
         hears = self._settings.mixmatch_weight or self._settings.pseudo_weight

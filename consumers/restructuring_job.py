@@ -32,6 +32,7 @@ from pipeline.record import Partition
 from pipeline.restructuring.acceptance import AcceptanceSettings, Judgement, judgeable, judged
 from pipeline.restructuring.progress import Progress
 from pipeline.restructuring.refused import Refused
+from pipeline.restructuring.replaced_network import with_network
 from pipeline.restructuring.trigger import Kind
 from pipeline.sample import Sample
 from pipeline.settings import LearnerSettings
@@ -195,7 +196,7 @@ class RestructuringJob:
         if network is None:
             saving.save()
             return None
-        state = kind.state_of(parent.state, network, learner_settings)
+        state = with_network(parent.state, network, learner_settings)
         fault_point("job.made")
         # 4.
         after, size_after = _looked_at(state, learner_settings)

@@ -33,14 +33,13 @@ from pipeline.restructuring.combination import Combination, Said, Scales, mean_o
 from pipeline.restructuring.consolidation_settings import ConsolidationSettings
 from pipeline.restructuring.feature_gate import FeatureGate, heard
 from pipeline.restructuring.gate import GateTraining
-from pipeline.restructuring.labelled_rows import LabelledRows, balanced, gather_labelled, gather_unlabelled
+from pipeline.restructuring.labelled_rows import LabelledRows, balanced, gather_new, gather_unlabelled
 from pipeline.restructuring.progress import Progress, never, nothing
 from pipeline.restructuring.refused import Refused
-from pipeline.restructuring.replaced_network import reservoir_rows, with_network
+from pipeline.restructuring.replaced_network import reservoir_rows
 from pipeline.restructuring.specialist import SpecialistTraining
 from pipeline.restructuring.student import Lesson, StudentTraining, new_student
 from pipeline.restructuring.teacher import Answers, Teacher
-from pipeline.settings import LearnerSettings
 from pipeline.state import StateTree, fingerprint
 
 _BESIDE = ("hints", "attention", "relational")
@@ -331,24 +330,17 @@ def consolidation_of(
     old = Teacher.from_state(cast(StateTree, base["learner"]))
     reservoir = reservoir_rows(learner)
     new = set(names) - set(old.class_names)
-    of_log = ((x, label) for x, label in records or () if label in new)
-    kept = gather_labelled(of_log, settings.most_records, seed) if records is not None else reservoir.of(new)
     inputs = Inputs(
         class_names=names,
         columns=cast(int, cast(StateTree, learner["architecture"])["columns"]),
         old=old,
-        specialist=kept,
+        specialist=gather_new(records, reservoir, new, settings.most_records, seed),
         parent=Teacher.from_state(learner),
         unlabelled=gather_unlabelled(unlabelled, settings.most_unlabelled, seed),
         reservoir=reservoir,
         pretrained=pretrained,
     )
     return Consolidation(inputs, settings, device=device, seed=seed)
-
-
-def consolidated(parent: StateTree, student: Network, settings: LearnerSettings) -> StateTree:
-    """The result of `consolidation_of` as a whole state at the parent's offsets (`replaced_network.py`)."""
-    return with_network(parent, student, settings)
 
 
 def _kind(network: Network) -> str:

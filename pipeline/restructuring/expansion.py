@@ -36,13 +36,13 @@ from pipeline.restructuring import mixmatch
 from pipeline.restructuring.expansion_settings import ExpansionSettings
 from pipeline.restructuring.grown_network import grown
 from pipeline.restructuring.joint_head import HeadTraining, begin_head
-from pipeline.restructuring.labelled_rows import LabelledRows, balanced, gather_labelled, gather_unlabelled
+from pipeline.restructuring.labelled_rows import LabelledRows, balanced, gather_new, gather_unlabelled
 from pipeline.restructuring.lesson import Lesson, RehearsalSet
 from pipeline.restructuring.progress import Progress, never, nothing
 from pipeline.restructuring.pruned_sub_module import PrunedTraining
 from pipeline.restructuring.pruning import pruned
 from pipeline.restructuring.refused import Refused
-from pipeline.restructuring.replaced_network import reservoir_rows, with_network
+from pipeline.restructuring.replaced_network import reservoir_rows
 from pipeline.restructuring.specialist import network_like
 from pipeline.restructuring.teacher import Teacher
 from pipeline.restructuring.temporary_network import TemporaryTraining
@@ -238,12 +238,11 @@ class Expansion:
         heard = inputs.present.class_names if inputs.present is not None and settings.head_begins_as == "both" else ()
         begin_head(joint, sub_module, len(heard), len(inputs.class_names))
         rehearsed = self._rehearsal_set()
-        column = {name: column for column, name in enumerate(inputs.class_names)}
         return HeadTraining(
             joint,
             RehearsalSet(
                 x=to_device(rehearsed.x, self._device),
-                y=to_device(np.array([column[label] for label in rehearsed.labels], np.int64), self._device),
+                y=self._lesson.columns(rehearsed),
                 unlabelled=self._lesson.unlabelled,
                 guessed_UC=guessed_UC,
                 classes=len(inputs.class_names),
@@ -298,14 +297,12 @@ def expansion_of(
     present = Teacher.from_state(learner)
     reservoir = reservoir_rows(learner)
     new = [name for name in present.class_names if name in new_classes]
-    of_log = ((x, label) for x, label in records or () if label in new)
-    kept = gather_labelled(of_log, settings.most_records, seed) if records is not None else reservoir.of(new)
     spec = present.network.spec
     rows = gather_unlabelled(unlabelled, settings.most_unlabelled, seed)
     inputs = Inputs(
         class_names=present.class_names,
         new_classes=new,
-        records=kept,
+        records=gather_new(records, reservoir, new, settings.most_records, seed),
         reservoir=reservoir,
         unlabelled=rows if len(rows) else np.empty((0, *spec.shape), spec.dtype),
         present=present,
@@ -316,11 +313,6 @@ def expansion_of(
         pretrained=pretrained,
     )
     return Expansion(inputs, settings, device=device, seed=seed)
-
-
-def expanded(parent: StateTree, network: Network, settings: LearnerSettings) -> StateTree:
-    """The result of `expansion_of` as a whole state at the parent's offsets (`replaced_network.py`)."""
-    return with_network(parent, network, settings)
 
 
 def _learnt(stage: str, learning: _Learning, progress: Progress, stop: Callable[[], bool]) -> bool:

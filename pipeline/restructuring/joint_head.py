@@ -108,9 +108,7 @@ class HeadTraining:
         features = (features - self._mean_D) / self._std_D
         if self._settings.head_mixes:
             generator = keyed_randomness.generator(self._seed, f"{_PURPOSE}/mixed", self.training.done)
-            order = to_device(generator.permutation(len(features)), rehearsal.device)
-            share = mixmatch.shares(generator, len(features), self._settings.mixmatch_alpha).to(rehearsal.device)
-            features, target = (mixmatch.mixup(values, order, share) for values in (features, target))
+            features, target = mixmatch.mixed(generator, self._settings.mixmatch_alpha, features, target)
         logits = self.network.head(features)[:, :classes]
         losses = mixmatch.cross_entropies(logits, target)
         loss = losses[:labelled].mean()

@@ -57,6 +57,20 @@ def gather_labelled(records: Iterable[tuple[npt.NDArray[np.generic], str]], most
     return LabelledRows(x=x, labels=tuple(label for _, label in kept))
 
 
+def gather_new(
+    records: Iterable[tuple[npt.NDArray[np.generic], str]] | None,
+    reservoir: LabelledRows,
+    new_classes: Collection[str],
+    most: int,
+    seed: int,
+) -> LabelledRows:
+    """The new classes' rows: single samples of the log, read once, or where it has them no more (None) the
+    reservoir's."""
+    if records is None:
+        return reservoir.of(new_classes)
+    return gather_labelled(((x, label) for x, label in records if label in new_classes), most, seed)
+
+
 def gather_unlabelled(records: Iterable[npt.NDArray[np.generic]], most: int, seed: int) -> npt.NDArray[np.generic]:
     """Single samples (...) -> (N, ...), read once."""
     kept = _at_most(records, most, seed, "restructuring/unlabelled")

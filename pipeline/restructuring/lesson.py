@@ -48,10 +48,10 @@ class Lesson:
         self.old = torch.tensor(old, dtype=torch.int64, device=device)
         self.records = len(records)
         rehearsed = balanced(rehearsal) if len(rehearsal) else rehearsal
-        self._x, self._y = to_device(records.x, device), self._columns(records)
+        self._x, self._y = to_device(records.x, device), self.columns(records)
         counts = torch.bincount(self._y, minlength=self.classes)
         self._share = len(records) / (counts[self._y] * int((counts > 0).sum()))  # its mean is 1
-        self._old_x, self._old_y = to_device(rehearsed.x, device), self._columns(rehearsed)
+        self._old_x, self._old_y = to_device(rehearsed.x, device), self.columns(rehearsed)
         self.unlabelled = to_device(unlabelled, device)
 
     def batch(self, training: Training, views: AugmentedViews) -> Batch:
@@ -66,21 +66,18 @@ class Lesson:
             weight = torch.cat([weight * (1 - of_old), weight.new_full((len(slots_R),), of_old / len(slots_R))])
         return Batch(x=views.of(x, training.done), y=y, weight=weight)
 
-    def rehearsed(self, training: Training, views: AugmentedViews, size: int) -> Batch | None:
-        """So many rehearsal samples alone; None: there is no old class."""
+    def rehearsed(self, training: Training, views: AugmentedViews, size: int) -> tuple[Tensor, Tensor] | None:
+        """Views of so many rehearsal samples alone, and their columns; None: there is no old class."""
         slots_R = self._drawn(training, size)
-        if not len(slots_R):
-            return None
-        y = self._old_y[slots_R]
-        weight = torch.full((len(y),), 1 / len(y), device=self.device)
-        return Batch(x=views.of(self._old_x[slots_R], training.done), y=y, weight=weight)
+        return (views.of(self._old_x[slots_R], training.done), self._old_y[slots_R]) if len(slots_R) else None
 
     def _drawn(self, training: Training, size: int) -> Tensor:
         if not len(self.old):
             return self.old
         return to_device(training.draw("rehearsal", len(self._old_y), size), self.device)
 
-    def _columns(self, rows: LabelledRows) -> Tensor:
+    def columns(self, rows: LabelledRows) -> Tensor:
+        """(rows,) the logit columns of their labels."""
         return to_device(np.array([self._column[label] for label in rows.labels], dtype=np.int64), self.device)
 
 

@@ -25,6 +25,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.device import to_device
+
 _LEAST = 1e-12  # below it a probability counts as this much: a class that both deny has a share, if none to speak of
 
 
@@ -57,6 +59,13 @@ def mixup(values: Tensor, order_B: Tensor, share_B: Tensor) -> Tensor:
     """(B, ...): each row's share of itself and the rest of row `order_B`; rows of inputs, or of targets."""
     share = share_B.reshape(-1, *[1] * (values.dim() - 1))
     return share * values + (1 - share) * values[order_B]
+
+
+def mixed(generator: np.random.Generator, alpha: float, x: Tensor, target_BC: Tensor) -> tuple[Tensor, Tensor]:
+    """All rows, of inputs or of features, with each other, and their targets likewise."""
+    order = to_device(generator.permutation(len(x)), x.device)
+    share = shares(generator, len(x), alpha).to(x.device)
+    return mixup(x, order, share), mixup(target_BC, order, share)
 
 
 def cross_entropies(logits_BC: Tensor, target_BC: Tensor) -> Tensor:

@@ -78,9 +78,10 @@ class PrunedTraining:
         rehearsed = lesson.rehearsed(self.training, self._views, self._settings.batch_size)
         if rehearsed is None:
             return self._taken_over(x, self._logits(self.network, x)).mean()
-        x = torch.cat([x, rehearsed.x])
+        rehearsed_x, y_R = rehearsed
+        x = torch.cat([x, rehearsed_x])
         logits = self._logits(self.network, x)
-        true = F.cross_entropy(logits[len(rows_B) :], rehearsed.y)
+        true = F.cross_entropy(logits[len(rows_B) :], y_R)
         return self._taken_over(x, logits).mean() + 0.5 * true
 
     def _on_records(self) -> Tensor:

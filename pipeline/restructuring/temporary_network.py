@@ -97,9 +97,7 @@ class TemporaryTraining:
         x = torch.cat([batch.x, changed])
         target = torch.cat([target_BC, *[guessed_UC] * views])
         generator = keyed_randomness.generator(self._seed, f"{_PURPOSE}/mixed", training.done)
-        order = to_device(generator.permutation(len(x)), self._lesson.device)
-        share = mixmatch.shares(generator, len(x), settings.mixmatch_alpha).to(self._lesson.device)
-        x, target = mixmatch.mixup(x, order, share), mixmatch.mixup(target, order, share)
+        x, target = mixmatch.mixed(generator, settings.mixmatch_alpha, x, target)
         # 3.
         labelled, logits = len(batch.x), self._logits(x)
         of_labelled = mixmatch.cross_entropies(logits[:labelled], target[:labelled]) * batch.weight

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import torch
 
 from pipeline.backbones.backbone import Backbone
-from pipeline.backbones.sub_modules import SubModules
 from pipeline.network import Network
 
 _OF_NEW_CHANNELS = 0.1  # of the head's fresh weights: what it hears from channels without meaning
@@ -22,7 +21,7 @@ def warm_start(fresh: Network, present: Network, columns: Sequence[int]) -> bool
     """The weights of `fresh` (on the CPU) from the newest sub-module of `present` and, for the classes that this one
     knows (whose columns there are the first ones, and here `columns`), from what its head makes of that one's features.
     False: it is of another kind or wider, and nothing was changed."""
-    body = present.body.bodies[-1] if isinstance(present.body, SubModules) else present.body
+    body = present.body.bodies[-1]
     if not _fits(body, fresh.body):
         return False
     target = fresh.body.state_dict()

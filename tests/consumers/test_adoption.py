@@ -21,8 +21,8 @@ from model_store.fault_points import on_fault_point
 from model_store.snapshot import Snapshot
 from model_store.snapshot_store import SnapshotStore
 from pipeline.codec.record_decoder import RecordDecoder
-from pipeline.restructuring.expansion import expanded
 from pipeline.restructuring.grown_network import grown
+from pipeline.restructuring.replaced_network import with_network
 from pipeline.restructuring.specialist import network_like
 from pipeline.restructuring.teacher import Teacher
 from pipeline.state import StateTree, fingerprint
@@ -79,7 +79,7 @@ def grown_by_one(state: StateTree) -> StateTree:
     but for what it has learnt."""
     present = Teacher.from_state(cast(StateTree, state["learner"]))
     addition = network_like(present.network, len(present.class_names), 3, "addition", body=None)
-    return expanded(state, grown(present.network, addition, freeze_old=True), learner_settings())
+    return with_network(state, grown(present.network, addition, freeze_old=True), learner_settings())
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from consumers.kafka_record_source import KafkaRecordSource
 from consumers.kafka_settings import KafkaSettings
 from consumers.record_source import read_records
 from deploy.embedded_kafka import EmbeddedKafka
+from deploy.learning import open_learner
+from deploy.settings import load_settings
 from pipeline.record import Partition
 from producers.class_schedule import ClassSchedule
 from producers.dataset_source import DatasetOptions
@@ -51,6 +54,7 @@ def send(
     schedule: ClassSchedule | None = None,
     seed: int = 0,
     classes_per_step: int = 2,
+    unlabelled_share: float = 0.0,
 ) -> SampleStream:
     """Blurred digits, unless told otherwise."""
     stream = SampleStream(
@@ -59,9 +63,16 @@ def send(
         seed=seed,
         records=records,
         classes_per_step=classes_per_step,
+        unlabelled_share=unlabelled_share,
     )
     produce(stream, stream_name=stream_name, kafka=kafka(broker))
     return stream
+
+
+def learn(stream: str, state: Path, file: Path) -> int:
+    """All that is there, by a learner with the settings of the file; how many records."""
+    with open_learner(stream=stream, state=state, settings=load_settings(file)) as opened:
+        return opened.process.run(stop=threading.Event(), until_idle_seconds=0.5).records
 
 
 def events(broker: EmbeddedKafka, stream: str, kind: str) -> list[dict[str, Any]]:

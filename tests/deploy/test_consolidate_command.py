@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 import pytest
@@ -10,16 +9,11 @@ from click.testing import CliRunner, Result
 
 from deploy.commands.consolidate import command
 from deploy.embedded_kafka import EmbeddedKafka
-from deploy.learning import open_learner
-from deploy.settings import load_settings
 from model_store.snapshot_store import SnapshotStore
 from pipeline.user_error import UserError
-from producers.dataset_source import DatasetOptions
-from producers.datasets import open_dataset
-from producers.sample_producer import produce
-from producers.sample_stream import SampleStream
 from producers.schedules.split import Split
-from tests.deploy.streams import events, kafka, settings_file
+from tests.deploy import streams
+from tests.deploy.streams import events, learn, settings_file
 
 SETTINGS = """
 registry: {enabled: false}
@@ -31,14 +25,7 @@ ANYTHING = "acceptance: {average_margin: 1, worst_class_margin: 1, class_margin:
 
 def send(broker: EmbeddedKafka, stream_name: str, records: int, *, seed: int = 0) -> None:
     """Three steps of two digits, a third without labels."""
-    dataset = open_dataset("digits", DatasetOptions())
-    stream = SampleStream(dataset, Split(), seed=seed, records=records, unlabelled_share=0.33)
-    produce(stream, stream_name=stream_name, kafka=kafka(broker))
-
-
-def learn(stream: str, state: Path, file: Path) -> int:
-    with open_learner(stream=stream, state=state, settings=load_settings(file)) as opened:
-        return opened.process.run(stop=threading.Event(), until_idle_seconds=0.5).records
+    streams.send(broker, stream_name, records, schedule=Split(), seed=seed, unlabelled_share=0.33)
 
 
 def consolidate(stream: str, state: Path, file: Path, *arguments: str) -> Result:

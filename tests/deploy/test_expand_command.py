@@ -13,8 +13,8 @@ from deploy.embedded_kafka import EmbeddedKafka
 from model_store.snapshot_store import SnapshotStore
 from pipeline.user_error import UserError
 from tests.deploy.command_line import Running, palimpsest
-from tests.deploy.streams import events, settings_file
-from tests.deploy.test_consolidate_command import ANYTHING, learn, send
+from tests.deploy.streams import events, learn, settings_file
+from tests.deploy.test_consolidate_command import ANYTHING, send
 
 SETTINGS = """
 registry: {enabled: false}

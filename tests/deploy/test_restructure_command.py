@@ -15,7 +15,6 @@ from consumers.requested_jobs import requested_job
 from consumers.restructuring_job import job_name
 from deploy.commands.restructure import command
 from deploy.embedded_kafka import EmbeddedKafka
-from deploy.learning import open_learner
 from deploy.local_port import bind_once
 from deploy.restructuring import choose
 from deploy.restructuring_worker import RestructuringWorker, WorkReport
@@ -26,13 +25,9 @@ from model_store.offers import OfferStore
 from model_store.snapshot_store import SnapshotEntry, SnapshotStore
 from pipeline.restructuring.trigger import Kind
 from pipeline.user_error import UserError
-from producers.dataset_source import DatasetOptions
-from producers.datasets import open_dataset
-from producers.sample_producer import produce
-from producers.sample_stream import SampleStream
 from producers.schedules.split import Split
 from tests.consumers.learner_world import World, learner_settings
-from tests.deploy.streams import events, kafka
+from tests.deploy.streams import events, kafka, learn, send
 
 SETTINGS = """
 learner:
@@ -78,13 +73,10 @@ class Desk:
 
     def send(self, records: int, *, seed: int = 0, unlabelled_share: float = 0.33) -> None:
         """Steps of two digits, some without labels."""
-        dataset = open_dataset("digits", DatasetOptions())
-        stream = SampleStream(dataset, Split(), seed=seed, records=records, unlabelled_share=unlabelled_share)
-        produce(stream, stream_name=self.stream, kafka=kafka(self.broker))
+        send(self.broker, self.stream, records, schedule=Split(), seed=seed, unlabelled_share=unlabelled_share)
 
     def learn(self) -> None:
-        with open_learner(stream=self.stream, state=self.state, settings=load_settings(self.file)) as opened:
-            opened.process.run(stop=threading.Event(), until_idle_seconds=0.5)
+        learn(self.stream, self.state, self.file)
 
     def work(self, stream: str | None = None) -> Result:
         given = ["--stream", stream or self.stream, "--state", str(self.state), "--settings", str(self.file)]

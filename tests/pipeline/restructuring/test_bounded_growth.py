@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.restructuring.consolidation import consolidated, consolidation_of
+from pipeline.restructuring.consolidation import consolidation_of
 from pipeline.restructuring.consolidation_settings import ConsolidationSettings
-from pipeline.restructuring.expansion import expanded, expansion_of
+from pipeline.restructuring.expansion import expansion_of
 from pipeline.restructuring.expansion_settings import ExpansionSettings
+from pipeline.restructuring.replaced_network import with_network
 from pipeline.restructuring.trigger import Kind, Reason, Request
 from pipeline.sample import Decoded
 from pipeline.settings import LearnerSettings
@@ -109,12 +110,12 @@ def _done(
             parent, new, records, unlabelled, expansion, learner_settings=learner.settings, **where
         ).run()
         assert growth is not None, "nobody stops it"
-        return expanded(parent, growth, learner.settings)
+        return with_network(parent, growth, learner.settings)
     student = consolidation_of(
         parent, base, records, unlabelled, ConsolidationSettings(min_unlabelled=100), **where
     ).run()
     assert student is not None, "nobody stops it"
-    return consolidated(parent, student, learner.settings)
+    return with_network(parent, student, learner.settings)
 
 
 def bound(sub_modules: int, pruned: float | None) -> int:

@@ -12,10 +12,11 @@ import torch
 
 from pipeline.backbones.sub_modules import SubModules
 from pipeline.network import Network, build_network
-from pipeline.restructuring.expansion import Expansion, Inputs, expanded, expansion_of
+from pipeline.restructuring.expansion import Expansion, Inputs, expansion_of
 from pipeline.restructuring.expansion_settings import ExpansionSettings
 from pipeline.restructuring.labelled_rows import LabelledRows
 from pipeline.restructuring.refused import Refused
+from pipeline.restructuring.replaced_network import with_network
 from pipeline.restructuring.teacher import Teacher
 from pipeline.sample import InputSpec
 from pipeline.settings import AugmentationSettings, NetworkSettings
@@ -137,7 +138,7 @@ def test_the_stages_are_told() -> None:
 def test_the_learner_goes_on_with_what_came_of_it() -> None:
     """The state is whole: a learner loads it, learns on, and keeps the frozen sub-module as it is."""
     stream = digits_stream()
-    state = expanded(stream.parent, finished(job()), settings())
+    state = with_network(stream.parent, finished(job()), settings())
     learner = StreamLearner(settings())
     learner.load_state(state)
     assert learner.learner is not None

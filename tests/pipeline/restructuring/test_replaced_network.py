@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.network import Network, network_from_architecture
-from pipeline.restructuring.consolidation import consolidated, consolidation_of
+from pipeline.restructuring.consolidation import consolidation_of
 from pipeline.restructuring.consolidation_settings import ConsolidationSettings
+from pipeline.restructuring.replaced_network import with_network
 from pipeline.retention.ewc import OnlineEwc
 from pipeline.retention.ewc_pp import EwcPlusPlus
 from pipeline.state import StateTree, fingerprint, join, split
@@ -34,7 +35,7 @@ def offer() -> StateTree:
     )
     student = job.run()
     assert student is not None
-    return consolidated(stream.parent, student, settings())
+    return with_network(stream.parent, student, settings())
 
 
 def student() -> Network:
@@ -83,7 +84,7 @@ def test_spare_columns_stand_to_the_known_ones_as_they_did() -> None:
     }
     parent = network_from_architecture(learner["architecture"], weights=learner["network"])
     parent.load_state_dict(learner["network"])
-    replaced = consolidated({**stream.parent, "learner": learner}, student(), settings())
+    replaced = with_network({**stream.parent, "learner": learner}, student(), settings())
     network = cast(Any, replaced["learner"])["network"]
     stored = cast(Any, replaced["learner"])["reservoir"]
     with torch.no_grad():
@@ -173,7 +174,7 @@ def test_the_parent_is_left_alone() -> None:
 def test_without_an_average_there_is_none() -> None:
     parent = digits_stream().parent
     plain = {**parent, "learner": {**cast(Any, parent["learner"]), "average": {}}}
-    assert cast(Any, consolidated(plain, student(), settings())["learner"])["average"] == {}
+    assert cast(Any, with_network(plain, student(), settings())["learner"])["average"] == {}
 
 
 @pytest.mark.parametrize("terms", [{}, {"er": {}}, {"ewc_pp": {"fisher": "batch_mean"}}])
@@ -196,7 +197,7 @@ def test_other_retention_terms(terms: dict[str, Any]) -> None:
             }
         )
         parent = learner.state()
-    replaced = consolidated(parent, student(), chosen)
+    replaced = with_network(parent, student(), chosen)
     assert set(cast(Any, replaced["learner"])["retention"]) == set(terms)
     learner = StreamLearner(chosen)
     learner.load_state(replaced)
