@@ -53,6 +53,11 @@ def predictions(stream: str) -> str:
     return f"{check_stream_name(stream)}.predictions"
 
 
+def shadow(stream: str) -> str:
+    """What the challenger would have answered to the same requests."""
+    return f"{check_stream_name(stream)}.shadow"
+
+
 def events(stream: str) -> str:
     """What happened to the model, in JSON, kept for ever."""
     return f"{check_stream_name(stream)}.events"

@@ -1,0 +1,112 @@
+"""What a predictor answers to a request, as a CloudEvent in JSON: its format, written and read.
+
+    {"label": "cat", "probability": 0.93, "top": [["cat", 0.93], ["dog", 0.05]], "model": "pets", "version": 7,
+     "role": "champion", "request": {"source": "shop", "topic": "pets.requests", "partition": 0, "offset": 41}}
+
+The answer to a payload that cannot be read has `"error": {"reason": "undecodable", "detail": "..."}` in the place of
+label, probability and top. `ce_id` is the request's, by which whoever asked finds the answer to it; a request without
+an id has the one that the decoder gives it where it stands (topic/partition/offset). The key is the request's too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast, get_args
+
+from consumers.dead_letter_reader import identified
+from model_store.snapshot import OutboxMessage
+from pipeline.classifier import Prediction
+from pipeline.codec.cloud_event import CloudEvent, unix_seconds
+from pipeline.record import Record
+from pipeline.sample import BadRecord
+from pipeline.state import Json
+
+Role = Literal["champion", "challenger"]
+ROLES: tuple[Role, ...] = get_args(Role)
+
+_TYPE = "io.palimpsest.prediction"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """As read back. `label` is None where the payload could not be read."""
+
+    request_id: str
+    role: Role
+    version: int
+    label: str | None
+    probability: float | None
+    time_seconds: float  # Unix time at which it was given, by the predictor's clock
+
+
+def answer_data(answer: Prediction | BadRecord, *, model: str, version: int, role: Role, top_k: int) -> dict[str, Json]:
+    """What is answered, without whom."""
+    data: dict[str, Json]
+    if isinstance(answer, BadRecord):
+        data = {"error": {"reason": str(answer.reason), "detail": answer.detail}}
+    else:
+        ranked = sorted(answer.probabilities.items(), key=lambda entry: (-entry[1], entry[0]))
+        top: list[Json] = [[name, probability] for name, probability in ranked[:top_k]]
+        data = {"label": answer.label, "probability": answer.probability, "top": top}
+    return {**data, "model": model, "version": version, "role": role}
+
+
+def answer_message(request: Record, data: Mapping[str, Json], *, topic: str, stream: str, now: float) -> OutboxMessage:
+    """The record that answers this one; `now`: Unix time in seconds."""
+    last = {name.lower(): value for name, value in identified(request) if value is not None}
+    asked: dict[str, Json] = {
+        "source": last["ce_source"].decode(errors="replace"),
+        "topic": request.topic,
+        "partition": request.partition,
+        "offset": request.offset,
+    }
+    event = CloudEvent(
+        id=last["ce_id"].decode(errors="replace"),
+        source=f"palimpsest/{stream}/{data['role']}",
+        type=_TYPE,
+        content_type="application/json",
+        data=json.dumps({**data, "request": asked}, ensure_ascii=False).encode("utf-8", "replace"),
+        time_seconds=now,
+    )
+    # the id's very bytes, be they UTF-8 or not: whoever asked looks for them
+    headers = [(name, last["ce_id"] if name == "ce_id" else value) for name, value in event.headers()]
+    return OutboxMessage(topic=topic, key=request.key, value=event.data, headers=tuple(headers))
+
+
+def parse_answer(record: Record) -> Answer | None:
+    """None for what is no answer of ours: anybody may write to the topic."""
+    headers = _texts(record.headers)
+    if headers.get("ce_type") != _TYPE or not headers.get("ce_id") or record.value is None:
+        return None
+    try:
+        data = json.loads(record.value)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(data, dict):
+        return None
+    role, version, label, probability = (data.get(name) for name in ("role", "version", "label", "probability"))
+    if role not in ROLES or type(version) is not int:
+        return None
+    said = isinstance(label, str) and isinstance(probability, int | float) and not isinstance(probability, bool)
+    if not said and "error" not in data:
+        return None
+    told = unix_seconds(headers.get("ce_time", ""))
+    return Answer(
+        request_id=headers["ce_id"],
+        role=cast(Role, role),
+        version=version,
+        label=cast(str, label) if said else None,
+        probability=float(cast(Any, probability)) if said else None,
+        time_seconds=record.timestamp_ms / 1000 if told is None else told,
+    )
+
+
+def _texts(headers: Sequence[tuple[str, bytes | None]]) -> dict[str, str]:
+    """Those that are UTF-8; of repeated ones the last."""
+    found: dict[str, str] = {}
+    for name, value in headers:
+        if value is not None:
+            found[name.lower()] = value.decode(errors="replace")
+    return found
