@@ -59,6 +59,7 @@ def mend() -> None:
     _read_odd_header_names()
     _name_what_does_not_decompress()
     _keep_epochs_of_positions()
+    _finish_joins()
 
 
 def client_options(opened: list[Any]) -> dict[str, Any]:
@@ -109,6 +110,32 @@ def seek(consumer: Any, partition: TopicPartition, offset: int, epoch: int) -> N
     consumer.seek(partition, offset)
     if offset > 0 and epoch >= 0 and mends_this_version():
         consumer._subscription.assignment[partition].seek(OffsetAndMetadata(offset, "", epoch))
+
+
+def _finish_joins() -> None:
+    """Fault: a member joins anew since its topic's partitions became known, the poll ends before the brokers' answer,
+    and by the next one nothing seems to call for a join any more. What was assigned is never taken over: the member
+    polls nothing for ever, and sends no heartbeats."""
+    from kafka.coordinator.consumer import ConsumerCoordinator
+
+    of_client = ConsumerCoordinator.need_rejoin
+
+    def need_rejoin(self: Any) -> bool:
+        return bool(self.rejoining or of_client(self))
+
+    ConsumerCoordinator.need_rejoin = need_rejoin
+
+
+def was_replaced_in_group(consumer: Any) -> bool:
+    """Whether a static member was told that another one has its place. Ask at two polls: while the group is joined it
+    may look so for a moment.
+
+    Fault: the client hears it in a heartbeat, logs it, sends none any more, and polls on as if nothing had been.
+    """
+    if not mends_this_version():
+        return False
+    coordinator = consumer._coordinator
+    return bool(coordinator.stable() and not coordinator._heartbeat_enabled)
 
 
 def unpack_into_records(consumer: Any) -> bool:

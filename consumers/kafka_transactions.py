@@ -39,15 +39,22 @@ REFUSED = (
 _FENCED = (kafka_errors.ProducerFencedError, kafka_errors.InvalidProducerEpochError)
 
 
-def transactional_producer(settings: KafkaSettings, transactional_id: str) -> KafkaProducer:
-    """One that has not begun: `init_transactions` is the next call. Raises as `kafka_connection.producer`."""
+def transactional_producer(
+    settings: KafkaSettings,
+    transactional_id: str,
+    *,
+    timeout_seconds: float = TRANSACTION_TIMEOUT_SECONDS,
+    compression: str = "zstd",
+) -> KafkaProducer:
+    """One that has not begun: `init_transactions` is the next call. `timeout_seconds`: after which the brokers abort
+    its transaction. Raises as `kafka_connection.producer`."""
     return kafka_connection.producer(
         settings,
         transactional_id=transactional_id,
-        transaction_timeout_ms=int(TRANSACTION_TIMEOUT_SECONDS * 1000),
+        transaction_timeout_ms=int(timeout_seconds * 1000),
         retry_backoff_ms=_RETRY_BACKOFF_MS,
         max_request_size=MAX_REQUEST_BYTES,
-        compression_type="zstd",
+        compression_type=compression,
         value_serializer=NullableSerializer(),
     )
 

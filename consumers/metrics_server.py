@@ -1,38 +1,18 @@
-"""The learner's HTTP server: /metrics for Prometheus, /livez and /readyz for whoever keeps processes alive."""
+"""What every process of ours shows by HTTP: /metrics for Prometheus, /livez and /readyz for whoever keeps it alive."""
 
 from __future__ import annotations
 
-import socketserver
-import sys
-import threading
 import time
-from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from pipeline.user_error import UserError
-
-Answer = tuple[int, str, bytes]  # status, content type, body
+from consumers.http_server import HttpAnswer, HttpRequest, HttpServer, Route, plain
 
 
-class _Http(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def server_bind(self) -> None:
-        """Without the base class's look-up of the host's name, which takes seconds where no name server answers."""
-        socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A scraper that left before its answer is its own affair; anything else is a bug and shown."""
-        if not isinstance(sys.exc_info()[1], ConnectionError):
-            super().handle_error(request, client_address)  # type: ignore[arg-type]
-
-
-class MetricsServer:
-    """Serves from threads of its own; a scrape never waits for the learner, nor the learner for a scrape."""
+class MetricsServer(HttpServer):
+    """A scrape never waits for the loop, nor the loop for a scrape."""
 
     def __init__(
         self,
@@ -43,65 +23,32 @@ class MetricsServer:
         last_turn: Callable[[], float],
         ready: Callable[[], bool],
         stale_after_seconds: float,
+        not_ready: str = "loading the state",
+        port_setting: str = "metrics.port",
+        routes: Mapping[str, Mapping[str, Route]] | None = None,
+        most_body_bytes: int = 0,
     ) -> None:
-        """`last_turn` is a time.monotonic() moment. Raises `UserError` where the address cannot be had."""
-        self._registry = registry
-        self._last_turn = last_turn
-        self._ready = ready
-        self._stale_after_seconds = stale_after_seconds
-        server = self
+        """`last_turn` is a time.monotonic() moment; `routes`: further ones. Raises `UserError` where the address cannot
+        be had."""
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                status, content_type, body = server._answer(self.path.partition("?")[0], self.headers.get("Accept", ""))
-                self.send_response(status)
-                self.send_header("Content-Type", content_type)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+        def metrics(request: HttpRequest) -> HttpAnswer:
+            encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+            return HttpAnswer(status=200, content_type=content_type, body=encode(registry))
 
-            def log_message(self, format: str, *args: object) -> None:
-                """A line for each scrape helps nobody."""
+        def livez(_: HttpRequest) -> HttpAnswer:
+            silent_seconds = time.monotonic() - last_turn()
+            if silent_seconds < stale_after_seconds:
+                return plain(200, "alive")
+            return plain(503, f"no turn of the loop for {silent_seconds:.0f} s")
 
-        try:
-            self._http = _Http((host, port), Handler)
-        except OSError as error:
-            raise UserError(
-                f"cannot show metrics on {host}:{port}: {error.strerror}; "
-                "choose another metrics.port, or 0 for a free one"
-            ) from None
-        self._thread = threading.Thread(target=self._http.serve_forever, name="metrics", daemon=True)
+        def readyz(_: HttpRequest) -> HttpAnswer:
+            return plain(200, "ready") if ready() else plain(503, not_ready)
 
-    @property
-    def url(self) -> str:
-        """Where it listens."""
-        host, port = self._http.server_address[:2]
-        return f"http://{host!s}:{port}"
-
-    def __enter__(self) -> MetricsServer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join(timeout=5)
-
-    def _answer(self, path: str, accept: str) -> Answer:
-        if path == "/metrics":
-            encode, content_type = choose_encoder(accept)
-            return 200, content_type, encode(self._registry)
-        if path == "/livez":
-            silent_seconds = time.monotonic() - self._last_turn()
-            alive = silent_seconds < self._stale_after_seconds
-            return _plain(
-                200 if alive else 503, "alive" if alive else f"no turn of the loop for {silent_seconds:.0f} s"
-            )
-        if path == "/readyz":
-            ready = self._ready()
-            return _plain(200 if ready else 503, "ready" if ready else "loading the state")
-        return _plain(404, "there are /metrics, /livez and /readyz")
-
-
-def _plain(status: int, text: str) -> Answer:
-    return status, "text/plain; charset=utf-8", f"{text}\n".encode()
+        super().__init__(
+            {"/metrics": {"GET": metrics}, "/livez": {"GET": livez}, "/readyz": {"GET": readyz}, **(routes or {})},
+            name="metrics",
+            host=host,
+            port=port,
+            in_use=f"choose another {port_setting}, or 0 for a free one",
+            most_body_bytes=most_body_bytes,
+        )

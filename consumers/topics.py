@@ -48,6 +48,11 @@ def unlabelled(stream: str) -> str:
     return f"{check_stream_name(stream)}.unlabelled"
 
 
+def requests(stream: str) -> str:
+    """Samples without a label that a predictor is asked about."""
+    return f"{check_stream_name(stream)}.requests"
+
+
 def predictions(stream: str) -> str:
     """What the predictors answered."""
     return f"{check_stream_name(stream)}.predictions"
@@ -92,6 +97,31 @@ def ensure_report_topics(settings: KafkaSettings, stream: str, *, replication: i
         },
     )
     _check_dead_letters_topic(settings, dead_letters(stream))
+
+
+def ensure_answers_topic(settings: KafkaSettings, name: str, *, requests: str) -> None:
+    """Make the topic of the answers where it is missing, with as many partitions as that of the requests has.
+
+    Raises `UserError` where there is no topic of requests, both are one topic, or the brokers do not let us.
+    """
+    if name == requests:
+        raise UserError(f"requests and answers are both {name}: a predictor would answer itself; give another --output")
+    with kafka_connection.admin(settings) as admin, kafka_connection.talking(settings):
+        (described,) = admin.describe_topics([requests])
+    error = kafka_errors.for_code(described["error_code"])
+    if error is kafka_errors.UnknownTopicOrPartitionError:
+        raise UserError(
+            f"topic {requests} does not exist at {kafka_connection.bootstrap_servers(settings)}: make it, with as many "
+            "partitions as there are to be predictors, or check --input"
+        )
+    if issubclass(error, kafka_errors.AuthorizationError):
+        raise UserError(refusal("topic", requests, "Read"))
+    if error is not kafka_errors.NoError and not issubclass(error, kafka_errors.LeaderNotAvailableError):
+        raise error
+    _check_allowed(described, "Read")
+    partitions = max(1, len(described["partitions"]))
+    shape = {"num_partitions": partitions, "replication_factor": -1, "configs": {"cleanup.policy": "delete"}}
+    _ensure(settings, {name: shape})
 
 
 def check_may_report(settings: KafkaSettings, stream: str) -> None:

@@ -24,6 +24,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from consumers.kafka_settings import KafkaSettings
+from consumers.predictor_settings import PredictorSettings
 from consumers.process_settings import (
     MetricsSettings,
     RegistrySettings,
@@ -57,6 +58,7 @@ class Settings(BaseSettings):
     expansion: ExpansionSettings = ExpansionSettings()
     acceptance: AcceptanceSettings = AcceptanceSettings()
     worker: WorkerSettings = WorkerSettings()
+    predictor: PredictorSettings = PredictorSettings()
 
     @classmethod
     def settings_customise_sources(

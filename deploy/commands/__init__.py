@@ -12,6 +12,7 @@ SHORT_HELP = {
     "expand": "Grow the network for the newest classes.",
     "fingerprint": "One SHA-256 over the newest snapshot's state.",
     "learn": "Learn from a stream and keep what was learnt.",
+    "predict": "Answer requests with the champion; swap when it changes.",
     "produce": "Send a data set as a stream whose classes change.",
     "r-matrix": "Accuracy on every task after every task (needs ce_task).",
     "restructure": "Do what a learner asks for: consolidations, expansions.",

@@ -95,7 +95,7 @@ def test_a_taken_port_is_one_clear_line() -> None:
     with serve(Process()) as server:
         port = urllib.parse.urlparse(server.url).port
         assert port
-        with pytest.raises(UserError, match=rf"cannot show metrics on 127.0.0.1:{port}: .*choose another metrics.port"):
+        with pytest.raises(UserError, match=rf"cannot listen on 127.0.0.1:{port}: .*choose another metrics.port"):
             serve(Process(), port=port)
 
 

@@ -149,7 +149,7 @@ def test_a_port_of_the_metrics_that_is_taken(learnt: tuple[str, Path, Path]) -> 
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         line = learn("--stream", name, "--state", state, "--settings", file, "--metrics-port", port)
-    assert line.startswith(f"cannot show metrics on 127.0.0.1:{port}: Address already in use")
+    assert line.startswith(f"cannot listen on 127.0.0.1:{port}: Address already in use")
 
 
 def test_a_password_that_no_broker_wants_is_not_shown(

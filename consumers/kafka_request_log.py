@@ -1,0 +1,368 @@
+"""Requests and answers on Kafka: an ordinary consumer group, and one transactional producer an instance.
+
+What makes it exactly once (KIP-447):
+- The offsets go into the answers' transaction with the group's generation as of the poll: one whose partitions went to
+  another member meanwhile is refused, and aborts.
+- Who gets a partition waits for transactions on its offsets that are still open (`require_stable`).
+- A rebalance may set a position back to before what was just answered: what this member has committed itself it never
+  answers again.
+- An instance has one transactional id for good: started again after a kill it ends at once what was left open, and it
+  comes back to its place in the group without a rebalance (static membership).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from kafka import ConsumerGroupMetadata, KafkaProducer, OffsetAndMetadata, TopicPartition
+from kafka import errors as kafka_errors
+
+from consumers import kafka_connection, kafka_python_mending
+from consumers.acls import refusal
+from consumers.answers import Role
+from consumers.commit_log import BrokerUnavailable
+from consumers.kafka_client_logs import held_back
+from consumers.kafka_nullable import sendable_headers, sendable_value
+from consumers.kafka_settings import KafkaSettings
+from consumers.kafka_transactions import (
+    REFUSED,
+    close_at_once,
+    is_fenced,
+    transactional_producer,
+    within,
+)
+from consumers.record_source import RecordUnreadable
+from consumers.request_log import PredictorFenced, RequestLog
+from consumers.topics import check_stream_name
+from model_store.fault_points import fault_point
+from model_store.snapshot import OutboxMessage
+from pipeline.record import Partition, Record
+from pipeline.user_error import UserError
+
+log = logging.getLogger(__name__)
+
+# Whoever reads the answers waits for open transactions: one of a predictor that was killed and does not come back is
+# ended by the brokers after this. A turn takes far less.
+TRANSACTION_TIMEOUT_SECONDS = 15.0
+_ATTEMPT_SECONDS = 10.0
+# A killed member's partitions go to the others after this.
+_SESSION_SECONDS = 10.0
+_HEARTBEAT_SECONDS = 3.0
+# How long the brokers hold back an answer while there is nothing to send; a rebalance waits for no longer.
+_FETCH_WAIT_MS = 250
+_OFFSETS_TIMEOUT_MS = 5_000
+_PAUSE_SECONDS = 0.5
+# Kafka takes these in group.instance.id.
+_INSTANCE = re.compile(r"[A-Za-z0-9._-]{1,100}")
+
+
+def predictor_group(stream: str, role: Role) -> str:
+    """The consumer group of the predictors in a role; the beginning of their transactional ids too."""
+    return f"palimpsest.{check_stream_name(stream)}.predictor.{role}"
+
+
+def check_instance_name(instance: str) -> str:
+    """The name itself. `UserError` where Kafka would not take it."""
+    if not _INSTANCE.fullmatch(instance) or instance in (".", ".."):
+        raise UserError(
+            f"instance name {instance!r} is not 1 to 100 letters, digits, '.', '_' and '-'; choose another --instance"
+        )
+    return instance
+
+
+class KafkaRequestLog(RequestLog):
+    """See on top."""
+
+    def __init__(
+        self, settings: KafkaSettings, *, stream: str, role: Role, instance: str, topic: str, begins_at_end: bool
+    ) -> None:
+        """`begins_at_end`: where the group never committed anything for a partition, of the requests that lie there
+        none are answered. Nothing is contacted before `start`."""
+        self._settings = settings
+        self._group = predictor_group(stream, role)
+        self._instance = check_instance_name(instance)
+        self._id = f"{self._group}.{instance}"
+        self._topic = topic
+        self._begins_at_end = begins_at_end
+        self._producer: KafkaProducer | None = None
+        self._consumer: Any = None
+        self._gives_ours = False
+        self._polled: dict[TopicPartition, tuple[int, int]] = {}  # first offset, and past the last one
+        self._as_member: Any = None  # the group's generation as of the last poll
+        self._committed: dict[TopicPartition, int] = {}  # by this member
+        self._seems_replaced = False  # at the poll before
+        self._away_since: float | None = None
+
+    def start(self, stop: threading.Event | None = None) -> None:
+        """End what a killed process of this instance left open, and join the group.
+
+        Raises `UserError` where no broker lets us in, `PredictorFenced`, `BrokerUnavailable`.
+        """
+        with kafka_connection.hearing(stop):
+            self._open_producer(stop)
+            self._consumer = kafka_connection.consumer(
+                self._settings,
+                group_id=self._group,
+                group_instance_id=self._instance,
+                session_timeout_ms=int(_SESSION_SECONDS * 1000),
+                heartbeat_interval_ms=int(_HEARTBEAT_SECONDS * 1000),
+                fetch_max_wait_ms=_FETCH_WAIT_MS,
+            )
+        self._gives_ours = kafka_python_mending.unpack_into_records(self._consumer)
+        self._consumer.subscribe([self._topic])
+
+    # -- requests --------------------------------------------------------------------------------------------------
+
+    def poll(self, max_records: int, timeout_seconds: float) -> list[Record]:
+        """1. Poll. 2. As which member of the group? 3. Leave out what this member has answered before."""
+        self._polled = {}
+        # 1.
+        try:
+            polled = self._consumer.poll(timeout_ms=int(timeout_seconds * 1000), max_records=max_records)
+        except (kafka_errors.NoOffsetForPartitionError, kafka_errors.OffsetOutOfRangeError) as error:
+            self._place(error)
+            return []
+        except kafka_errors.FencedInstanceIdError as error:
+            raise self._fenced() from error
+        except kafka_errors.AuthorizationError as error:
+            raise UserError(self._refusal(error)) from error
+        except kafka_errors.UnsupportedCodecError as error:
+            raise UserError(
+                f"requests are compressed in a way that cannot be read here ({error}); "
+                "`pip install python-snappy` for snappy, or write them with lz4, zstd or gzip"
+            ) from error
+        except kafka_errors.CorruptRecordError as error:
+            raise RecordUnreadable(
+                f"a request in {self._topic} cannot be read ({error}); delete the log up to it with "
+                "kafka-delete-records.sh, or set the offsets of the group past it with kafka-consumer-groups.sh"
+            ) from error
+        except kafka_errors.RetriableError as error:
+            self._away(error)
+            return []
+        replaced = kafka_python_mending.was_replaced_in_group(self._consumer)
+        if replaced and self._seems_replaced:
+            raise self._fenced()
+        self._seems_replaced = replaced
+        # 2.
+        self._as_member = self._consumer.group_metadata()
+        ours = self._consumer.assignment()
+        # 3.
+        requests: list[Record] = []
+        for theirs, records in polled.items():
+            wanted = [
+                record if self._gives_ours else _ours(record)
+                for record in records
+                if record.offset >= self._committed.get(theirs, 0)
+            ]
+            if wanted and theirs in ours:
+                self._polled[theirs] = wanted[0].offset, wanted[-1].offset + 1
+                requests += wanted
+        if polled:
+            self._away_since = None
+        return requests
+
+    def answer(self, answers: Sequence[OutboxMessage]) -> bool:
+        """1. One transaction. 2. Where it did not go through: abort it, and go back to what is committed."""
+        polled, self._polled = self._polled, {}
+        if not polled:
+            return True
+        began = time.monotonic()
+        try:
+            # 1.
+            if self._producer is None:
+                self._open_producer(None)
+            within(_ATTEMPT_SECONDS, lambda: self._transact(answers, polled))
+        except (kafka_errors.KafkaError, TimeoutError, BrokerUnavailable) as error:
+            # 2.
+            self._give_up(error, answers, began)
+            return False
+        for theirs, (_, end) in polled.items():
+            self._committed[theirs] = end
+        self._away_since = None
+        return True
+
+    def lag_records(self) -> dict[Partition, int]:
+        found: dict[Partition, int] = {}
+        for theirs in self._consumer.assignment():
+            with contextlib.suppress(kafka_errors.KafkaError):  # a rebalance has just taken it
+                end = self._consumer.highwater(theirs)  # None: nothing was fetched of it yet
+                position = self._consumer.position(theirs, timeout_ms=0)
+                if end is not None and position is not None:
+                    found[Partition(theirs.topic, theirs.partition)] = max(0, end - position)
+        return found
+
+    def close(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            close_at_once(producer)
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            with held_back():
+                consumer.close(autocommit=False)
+
+    # -- how -------------------------------------------------------------------------------------------------------
+
+    def _transact(self, answers: Sequence[OutboxMessage], polled: dict[TopicPartition, tuple[int, int]]) -> None:
+        """1. Send the answers, and wait until the brokers have all of them: a batch that fails later would let the
+        client restart the transaction without the rest. 2. Add the offsets. 3. Commit."""
+        producer = self._producer
+        assert producer is not None
+        # 1.
+        producer.begin_transaction()
+        fault_point("predict.begun")
+        futures = [
+            producer.send(
+                answer.topic,
+                key=answer.key,
+                value=sendable_value(answer.value),
+                headers=sendable_headers(answer.headers),
+            )
+            for answer in answers
+        ]
+        for future in futures:
+            future.get()
+        fault_point("predict.sent")
+        # 2.
+        offsets = {theirs: OffsetAndMetadata(end, "", -1) for theirs, (_, end) in polled.items()}
+        producer.send_offsets_to_transaction(offsets, self._member())
+        fault_point("predict.offsets_added")
+        # 3.
+        producer.commit_transaction()
+        fault_point("predict.committed")
+
+    def _member(self) -> ConsumerGroupMetadata:
+        """As whom the requests were polled. Out of the group nothing may be committed for it."""
+        member = self._as_member
+        if member is None or member.generation_id < 0 or not member.member_id:
+            raise kafka_errors.CommitFailedError("the group is being joined anew")
+        return member
+
+    def _give_up(self, error: Exception, answers: Sequence[OutboxMessage], began: float) -> None:
+        """The transaction did not go through, or nobody knows; nothing of it may be left, and the requests come again.
+
+        1. What a person must put right, or what ends this instance, is raised.
+        2. Let go of the producer: a new one of the same id first brings the transaction to an end, one way or the
+           other.
+        3. Read on from what is committed then.
+        """
+        # 1.
+        if isinstance(error, REFUSED):
+            raise UserError(
+                f"the brokers refuse an answer to {answers[0].topic} ({type(error).__name__}): raise max.message.bytes "
+                "of the topic, or lower predictor.top_k"
+            ) from error
+        if isinstance(error, kafka_errors.AuthorizationError):
+            raise UserError(self._refusal(error, answers[0].topic)) from error
+        # The brokers end what takes too long, and its producer finds itself fenced as by a newer process.
+        by_another = is_fenced(error) and time.monotonic() - began < 0.8 * TRANSACTION_TIMEOUT_SECONDS
+        if by_another or isinstance(error, kafka_errors.FencedInstanceIdError):
+            raise self._fenced() from error
+        log.info("a transaction of answers was given up: %s", error)
+        # 2.
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            close_at_once(producer)
+        try:
+            self._open_producer(None)
+            # 3.
+            for theirs in self._consumer.assignment():
+                committed = self._consumer.committed(theirs, timeout_ms=_OFFSETS_TIMEOUT_MS)
+                if committed is not None:
+                    self._committed[theirs] = max(committed, self._committed.get(theirs, 0))
+                    self._consumer.seek(theirs, self._committed[theirs])
+                else:
+                    self._place_at_first(theirs)
+        except (kafka_errors.KafkaError, BrokerUnavailable, UserError) as problem:
+            self._away(problem)
+            self._rejoin()
+
+    def _rejoin(self) -> None:
+        """Positions that are not known to be good must not be read on from: drop them, and get the committed ones."""
+        self._consumer.unsubscribe()
+        self._consumer.subscribe([self._topic])
+
+    def _place(self, error: Exception) -> None:
+        """Of a partition of which nothing is committed, or not what lies there any more: where to begin.
+
+        Requests that retention deleted cannot be answered; it is said.
+        """
+        if isinstance(error, kafka_errors.OffsetOutOfRangeError):
+            details: Any = error.args[0] if error.args else {}
+            for theirs, offset in dict(details).items():
+                log.warning(
+                    "requests of %s-%s from offset %s on are gone from the log before they were answered",
+                    theirs.topic,
+                    theirs.partition,
+                    offset,
+                )
+                self._consumer.seek_to_beginning(theirs)
+                self._committed.pop(theirs, None)
+            return
+        for theirs in self._consumer.assignment():
+            try:
+                if self._consumer.committed(theirs, timeout_ms=_OFFSETS_TIMEOUT_MS) is None:
+                    self._place_at_first(theirs)
+            except kafka_errors.KafkaError as problem:
+                self._away(problem)
+
+    def _place_at_first(self, theirs: TopicPartition) -> None:
+        if self._begins_at_end:
+            self._consumer.seek_to_end(theirs)
+        else:
+            self._consumer.seek_to_beginning(theirs)
+
+    def _away(self, error: Exception) -> None:
+        """The client tries again by itself; said once."""
+        if self._away_since is None:
+            self._away_since = time.monotonic()
+            log.warning("requests wait: the brokers do not answer (%s)", error)
+        time.sleep(_PAUSE_SECONDS)
+
+    def _open_producer(self, stop: threading.Event | None) -> None:
+        producer = transactional_producer(
+            self._settings, self._id, timeout_seconds=TRANSACTION_TIMEOUT_SECONDS, compression="lz4"
+        )
+        try:
+            with held_back():
+                within(2 * TRANSACTION_TIMEOUT_SECONDS, producer.init_transactions, stop)
+        except (kafka_errors.KafkaError, TimeoutError) as error:
+            close_at_once(producer)
+            if isinstance(error, kafka_errors.AuthorizationError):
+                raise UserError(self._refusal(error)) from error
+            if is_fenced(error):
+                raise self._fenced() from error
+            raise BrokerUnavailable(f"the brokers did not start transactions for {self._id} ({error})") from error
+        self._producer = producer
+
+    def _fenced(self) -> PredictorFenced:
+        return PredictorFenced(
+            f"another predictor answers as instance {self._instance!r} of {self._group}; this one ends: give each "
+            "its own --instance"
+        )
+
+    def _refusal(self, error: kafka_errors.AuthorizationError, output: str | None = None) -> str:
+        if isinstance(error, kafka_errors.TransactionalIdAuthorizationFailedError):
+            return refusal("transactional-id", self._id, "Write")
+        if isinstance(error, kafka_errors.GroupAuthorizationFailedError):
+            return refusal("group", self._group, "Read")
+        if output is not None:
+            return refusal("topic", output, "Write")
+        return refusal("topic", self._topic, "Read")
+
+
+def _ours(record: Any) -> Record:
+    return Record(
+        record.topic,
+        record.partition,
+        record.offset,
+        record.value,
+        record.key,
+        tuple(record.headers),
+        record.timestamp,
+    )

@@ -1,0 +1,116 @@
+"""Follows what the fetcher has put on local disk: loads another version beside the one that answers, and swaps.
+
+The new one is loaded and warmed up by a thread of its own, so that between two batches nothing is left to do but to
+take the other one. One that cannot be opened, or says nothing sensible of an empty input, is refused, and the old one
+goes on.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from consumers.model_slot import ModelSlot, ServingModel
+from model_store.registry import Alias
+from model_store.served_versions import ServedVersion, ServedVersions
+from pipeline.classifier import Classifier
+from pipeline.user_error import UserError
+
+# A look is one system call.
+_LOOK_SECONDS = 0.05
+# A refused version is tried again after this: a disk that could not be read may be well again.
+_RETRY_SECONDS = 30.0
+_WARM_UP_ROWS = (1, 8)
+
+
+class Fetcher(Protocol):
+    """What is needed of `ChildProcess`."""
+
+    def start(self) -> bool: ...
+
+    def nudge(self) -> None: ...
+
+
+class WatchObserver(Protocol):
+    """Hears what becomes of versions, from the watch's thread."""
+
+    def serving(self, model: ServingModel, before: int | None, seconds: float) -> None: ...
+
+    def version_refused(self, version: int, why: str) -> None: ...
+
+    def waits(self, why: str) -> None: ...
+
+
+class ModelWatch:
+    """`run` it in a thread."""
+
+    def __init__(
+        self,
+        versions: ServedVersions,
+        role: Alias,
+        slot: ModelSlot,
+        fetcher: Fetcher,
+        *,
+        device: torch.device,
+        observers: Collection[WatchObserver],
+    ) -> None:
+        self._versions, self._role, self._slot, self._fetcher = versions, role, slot, fetcher
+        self._device = device
+        self._observers = tuple(observers)
+        self._seen: object = ()
+        self._served: ServedVersion | None = None
+        self._refused: dict[str, float] = {}  # name -> monotonic time from which it is tried again
+        self._problem: str | None = None
+
+    def run(self, stop: threading.Event, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Until `stop` is set."""
+        while not stop.wait(_LOOK_SECONDS):
+            self._fetcher.start()
+            self.look(clock())
+
+    def look(self, now: float) -> None:
+        """Load what the role names, where that is another version than the one that answers."""
+        changed = self._versions.changed(self._role)
+        due = any(now >= at for at in self._refused.values())
+        if changed == self._seen and not due:
+            return
+        self._seen = changed
+        known = self._versions.role(self._role)
+        served = known.served
+        if known.problem != self._problem:
+            self._problem = known.problem
+            if known.problem is not None:
+                for observer in self._observers:
+                    observer.waits(known.problem)
+        if served is None or served == self._served or now < self._refused.get(served.name, now):
+            return
+        began = time.monotonic()
+        try:
+            model = self._loaded(served)
+        except UserError as error:
+            self._refused = {served.name: now + _RETRY_SECONDS}
+            self._versions.drop(served)
+            self._fetcher.nudge()
+            for observer in self._observers:
+                observer.version_refused(served.version, str(error))
+            return
+        self._refused.clear()
+        before = self._slot.model
+        self._served = served
+        self._slot.put(model)
+        for observer in self._observers:
+            observer.serving(model, None if before is None else before.version, time.monotonic() - began)
+
+    def _loaded(self, served: ServedVersion) -> ServingModel:
+        """`UserError` where it is not to be served."""
+        classifier = Classifier.load(self._versions.path(served), device=self._device)
+        for rows in _WARM_UP_ROWS:
+            x = np.zeros((rows, *classifier.spec.shape), classifier.spec.dtype)
+            if not np.isfinite(classifier.predict_probabilities(x)).all():
+                raise UserError("its answers are not finite: its weights are broken")
+        return ServingModel(version=served.version, run_id=served.run_id, classifier=classifier)

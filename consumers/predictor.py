@@ -1,0 +1,153 @@
+"""The predictor: requests in, answers out, each exactly once, by the version that is served at that moment."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from consumers.adaptive_batch import AdaptiveBatch
+from consumers.answers import Role, answer_data, answer_message
+from consumers.model_slot import ModelSlot, ServingModel
+from consumers.predictor_settings import PredictorSettings
+from consumers.request_log import RequestLog
+from pipeline.classifier import Prediction
+from pipeline.record import Partition, Record
+from pipeline.sample import BadRecord
+from pipeline.state import Json
+
+# While there is no version to serve, a stop is looked for this often.
+_WAIT_SECONDS = 0.25
+_POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """What one batch was."""
+
+    requests: Sequence[Record]
+    unreadable: int
+    version: int
+    predict_seconds: float
+    transaction_seconds: float
+    answered_at: float  # Unix time, when the transaction was committed
+    lag_records: Mapping[Partition, int]  # requests behind it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictReport:
+    """What one run did."""
+
+    answered: int
+    unreadable: int
+    stopped_by: str  # "signal", "idle"
+
+
+class PredictorObserver:
+    """Hears what the loop does; every method may be left as it is."""
+
+    def turned(self, log: RequestLog) -> None:
+        """The loop turns."""
+
+    def answered(self, turn: Turn) -> None:
+        """A batch was answered, durably."""
+
+    def given_up(self, requests: int) -> None:
+        """A batch was not: whoever has its partitions now is given it again."""
+
+
+class Predictor:
+    """The loop. One thread runs it."""
+
+    def __init__(
+        self,
+        log: RequestLog,
+        slot: ModelSlot,
+        settings: PredictorSettings,
+        *,
+        stream: str,
+        role: Role,
+        output: str,
+        observers: Sequence[PredictorObserver] = (),
+    ) -> None:
+        self._log, self._slot, self._settings = log, slot, settings
+        self._stream, self._role, self._output = stream, role, output
+        self._observers = tuple(observers)
+        self._batch = AdaptiveBatch(bound_seconds=settings.latency_seconds, most=settings.most_requests)
+
+    def run(self, stop: threading.Event, until_idle_seconds: float | None = None) -> PredictReport:
+        """Until `stop` is set, between two batches, or no request came for so long. Raises as the log's methods.
+
+        1. Wait for a version to serve; nothing is polled before.
+        2. Poll what there is, as much as can be answered in time.
+        3. The network, of one version for the whole batch.
+        4. Answers and offsets, in one transaction.
+        """
+        answered = unreadable = 0
+        busy_at = time.monotonic()
+        while not stop.is_set():
+            for observer in self._observers:
+                observer.turned(self._log)
+            # 1.
+            model = self._slot.wait(_WAIT_SECONDS)
+            if model is None:
+                busy_at = time.monotonic()
+                continue
+            # 2.
+            requests = self._log.poll(self._batch.limit, _POLL_SECONDS)
+            if not requests:
+                if until_idle_seconds is not None and time.monotonic() - busy_at >= until_idle_seconds:
+                    return PredictReport(answered=answered, unreadable=unreadable, stopped_by="idle")
+                continue
+            busy_at = time.monotonic()
+            turn = self._answer(requests, self._slot.model or model)
+            if turn is not None:
+                answered += len(turn.requests)
+                unreadable += turn.unreadable
+        return PredictReport(answered=answered, unreadable=unreadable, stopped_by="signal")
+
+    def _answer(self, requests: Sequence[Record], model: ServingModel) -> Turn | None:
+        """None: not answered."""
+        began = time.monotonic()
+        # 3.
+        answers = model.classifier.predict([(request.value or b"", content_type(request)) for request in requests])
+        predicted = time.monotonic()
+        now = time.time()
+        messages = [
+            answer_message(request, self._data(answer, model), topic=self._output, stream=self._stream, now=now)
+            for request, answer in zip(requests, answers, strict=True)
+        ]
+        # 4.
+        done = self._log.answer(messages)
+        ended = time.monotonic()
+        if not done:
+            for observer in self._observers:
+                observer.given_up(len(requests))
+            return None
+        self._batch.took(len(requests), ended - began)
+        turn = Turn(
+            requests=requests,
+            unreadable=sum(isinstance(answer, BadRecord) for answer in answers),
+            version=model.version,
+            predict_seconds=predicted - began,
+            transaction_seconds=ended - predicted,
+            answered_at=time.time(),
+            lag_records=self._log.lag_records(),
+        )
+        for observer in self._observers:
+            observer.answered(turn)
+        return turn
+
+    def _data(self, answer: Prediction | BadRecord, model: ServingModel) -> dict[str, Json]:
+        return answer_data(
+            answer, model=self._stream, version=model.version, role=self._role, top_k=self._settings.top_k
+        )
+
+
+def content_type(request: Record) -> str:
+    """As the decoder reads headers: in any case, the last one counts, and what is not UTF-8 names nothing."""
+    for name, value in reversed(request.headers):
+        if value is not None and name.lower() == "content-type":
+            return value.decode(errors="replace")
+    return ""
