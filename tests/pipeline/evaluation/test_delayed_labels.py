@@ -26,15 +26,15 @@ def test_by_hand() -> None:
     """Five requests: r1 and r2 answered alike and rightly; r3 by the challenger alone rightly; r4 without a label; r5
     could not be read by the champion."""
     labels = new_labels()
-    for name, champion, challenger in (
+    for name, old, new in (
         ("r1", "cat", "cat"),
         ("r2", "dog", "dog"),
         ("r3", "dog", "cat"),
         ("r4", "dog", "cat"),
         ("r5", None, "owl"),
     ):
-        labels.answered(name, "champion", 1, champion, 10.0)
-        labels.answered(name, "challenger", 2, challenger, 11.0)
+        labels.answered(name, "champion", 1, old, 10.0)
+        labels.answered(name, "challenger", 2, new, 11.0)
     for name, truth in (("r1", "cat"), ("r2", "dog"), ("r3", "cat"), ("r5", "owl"), ("never asked", "cat")):
         labels.labelled(name, truth, 50.0)
     champion, challenger = labels.scores.version("champion", 1), labels.scores.version("challenger", 2)
