@@ -62,6 +62,8 @@ class FollowedTopic:
         self._ends: tuple[float, Mapping[Partition, int]] | None = None  # asked for at this Unix time, not yet reached
         self._ends_asked_at = -math.inf  # monotonic
         self._has_come = False  # a record, by the newest poll
+        self.polled_at = -math.inf  # monotonic
+        self.is_at_end = False  # all was read that lay there when somebody looked last
         self.cuts = 0  # how often the log did not hold what was to be read next
         self.newest_seconds = since_seconds  # the newest record's time, or when there was no newer one
         self.complete_to_seconds = since_seconds  # all that lay there at this Unix time was read
@@ -76,6 +78,7 @@ class FollowedTopic:
         Raises `SourceUnavailable`, and `UserError` where it is not to be read; the same call may be made again. A log
         that was cut is read on from what is left of it.
         """
+        self.polled_at = time.monotonic()
         try:
             # 1.
             source = self._opened()
@@ -111,9 +114,12 @@ class FollowedTopic:
         """The topic did not exist when it was looked for, and it is not time to look again."""
         return self._source is None and not self._is_time_to_look()
 
-    def look_now(self) -> None:
-        """The next poll looks for the topic, and for new partitions, whenever it did so last."""
+    def expect_more(self) -> None:
+        """It is not at its end again until all was read that lies there now, in new partitions too."""
+        self.is_at_end = False
         self._looked_at = None
+        self._ends = None
+        self._ends_asked_at = -math.inf
 
     def close(self) -> None:
         """Let go of the brokers; a later poll begins anew."""
@@ -138,7 +144,8 @@ class FollowedTopic:
         source = self._open_source()
         self._looked_at = time.monotonic()
         if source is None:
-            self._is_complete(looked_at_seconds)
+            self.is_at_end = True
+            self._complete(looked_at_seconds)
             return None
         try:
             source.seek(source.offsets_since(self._start_seconds))
@@ -163,11 +170,12 @@ class FollowedTopic:
             return
         asked_at_seconds, ends = self._ends
         positions = source.positions()
-        if all(positions[partition] >= end for partition, end in ends.items()):
+        self.is_at_end = all(positions[partition] >= end for partition, end in ends.items())
+        if self.is_at_end:
             self._ends = None
-            self._is_complete(asked_at_seconds)
+            self._complete(asked_at_seconds)
 
-    def _is_complete(self, to_seconds: float) -> None:
+    def _complete(self, to_seconds: float) -> None:
         self.complete_to_seconds = max(self.complete_to_seconds, to_seconds)
         self.newest_seconds = max(self.newest_seconds, to_seconds)
 
@@ -175,5 +183,6 @@ class FollowedTopic:
         """Let go of what is open. The next poll opens it anew, to read from `since_seconds`, or from what is left."""
         self.cuts += 1
         self._start_seconds = since_seconds
+        self.is_at_end = False
         self._looked_at = None
         self.close()

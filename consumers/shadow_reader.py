@@ -48,7 +48,6 @@ class ShadowReader:
         self.labels = settings.new_labels()
         self._look_seconds = settings.look_seconds
         self._decoder = decoder
-        self._clock = clock
         since_seconds = clock() - settings.horizon_seconds
 
         def followed(open_source: OpenSource) -> FollowedTopic:
@@ -71,12 +70,11 @@ class ShadowReader:
         Raises `ReadingStopped` once `stop` is set, `SourceUnavailable`, and `UserError` where a topic is not to be
         read. A topic that does not exist is an empty one.
         """
-        called_at_seconds = self._clock()
         for topic in self._topics:
-            topic.look_now()
+            topic.expect_more()
         with hearing(stop):
             while True:
-                behind = [topic for topic in self._topics if topic.complete_to_seconds < called_at_seconds]
+                behind = [topic for topic in self._topics if not topic.is_at_end]
                 if not behind:
                     return self.labels
                 if stop is not None and stop.is_set():
@@ -156,4 +154,8 @@ class ShadowReader:
 
 
 def _furthest_behind(topics: Sequence[FollowedTopic]) -> FollowedTopic:
-    return min(topics, key=lambda topic: topic.newest_seconds)
+    """The one whose newest record is oldest; where all are read to their ends, the one not polled for longest."""
+    behind = [topic for topic in topics if not topic.is_at_end]
+    if behind:
+        return min(behind, key=lambda topic: (topic.newest_seconds, topic.polled_at))
+    return min(topics, key=lambda topic: topic.polled_at)
