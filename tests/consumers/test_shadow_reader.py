@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import confluent_kafka
 import pytest
-from confluent_kafka.admin import AdminClient, NewTopic
 
-from consumers import followed_topic, topics
+from consumers import followed_topic, kafka_connection, topics
 from consumers.answers import Role, answer_data, answer_message
 from consumers.followed_topic import kafka_topic
 from consumers.kafka_settings import KafkaSettings
@@ -29,6 +28,7 @@ from pipeline.sample import BadRecord, DeadLetterReason
 from pipeline.settings import InputSettings
 from pipeline.user_error import UserError
 
+Headers = Sequence[tuple[str, bytes | None]]
 DEADLINE_SECONDS = 30.0
 NOW = 1_700_000_000.0  # seconds
 STREAM = "pets"
@@ -231,7 +231,7 @@ class AwaySource(InMemoryRecordSource):
     def poll(self, max_records: int, timeout_seconds: float) -> list[Record]:
         return [] if self.is_away else super().poll(max_records, timeout_seconds)
 
-    def end_offsets(self) -> Mapping[Partition, int]:  # type: ignore[override]
+    def end_offsets(self) -> dict[Partition, int]:
         if self.is_away:
             raise SourceUnavailable("the brokers do not answer")
         return super().end_offsets()
@@ -351,22 +351,22 @@ class KafkaWorld:
         )
 
     def make(self, name: str, partitions: int) -> None:
-        admin = AdminClient({"bootstrap.servers": self.kafka.bootstrap_servers or ""})
-        (made,) = admin.create_topics([NewTopic(name, partitions, 1)]).values()
-        made.result(DEADLINE_SECONDS)
+        with kafka_connection.admin(self.kafka) as admin:
+            admin.create_topics({name: {"num_partitions": partitions, "replication_factor": 1}})
+            admin.wait_for_topics([name])
 
     def answer(self, request_id: str, role: Role, version: int, label: str, *, ago: float = 0.0) -> None:
         topic = topics.predictions(self.stream) if role == "champion" else topics.shadow(self.stream)
         seconds = time.time() - ago
         message = answer(request_id, role, version, label, seconds, topic)
-        self._write(topic, message.value, list(message.headers), seconds)
+        self._write(topic, message.value, message.headers, seconds)
 
     def label(self, request_id: str, label: str) -> None:
-        headers: list[tuple[str, bytes | None]] = [("ce_id", request_id.encode()), ("ce_label", label.encode())]
+        headers: Headers = [("ce_id", request_id.encode()), ("ce_label", label.encode())]
         self._write(topics.samples(self.stream), b"x", headers, time.time())
 
-    def _write(self, topic: str, value: bytes | None, headers: list[tuple[str, bytes | None]], seconds: float) -> None:
-        self._producer.produce(topic, value, headers=headers, timestamp=round(seconds * 1000))
+    def _write(self, topic: str, value: bytes | None, headers: Headers, seconds: float) -> None:
+        self._producer.produce(topic, value, headers=list(headers), timestamp=round(seconds * 1000))
         assert self._producer.flush(DEADLINE_SECONDS) == 0
 
 
