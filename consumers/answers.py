@@ -13,18 +13,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast
 
 from consumers.dead_letter_reader import identified
 from model_store.snapshot import OutboxMessage
 from pipeline.classifier import Prediction
 from pipeline.codec.cloud_event import CloudEvent, unix_seconds
+from pipeline.evaluation.shadow_scores import ROLES, Role
 from pipeline.record import Record
 from pipeline.sample import BadRecord
 from pipeline.state import Json
-
-Role = Literal["champion", "challenger"]
-ROLES: tuple[Role, ...] = get_args(Role)
 
 _TYPE = "io.palimpsest.prediction"
 

@@ -25,7 +25,6 @@ from kafka import errors as kafka_errors
 
 from consumers import kafka_connection, kafka_python_mending
 from consumers.acls import refusal
-from consumers.answers import Role
 from consumers.commit_log import BrokerUnavailable
 from consumers.kafka_client_logs import held_back
 from consumers.kafka_nullable import sendable_headers, sendable_value
@@ -42,6 +41,7 @@ from consumers.request_log import PredictorFenced, RequestLog
 from consumers.topics import check_stream_name
 from model_store.fault_points import fault_point
 from model_store.snapshot import OutboxMessage
+from pipeline.evaluation.shadow_scores import Role
 from pipeline.record import Partition, Record
 from pipeline.user_error import UserError
 

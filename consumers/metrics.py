@@ -1,4 +1,4 @@
-"""The only file that names Prometheus metrics. Prefix `palimpsest_`, base units, ratios from 0 to 1."""
+"""The learner's Prometheus metrics. Prefix `palimpsest_`, base units, ratios from 0 to 1."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from consumers.class_labels import OTHER, worst_and_rest
 from consumers.log_gap import Gap
 from consumers.observers import Observer
 from consumers.process_settings import MetricsSettings
@@ -27,7 +28,6 @@ _COPY_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
 _SNAPSHOT_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 # Losses stay on the device until somebody looks; reading them more often than this would make the loop wait for it.
 _LOSS_READ_SECONDS = 1.0
-_OTHER = "other"
 
 
 class ClassMetrics(Collector):
@@ -43,19 +43,18 @@ class ClassMetrics(Collector):
 
     def show(self, report: EvaluationReport, replay: Mapping[str, int]) -> None:
         """Show this evaluation and these counts of replayable samples from now on."""
-        worst = sorted(report.classes, key=lambda entry: (entry.accuracy, entry.name))
-        named, rest = worst[: self._limit], worst[self._limit :]
-        if rest or len(replay) > self._limit:  # a class that is called so cannot have a series of its own then
-            rest = [entry for entry in named if entry.name == _OTHER] + rest
-            named = [entry for entry in named if entry.name != _OTHER]
-        accuracy = {entry.name: entry.accuracy for entry in named}
-        forgetting = {entry.name: entry.forgetting for entry in named}
+        entries = {entry.name: entry for entry in report.classes}
+        named, rest = worst_and_rest(
+            {name: entry.accuracy for name, entry in entries.items()}, self._limit, is_shared=len(replay) > self._limit
+        )
+        accuracy = {name: entries[name].accuracy for name in named}
+        forgetting = {name: entries[name].forgetting for name in named}
         if rest:
-            accuracy[_OTHER] = sum(entry.accuracy for entry in rest) / len(rest)
-            forgetting[_OTHER] = sum(entry.forgetting for entry in rest) / len(rest)
+            accuracy[OTHER] = sum(entries[name].accuracy for name in rest) / len(rest)
+            forgetting[OTHER] = sum(entries[name].forgetting for name in rest) / len(rest)
         counts: dict[str, int] = {}
         for name, count in replay.items():
-            key = name if name in accuracy or len(replay) <= self._limit else _OTHER
+            key = name if name in accuracy or len(replay) <= self._limit else OTHER
             counts[key] = counts.get(key, 0) + count
         self._shown = accuracy, forgetting, counts
 

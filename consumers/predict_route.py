@@ -13,9 +13,10 @@ import json
 import threading
 from collections.abc import Callable, Mapping
 
-from consumers.answers import Role, answer_data
+from consumers.answers import answer_data
 from consumers.http_server import HttpAnswer, HttpRequest, Route
 from consumers.model_slot import ModelSlot
+from pipeline.evaluation.shadow_scores import Role
 from pipeline.sample import BadRecord, DeadLetterReason
 from pipeline.state import Json
 

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from consumers.adaptive_batch import AdaptiveBatch
-from consumers.answers import Role, answer_data, answer_message
+from consumers.answers import answer_data, answer_message
 from consumers.model_slot import ModelSlot, ServingModel
 from consumers.predictor_settings import PredictorSettings
 from consumers.request_log import RequestLog
 from pipeline.classifier import Prediction
+from pipeline.evaluation.shadow_scores import Role
 from pipeline.record import Partition, Record
 from pipeline.sample import BadRecord
 from pipeline.state import Json

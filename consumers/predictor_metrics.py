@@ -7,10 +7,10 @@ from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from consumers.answers import Role
 from consumers.model_slot import ServingModel
 from consumers.predictor import PredictorObserver, Turn
 from consumers.request_log import RequestLog
+from pipeline.evaluation.shadow_scores import Role
 
 _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
 _STAGE_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)

@@ -190,14 +190,25 @@ class SamplesTopic:
 def check_unlabelled_topic(settings: KafkaSettings, name: str) -> tuple[Partition, ...]:
     """The partitions of a topic of records without labels. Raises `UnlabelledMissing`, and `UserError` where it is not
     to be read."""
-    with kafka_connection.admin(settings) as admin, kafka_connection.talking(settings):
-        (described,) = admin.describe_topics([name])
-    error = kafka_errors.for_code(described["error_code"])
-    if error is kafka_errors.UnknownTopicOrPartitionError:
+    partitions = readable_partitions(settings, name)
+    if not partitions:
         raise UnlabelledMissing(
             f"topic {name} does not exist at {kafka_connection.bootstrap_servers(settings)}; send records without a "
             "label to it (`palimpsest produce --unlabelled-share`)"
         )
+    return partitions
+
+
+def readable_partitions(settings: KafkaSettings, name: str) -> tuple[Partition, ...]:
+    """The partitions of a topic, in the order of their numbers; none where it does not exist.
+
+    Raises `UserError` where it is not to be read, or no broker lets us in.
+    """
+    with kafka_connection.admin(settings) as admin, kafka_connection.talking(settings):
+        (described,) = admin.describe_topics([name])
+    error = kafka_errors.for_code(described["error_code"])
+    if error is kafka_errors.UnknownTopicOrPartitionError:
+        return ()
     if issubclass(error, kafka_errors.AuthorizationError):
         raise UserError(refusal("topic", name, "Read", "Describe"))
     if error is not kafka_errors.NoError and not issubclass(error, kafka_errors.LeaderNotAvailableError):

@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 
 from consumers import kafka_connection, topics
-from consumers.answers import Role
 from consumers.kafka_request_log import KafkaRequestLog
 from consumers.metrics_server import MetricsServer
 from consumers.model_slot import ModelSlot
@@ -23,13 +22,16 @@ from consumers.predictor import Predictor
 from consumers.predictor_metrics import PredictorMetrics
 from consumers.predictor_settings import PredictorSettings
 from consumers.promotion_watch import watch_promotions
+from consumers.shadow_metrics import ShadowMetrics
 from deploy.learning import chosen_tracking_uri
 from deploy.predictor_console import PredictorConsole
 from deploy.settings import Settings
+from deploy.shadow import shadow_reader
 from model_store.child_process import ChildProcess
 from model_store.served_versions import ServedVersions
 from model_store.tracking_uri import check_tracking_uri
 from pipeline.device import choose_device
+from pipeline.evaluation.shadow_scores import Role
 from pipeline.user_error import UserError
 
 _USUAL_PORT = 9096
@@ -99,6 +101,11 @@ def open_predictor(
         over = threading.Event()
         stack.callback(_thread("model-watch", lambda: watch.run(over)))
         stack.callback(_thread("promotions", lambda: watch_promotions(settings.kafka, stream, fetcher.nudge, over)))
+        if role == "challenger":
+            shown = ShadowMetrics(settings.metrics.max_class_labels)
+            metrics.registry.register(shown)
+            reader = shadow_reader(settings, stream, answers=output)
+            stack.callback(_thread("shadow", lambda: reader.run(over, shown=shown.show, warned=console.waits)))
         stack.callback(over.set)
         # 3.
         url = None

@@ -32,6 +32,7 @@ from consumers.process_settings import (
     StreamSettings,
     WorkerSettings,
 )
+from consumers.shadow_settings import ShadowSettings
 from pipeline.restructuring.acceptance import AcceptanceSettings
 from pipeline.restructuring.consolidation_settings import ConsolidationSettings
 from pipeline.restructuring.expansion_settings import ExpansionSettings
@@ -59,6 +60,7 @@ class Settings(BaseSettings):
     acceptance: AcceptanceSettings = AcceptanceSettings()
     worker: WorkerSettings = WorkerSettings()
     predictor: PredictorSettings = PredictorSettings()
+    shadow: ShadowSettings = ShadowSettings()
 
     @classmethod
     def settings_customise_sources(

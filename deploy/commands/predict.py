@@ -96,15 +96,17 @@ def command(
         settings = load_settings(settings_file, overrides)
 
         from consumers import topics
-        from consumers.answers import Role
         from deploy.logs import configure_logs
         from deploy.predicting import open_predictor, this_machine
         from deploy.predictor_console import PredictorConsole
+        from pipeline.evaluation.shadow_scores import Role
 
         console = PredictorConsole()
         configure_logs(as_json=console.as_json)
         source = source or topics.requests(stream)
-        output = output or (topics.predictions(stream) if role == "champion" else topics.shadow(stream))
+        if output is None and role == "champion":
+            output = settings.shadow.predictions or topics.predictions(stream)
+        output = output or settings.shadow.answers or topics.shadow(stream)
         instance = instance or this_machine()
         with open_predictor(
             stream=stream,

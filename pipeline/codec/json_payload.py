@@ -42,6 +42,11 @@ class JsonCodec(PayloadCodec):
         )
 
 
+def json_label(value: bytes, settings: InputSettings) -> object:
+    """What stands at `json_label_field`; None where nothing does. The payload is not looked at. Raises `BadRecord`."""
+    return _at(_document(value), settings.json_label_field)
+
+
 def _document(value: bytes) -> Any:
     try:
         # RFC 8259: JSON between systems is UTF-8; a byte order mark may be ignored

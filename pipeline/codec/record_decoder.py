@@ -18,6 +18,7 @@ import numpy.typing as npt
 from pipeline.codec import payload_codecs
 from pipeline.codec.cloud_event import unix_seconds
 from pipeline.codec.content_type import parse_content_type
+from pipeline.codec.json_payload import json_label
 from pipeline.codec.payload_codec import Payload, quoted
 from pipeline.codec.tokenizer import check_checkpoint
 from pipeline.record import Record
@@ -55,6 +56,24 @@ class RecordDecoder:
         payload = self._payload(value, content_type)
         return payload.x, payload.kind
 
+    def decode_label(self, record: Record) -> tuple[str, str] | None:
+        """(id, label) as `decode` would give them, of a record whose payload nobody needs: no image is unpacked.
+
+        None where it names no label that could be learnt.
+        """
+        try:
+            headers = _headers(record)
+            label = self._header_label(headers)
+            if label is None:
+                media_type, _ = parse_content_type(_text(headers, "content-type") or "")
+                if media_type != "application/json" or not record.value:
+                    return None
+                self._check_payload_length(record.value)
+                label = self._payload_label(json_label(record.value, self.settings))
+            return _id(record, headers), label
+        except BadRecord:
+            return None  # the learner writes it to the dead letters, with the reason
+
     def _sample(self, record: Record) -> Sample:
         """1. Is there a payload? 2. The label's header, 3. what names the record, 4. the payload, 5. a label inside it.
 
@@ -67,7 +86,7 @@ class RecordDecoder:
         # 2.
         label = self._header_label(headers) if self.labelled else None
         # 3.
-        id, source, subject = _text(headers, "ce_id"), _text(headers, "ce_source"), _text(headers, "ce_subject")
+        id, source, subject = _id(record, headers), _text(headers, "ce_source"), _text(headers, "ce_subject")
         time = _text_or_none(headers, "ce_time")
         # 4.
         payload = self._payload(record.value, _text(headers, "content-type") or "")
@@ -79,7 +98,7 @@ class RecordDecoder:
             kind=payload.kind,
             label=label,
             source=source or record.topic,
-            id=id or f"{record.topic}/{record.partition}/{record.offset}",
+            id=id,
             subject=subject,
             task=_text_or_none(headers, "ce_task"),
             event_time_seconds=None if time is None else unix_seconds(time),
@@ -88,11 +107,7 @@ class RecordDecoder:
     def _payload(self, value: bytes, content_type: str) -> Payload:
         if not value:
             raise BadRecord(DeadLetterReason.NO_PAYLOAD, "empty")
-        if len(value) > self.settings.max_payload_bytes:
-            raise BadRecord(
-                DeadLetterReason.PAYLOAD_TOO_LARGE,
-                f"{len(value)} bytes, where max_payload_bytes is {self.settings.max_payload_bytes}",
-            )
+        self._check_payload_length(value)
         if not content_type:
             raise BadRecord(
                 DeadLetterReason.UNKNOWN_CONTENT_TYPE, f"no content-type; known are {', '.join(sorted(self._codecs))}"
@@ -141,6 +156,13 @@ class RecordDecoder:
             raise BadRecord(DeadLetterReason.LABEL_NOT_UTF8, f"{quoted(label)} holds a lone surrogate") from error
         return label
 
+    def _check_payload_length(self, value: bytes) -> None:
+        if len(value) > self.settings.max_payload_bytes:
+            raise BadRecord(
+                DeadLetterReason.PAYLOAD_TOO_LARGE,
+                f"{len(value)} bytes, where max_payload_bytes is {self.settings.max_payload_bytes}",
+            )
+
     def _check_label_length(self, length_bytes: int) -> None:
         if length_bytes > self.settings.max_label_bytes:
             raise BadRecord(
@@ -154,6 +176,10 @@ def _headers(record: Record) -> dict[str, bytes]:
     # Kafka's headers may be null whatever `Record` declares: other clients write them.
     pairs: Any = record.headers
     return {name.lower(): value for name, value in pairs if value is not None}
+
+
+def _id(record: Record, headers: Mapping[str, bytes]) -> str:
+    return _text(headers, "ce_id") or f"{record.topic}/{record.partition}/{record.offset}"
 
 
 def _text(headers: Mapping[str, bytes], name: str) -> str | None:

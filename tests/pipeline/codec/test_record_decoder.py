@@ -170,3 +170,36 @@ def test_shapes_that_no_record_could_meet(shape: tuple[int, ...]) -> None:
 def test_a_checkpoint_that_is_not_there_is_told_at_the_start() -> None:
     with pytest.raises(UserError, match=r"input\.checkpoint"):
         RecordDecoder(InputSettings(checkpoint="no/such/folder"))
+
+
+JSON: dict[str, Any] = {"ce_label": None, "content_type": b"application/json"}
+
+
+@pytest.mark.parametrize(
+    ("of", "found"),
+    [
+        (record(), ("7", "cat")),
+        (record(None), ("7", "cat")),
+        (record(b"no image", content_type=b"image/jpeg"), ("7", "cat")),
+        (record(ce_id=None), ("stream.samples/3/42", "cat")),
+        (record(b'{"label": "dog", "payload": [[1], 2]}', **JSON), ("7", "dog")),
+        (record(b'{"label": 5}', **JSON), ("7", "5")),
+        (record(b'{"label": "dog"}', content_type=b"application/json"), ("7", "cat")),
+        (record(b'{"label": true}', **JSON), None),
+        (record(b"{}", **JSON), None),
+        (record(b"{", **JSON), None),
+        (record(None, **JSON), None),
+        (record(ce_label=None), None),
+        (record(ce_label=None, content_type=b"nonsense"), None),
+        (record(ce_label=b""), None),
+        (record(ce_label=b"x" * 257), None),
+        (record(ce_id=b"\xff"), None),
+    ],
+)
+def test_a_label_is_read_without_the_payload(of: Record, found: tuple[str, str] | None) -> None:
+    assert RecordDecoder(InputSettings()).decode_label(of) == found
+
+
+def test_a_document_beyond_the_limit_is_not_searched_for_a_label() -> None:
+    decoder = RecordDecoder(InputSettings(max_payload_bytes=10))
+    assert decoder.decode_label(record(b'{"label": "dog"}', **JSON)) is None
