@@ -205,7 +205,11 @@ class MlflowRegistry(Registry):
             if self._client_made is None:
                 file = sqlite_file(self.tracking_uri)
                 folder = None if file is None else file.absolute().parent
-                with contextlib.nullcontext() if folder is None else _alone_in(folder):
+                with (
+                    contextlib.nullcontext() if folder is None else _alone_in(folder),
+                    warnings.catch_warnings(),
+                ):
+                    warnings.simplefilter("ignore")  # it imports more of MLflow's code
                     client = MlflowClient(self.tracking_uri, self.tracking_uri)
                     if folder is not None:
                         client.search_registered_models(max_results=1)

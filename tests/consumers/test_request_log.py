@@ -92,11 +92,6 @@ def under(request: pytest.FixtureRequest, stream_name: str) -> Iterator[Under]:
     kafka.close()
 
 
-@pytest.fixture
-def stream_name(request: pytest.FixtureRequest) -> str:
-    return f"asked-{abs(hash(request.node.name)) % 10**8}-{time.time_ns() % 10**9}"
-
-
 def answer_to(under: Under, records: list[Record]) -> list[OutboxMessage]:
     name = under.log.topic if isinstance(under, MemoryUnderTest) else topics.predictions(under.stream)
     return [OutboxMessage(topic=name, key=b"one partition", value=b"to " + (record.value or b"")) for record in records]

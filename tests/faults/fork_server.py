@@ -39,8 +39,10 @@ def main() -> None:
     """Serve; in a child, be the learner."""
     for module in (
         "deploy.commands.learn",
+        "deploy.commands.predict",
         "deploy.console",
         "deploy.learning",
+        "deploy.predicting",
         "deploy.restructuring_worker",
         "deploy.worker_console",
     ):
