@@ -31,6 +31,7 @@ from consumers.process_settings import (
     StreamSettings,
     WorkerSettings,
 )
+from model_store.promotion_settings import PromotionSettings
 from pipeline.restructuring.acceptance import AcceptanceSettings
 from pipeline.restructuring.consolidation_settings import ConsolidationSettings
 from pipeline.restructuring.expansion_settings import ExpansionSettings
@@ -57,6 +58,7 @@ class Settings(BaseSettings):
     expansion: ExpansionSettings = ExpansionSettings()
     acceptance: AcceptanceSettings = AcceptanceSettings()
     worker: WorkerSettings = WorkerSettings()
+    promotion: PromotionSettings = PromotionSettings()
 
     @classmethod
     def settings_customise_sources(

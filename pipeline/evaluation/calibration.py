@@ -17,7 +17,7 @@ BINS = 15  # M, as in the paper
 def expected_calibration_error(
     confidence_N: npt.NDArray[np.floating], correct_N: npt.NDArray[np.bool_], bins: int = BINS
 ) -> float | None:
-    """0 to 1; None for no prediction at all. `confidence_N`: probability of the predicted class, above 0 and up to 1."""
+    """0 to 1; None for no prediction at all. `confidence_N`: the predicted class's probability, above 0 and up to 1."""
     if len(confidence_N) == 0:
         return None
     confidence_N = confidence_N.astype(np.float64)

@@ -96,8 +96,8 @@ def test_classes_of_too_few_rows_and_classes_that_nobody_knows_stay_out() -> Non
     champion, challenger = figures("ab", "ab", held_out, least=5)
     assert champion is not None
     for of_one in (champion, challenger):
-        assert of_one.average_accuracy is of_one.worst_accuracy is of_one.worst_class is None
-        assert of_one.forgetting is of_one.calibration_error is None
+        assert (of_one.average_accuracy, of_one.worst_accuracy, of_one.worst_class) == (None, None, None)
+        assert (of_one.forgetting, of_one.calibration_error) == (None, None)
 
 
 def test_without_a_champion_all_of_its_own_classes() -> None:
