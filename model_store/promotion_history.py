@@ -1,6 +1,6 @@
 """Which promotions made a version the champion: a tag on it, since aliases keep no history.
 
-    palimpsest.promotions    [{"at": "2026-07-01T09:30:00.000Z", "by": "ada", "from": 3, "to": 7, "forced": false,
+    palimpsest.promotions    [{"at": "2026-07-01T09:30:00.000000Z", "by": "ada", "from": 3, "to": 7, "forced": false,
                                "rollback": false, "figures": {"average_accuracy": [0.91, 0.93], ...},
                                "stage": "told"}, ...]
 
@@ -42,7 +42,9 @@ class Promotion:
     @property
     def id(self) -> str:
         """The same whenever it is told; of no other promotion of the stream."""
-        return hashlib.sha256(f"{self.from_version} {self.to_version} {self.at}".encode()).hexdigest()[:16]
+        return hashlib.sha256(f"{self.from_version} {self.to_version} {self.rollback} {self.at}".encode()).hexdigest()[
+            :16
+        ]
 
     @property
     def as_json(self) -> dict[str, Json]:
@@ -70,7 +72,7 @@ def new_promotion(
 ) -> Promotion:
     """Begun now."""
     return Promotion(
-        at=(now or datetime.now(UTC)).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        at=(now or datetime.now(UTC)).isoformat(timespec="microseconds").replace("+00:00", "Z"),
         by=by[:_MAX_NAME_CHARACTERS],
         from_version=from_version,
         to_version=to_version,

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import click
 
-_RUNS = Path("runs/digits")
-
 
 @click.command(
     epilog="""\b
@@ -48,7 +46,7 @@ def command(stream: str, limit: int, as_json: bool, tracking_uri: str | None, se
 
     check_model_name(stream)
     with registry_errors():
-        versions = existing_registry(chosen_tracking_uri(settings, _RUNS)).versions(stream)
+        versions = existing_registry(chosen_tracking_uri(settings, None)).versions(stream)
     if not versions:
         raise UserError(f"there is no model {stream!r} in this MLflow; check --stream, or --tracking-uri")
     newest = versions[::-1][:limit]

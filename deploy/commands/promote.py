@@ -6,8 +6,6 @@ from pathlib import Path
 
 import click
 
-_RUNS = Path("runs/digits")  # without a state: mlflow.db in `runs`, where learners of the examples put it
-
 
 @click.command(
     epilog="""\b
@@ -34,7 +32,9 @@ Exit codes:
 @click.option(
     "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Also write all of it to this file."
 )
-@click.option("--tracking-uri", metavar="URI", help="MLflow; default: MLFLOW_TRACKING_URI, else mlflow.db by --state.")
+@click.option(
+    "--tracking-uri", metavar="URI", help="MLflow; default: MLFLOW_TRACKING_URI, else mlflow.db by --state, or in runs."
+)
 @click.option(
     "--settings", "settings_file", type=click.Path(path_type=Path), help="YAML file; see `palimpsest settings`."
 )
@@ -81,7 +81,7 @@ def command(
     configure_torch(settings.learner)
     with registry_errors():
         report = promote(
-            existing_registry(chosen_tracking_uri(settings, state or _RUNS)),
+            existing_registry(chosen_tracking_uri(settings, state)),
             stream,
             wanted.at,
             by=by or user_name(),

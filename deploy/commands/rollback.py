@@ -6,8 +6,6 @@ from pathlib import Path
 
 import click
 
-_RUNS = Path("runs/digits")
-
 
 @click.command(
     epilog="""\b
@@ -58,7 +56,7 @@ def command(
 
     check_model_name(check_stream_name(stream))
     with registry_errors():
-        registry = existing_registry(chosen_tracking_uri(settings, _RUNS))
+        registry = existing_registry(chosen_tracking_uri(settings, None))
         report = roll_back(registry, stream, by=by or user_name(), settings=settings)
     print_report(report, forced=False)
     if report.problem is not None:
