@@ -7,6 +7,8 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+from consumers.commit_log import BrokerUnavailable
+from consumers.record_source import SourceUnavailable
 from deploy.existing_registry import existing_registry, registry_errors
 from deploy.exit_codes import one_line
 from deploy.judging_versions import ShadowReader, no_shadow
@@ -54,13 +56,13 @@ class AutomaticPromotion:
         self._waits_for: str | None = None
 
     def look(self) -> None:
-        """If it is time. An MLflow that is away, a state that is not there yet: the same again, later."""
+        """If it is time. MLflow or brokers that are away, a state that is not there yet: the same again, later."""
         if time.monotonic() < self._due:
             return
         try:
             with registry_errors():
                 self._look()
-        except (RegistryUnavailable, UserError, OSError) as error:
+        except (RegistryUnavailable, BrokerUnavailable, SourceUnavailable, UserError, OSError) as error:
             self._wait("the next promotion", error)
         self._due = time.monotonic() + self._settings.promotion.look_seconds
 

@@ -41,7 +41,7 @@ def judge(
     2. The champion, if there is one. A broken one is told of, and whoever forces the promotion gets rid of it.
     3. Figures of both, and the gate.
 
-    Raises as the registry, and `UserError` where `state` is not a state of this stream.
+    Raises as the registry and as `shadow`, and `UserError` where `state` is not a state of this stream.
     """
     stream = challenger.stream
     hold_outs = None if state is None else newest_hold_outs(state, stream)
@@ -75,7 +75,11 @@ def judge(
         {} if hold_outs is None else hold_outs.best,
         min_class_samples=settings.min_class_samples,
     )
-    record = None if champion is None else shadow(champion.version, challenger.version)
+    record = None
+    if champion is not None:
+        record = shadow(champion.version, challenger.version)
+        numbers = champion.version, challenger.version
+        assert record is None or (record.champion_version, record.challenger_version) == numbers, "of other versions"
     why_none = (
         "without --state there are no hold-outs, give it the folder of `palimpsest learn`" if state is None else None
     )

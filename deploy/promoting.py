@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from consumers import promotion_events
@@ -61,6 +61,7 @@ class PromotionReport:
     verdict: Verdict | None = None  # None: nothing had to be judged
     moved: Moved | None = None  # None: refused, or it was the champion already and nothing was left to do
     problem: Exception | None = None  # why an event could not be told
+    superseded_by: int | None = None  # the version whose line went back to before this one's records
 
     @property
     def refused(self) -> bool:
@@ -95,10 +96,11 @@ def promote(
     completed = promoter.complete()
     champion = registry.alias(stream, "champion")
     number = None if champion is None else champion.version
+    report = PromotionReport(
+        stream=stream, version=version.version, champion=number, superseded_by=version.superseded_by
+    )
     if number == version.version:
-        return PromotionReport(
-            stream=stream, version=version.version, champion=number, moved=completed, problem=teller.problem
-        )
+        return replace(report, moved=completed, problem=teller.problem)
     verdict = None
     if promoter.begun(version) is None:
         # 2.
@@ -106,9 +108,7 @@ def promote(
         if not verdict.passed and not (force and verdict.may_be_forced):
             if tells_what_may_pass_later or not verdict.may_pass_later:
                 teller.refused(number, version.version, by, verdict)
-            return PromotionReport(
-                stream=stream, version=version.version, champion=number, verdict=verdict, problem=teller.problem
-            )
+            return replace(report, verdict=verdict, problem=teller.problem)
     # 3.
     moved = promoter.promote(
         version,
@@ -116,14 +116,7 @@ def promote(
         forced=verdict is not None and not verdict.passed,
         figures={} if verdict is None else verdict.figures,
     )
-    return PromotionReport(
-        stream=stream,
-        version=version.version,
-        champion=number,
-        verdict=verdict,
-        moved=moved,
-        problem=teller.problem,
-    )
+    return replace(report, verdict=verdict, moved=moved, problem=teller.problem)
 
 
 def roll_back(registry: Registry, stream: str, *, by: str, settings: Settings) -> PromotionReport:

@@ -21,6 +21,11 @@ def print_report(report: PromotionReport, *, forced: bool) -> None:
     if report.verdict is not None:
         _print_verdict(report, report.verdict)
     uri = f"models:/{report.stream}/{report.version}"
+    if report.superseded_by is not None:
+        click.echo(
+            f"warning: {uri} is superseded: what it learnt was learnt again since, by {report.superseded_by} and later",
+            err=True,
+        )
     if report.refused:
         assert report.verdict is not None
         more = ""

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from consumers.commit_log import BrokerUnavailable
+from consumers.record_source import SourceUnavailable
 from deploy.automatic_promotion import REFUSED_TAG, AutomaticPromotion
 from deploy.judging_versions import ShadowReader, no_shadow
 from deploy.promoting import roll_back
@@ -173,7 +174,7 @@ def test_a_record_that_is_too_short_yet_is_waited_for(bench: Bench, topic: Topic
 
 
 def test_a_registry_that_is_away_and_a_state_that_is_not_there_are_waited_for(
-    bench: Bench, topic: Topic, tmp_path: Path
+    bench: Bench, topic: Topic, state: Path, tmp_path: Path
 ) -> None:
     versions_of(bench.registry, bench.folder, good())
     bench.state = tmp_path / "later"
@@ -183,6 +184,16 @@ def test_a_registry_that_is_away_and_a_state_that_is_not_there_are_waited_for(
     automatic.look()
     automatic.look()
     assert bench.said() == ["waiting", "waiting"]
+    bench.registry.available, bench.state = True, state
+    bench.automatic().look()
+    versions_of(bench.registry, bench.folder, good())
+
+    def away(_champion: int, _challenger: int) -> None:
+        raise SourceUnavailable("the shadow's topic is away")
+
+    bench.automatic(away).look()
+    assert (bench.said(), bench.champion()) == (["promoted", "waiting"], 1)
+    topic.messages.clear()
     assert topic.kinds == []
 
 

@@ -15,6 +15,7 @@ from deploy.exit_codes import exit_code, one_line
 from deploy.local_port import bind_once
 from model_store.mlflow_registry import MlflowRegistry
 from model_store.promotion_history import PROMOTIONS_TAG
+from model_store.registry import SUPERSEDED_BY_TAG
 from tests.consumers.versions_world import register
 from tests.deploy.command_line import palimpsest
 from tests.deploy.promotion_world import good, untrained
@@ -212,6 +213,7 @@ def test_what_could_not_be_served_is_not_forced(tracking_uri: str, tmp_path: Pat
     registry = MlflowRegistry(tracking_uri)
     for classifier in (good(), tiny_classifier()):
         register(registry, tmp_path, classifier, "pets")
+    registry.set_tag("pets", 2, SUPERSEDED_BY_TAG, "3")
     registry.set_alias("pets", "champion", 1)
     settings = tmp_path / "settings.yaml"
     settings.write_text("kafka: {connect_timeout_seconds: 1}\n")
@@ -222,6 +224,7 @@ def test_what_could_not_be_served_is_not_forced(tracking_uri: str, tmp_path: Pat
     )
     assert code == 3
     assert "models:/pets/2 takes vector of shape (2,), and the champion models:/pets/1 takes image" in said
+    assert "warning: models:/pets/2 is superseded: what it learnt was learnt again since, by 3 and later" in said
     assert "is not promoted (--force does not help: it would serve nobody)" in said
     assert "the event of the refusal is not told: no broker is reachable" in said
     champion = registry.alias("pets", "champion")
