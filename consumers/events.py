@@ -21,7 +21,8 @@ def event_message(
     """One event. Its id is made of what it is about (`key`), not of when it was told: told twice, readers drop one.
 
     `kind` is new_class, drift, idle_flush, accepted_gap, version_registered, snapshot_passed_over, subject_erased,
-    promoted, dead_letters_replayed, restructuring_requested, restructuring_refused, adopted or offer_refused.
+    promoted, promotion_refused, dead_letters_replayed, restructuring_requested, restructuring_refused, adopted or
+    offer_refused.
     """
     event = CloudEvent(
         id=f"{stream}/{branch}/{kind}/{key}",

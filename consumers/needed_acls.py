@@ -10,7 +10,7 @@ from consumers.commit_log import transactional_id
 from consumers.replay_transactions import replay_group
 from consumers.topics import MAIN_BRANCH
 
-Role = Literal["learner", "producer", "dead-letters", "restructure", "check"]
+Role = Literal["learner", "producer", "dead-letters", "restructure", "promote", "check"]
 
 
 def needed_acls(role: Role, stream: str, branch: str = MAIN_BRANCH) -> tuple[Acl, ...]:
@@ -61,6 +61,8 @@ def needed_acls(role: Role, stream: str, branch: str = MAIN_BRANCH) -> tuple[Acl
                 ),
                 _topic(unlabelled, "Read", why="what a job learns from besides"),
             )
+        case "promote":
+            return (_topic(events, "Write", why="to tell what was promoted, or refused"),)
         case "check":
             return (
                 *(

@@ -18,7 +18,7 @@ from consumers import kafka_connection, topics
 from consumers.acls import refusal
 from consumers.commit_log import BrokerUnavailable, LearnerFenced
 from consumers.events import event_data, event_message
-from consumers.kafka_nullable import NullableSerializer, sendable_headers, sendable_value
+from consumers.kafka_nullable import sendable_headers, sendable_value
 from consumers.kafka_record_source import KafkaRecordSource
 from consumers.kafka_settings import KafkaSettings
 from consumers.kafka_transactions import (
@@ -30,6 +30,7 @@ from consumers.kafka_transactions import (
     transactional_producer,
     within,
 )
+from consumers.message_sender import send_message, writing_to
 from consumers.record_source import read_records
 from consumers.replay_position import ReplayPosition, parse_position
 from model_store.fault_points import fault_point
@@ -162,17 +163,8 @@ class ReplayTransactions:
         decisions that a learner reads back when it starts after a fall-back.
         """
         message = self._event(positions, sent, skipped)
-        with self._errors(), _writing_to(message.topic):
-            producer = kafka_connection.producer(self._settings, value_serializer=NullableSerializer())
-            try:
-                producer.send(
-                    message.topic,
-                    key=message.key,
-                    value=sendable_value(message.value),
-                    headers=sendable_headers(message.headers),
-                ).get(_ASK_SECONDS)
-            finally:
-                close_at_once(producer)
+        with self._errors(), writing_to(message.topic):
+            send_message(self._settings, message)
 
     def close(self) -> None:
         """Let go of the brokers; may be called twice."""
@@ -229,7 +221,7 @@ class ReplayTransactions:
     @contextmanager
     def _refusals(self, record: Record) -> Iterator[None]:
         try:
-            with _writing_to(record.topic):
+            with writing_to(record.topic):
                 yield
         except REFUSED as error:
             raise UserError(
@@ -261,14 +253,6 @@ class ReplayTransactions:
             if is_fenced(error) and time.monotonic() - began < 0.8 * TRANSACTION_TIMEOUT_SECONDS:
                 raise ReplayFenced(f"a newer replay has taken over {self._group}; this one ends") from error
             raise BrokerUnavailable(f"the brokers did not take a transaction ({error}); {_AGAIN}") from error
-
-
-@contextmanager
-def _writing_to(topic: str) -> Iterator[None]:
-    try:
-        yield
-    except kafka_errors.TopicAuthorizationFailedError as error:
-        raise UserError(refusal("topic", topic, "Write")) from error
 
 
 def topic_partitions(settings: KafkaSettings, topic: str) -> tuple[str, tuple[Partition, ...]]:

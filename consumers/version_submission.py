@@ -91,6 +91,7 @@ class VersionSubmission:
             trigger=trigger,
             servable=Path(),  # the queue gives it its place
             records_trained=learner.records_trained,
+            average_accuracy=evaluation.average_accuracy if evaluation else None,
             average_forgetting=evaluation.average_forgetting if evaluation else None,
             worst_class=evaluation.worst_class if evaluation else None,
             metrics=_points(learner, since_records),

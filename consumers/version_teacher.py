@@ -43,16 +43,22 @@ class VersionTeacher:
         return topics.unlabelled(self.version.stream)
 
 
-def open_version(registry: Registry, uri: ModelUri, folder: Path) -> VersionTeacher:
-    """Fetch its servable to `folder`, which is not there yet. No code of the artifact is run, nothing is unpickled.
-
-    `UserError` where there is no such version, or Palimpsest did not make it; else as the registry.
-    """
+def find_version(registry: Registry, uri: ModelUri) -> RegisteredVersion:
+    """`UserError` where there is no such version, or Palimpsest did not make it; else as the registry."""
     version = registry.find(uri.name, uri.at)
     if version is None:
         raise UserError(_no_version(registry, uri))
     if not version.is_ours:
         raise UserError(f"{uri} is no version that Palimpsest registered: name one that `palimpsest learn` has made")
+    return version
+
+
+def open_version(registry: Registry, uri: ModelUri, folder: Path) -> VersionTeacher:
+    """Fetch its servable to `folder`, which is not there yet. No code of the artifact is run, nothing is unpickled.
+
+    `UserError` where there is no such version, or Palimpsest did not make it; else as the registry.
+    """
+    version = find_version(registry, uri)
     by_number = ModelUri(name=uri.name, at=version.version)
     try:
         registry.fetch_servable(version, folder)
@@ -71,11 +77,16 @@ def check_of_one_kind(old: VersionTeacher, new: VersionTeacher) -> None:
         raise UserError(
             f"{old.uri} takes {_what(old)}, {new.uri} takes {_what(new)}: name two versions of one kind of input"
         )
-    if old.classifier.spec.kind == "text" and _reading(old) != _reading(new):
+    if not read_alike(old, new):
         raise UserError(
             f"{old.uri} and {new.uri} read texts with other tokens (vocabulary_size, checkpoint): name two versions "
             "that read them alike"
         )
+
+
+def read_alike(one: VersionTeacher, other: VersionTeacher) -> bool:
+    """Whether both make the same input of a payload, where their specs are the same."""
+    return one.classifier.spec.kind != "text" or _reading(one) == _reading(other)
 
 
 def _no_version(registry: Registry, uri: ModelUri) -> str:

@@ -14,12 +14,12 @@ from consumers.kafka_record_source import KafkaRecordSource
 from consumers.state_lock import job_lock
 from consumers.version_consolidation import VersionConsolidation, VersionReport
 from consumers.version_teacher import VersionTeacher, check_of_one_kind, open_version
+from deploy.existing_registry import existing_registry, registry_errors
 from deploy.learning import chosen_tracking_uri
 from deploy.settings import Settings
 from model_store.durable_files import TEMPORARY_PREFIX, remove_temporary
 from model_store.model_uri import ModelUri
-from model_store.registry import Registry, RegistryRefused, RegistryUnavailable, check_model_name
-from model_store.tracking_uri import sqlite_file
+from model_store.registry import Registry, check_model_name
 from pipeline.device import configure_torch
 from pipeline.restructuring.consolidation_settings import for_ready_teachers
 from pipeline.restructuring.progress import Progress
@@ -51,7 +51,7 @@ class OpenVersions:
         consolidation, _ = for_ready_teachers(self.settings.consolidation)
         configure_torch(learner)
         partitions = topics.check_unlabelled_topic(kafka, self.topic)
-        with KafkaRecordSource(kafka, partitions) as source, _registry_errors():
+        with KafkaRecordSource(kafka, partitions) as source, registry_errors():
             job = VersionConsolidation(
                 registry=self.registry,
                 register=self.register,
@@ -85,13 +85,13 @@ def open_versions(
     old_uri, new_uri = ModelUri.parse(old), ModelUri.parse(new)
     register = register or new_uri.name
     check_model_name(register)
-    registry = _existing_registry(chosen_tracking_uri(settings, work))
+    registry = existing_registry(chosen_tracking_uri(settings, work))
     _make_folder(work)
     with ExitStack() as stack:
         stack.enter_context(job_lock(work))
         remove_temporary(work)
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=work)))
-        with _registry_errors():
+        with registry_errors():
             teachers = [
                 open_version(registry, uri, scratch / name) for uri, name in ((old_uri, "old"), (new_uri, "new"))
             ]
@@ -110,33 +110,8 @@ def open_versions(
         )
 
 
-def _existing_registry(uri: str) -> Registry:
-    """Where a file is missing MLflow would make an empty one, and that a version is not there would be no help."""
-    from model_store.mlflow_registry import MlflowRegistry  # seconds
-
-    registry = MlflowRegistry(uri)
-    file = sqlite_file(uri)
-    if file is not None and not file.exists():
-        raise UserError(
-            f"there is no MLflow database {file}: name the one that has the versions with --tracking-uri, "
-            "registry.tracking_uri or MLFLOW_TRACKING_URI"
-        )
-    return registry
-
-
 def _make_folder(work: Path) -> None:
     try:
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make work folder {work}: {error.strerror}; give another --work") from None
-
-
-@contextmanager
-def _registry_errors() -> Iterator[None]:
-    """With the way out."""
-    try:
-        yield
-    except RegistryUnavailable as error:
-        raise RegistryUnavailable(f"{error}; the same command goes on from here once it answers") from error
-    except RegistryRefused as error:
-        raise UserError(f"MLflow refuses: {error}; check --tracking-uri and who may read and write there") from error

@@ -3,7 +3,7 @@
 0    done, also where a signal ended it
 1    a bug of ours, with its traceback
 2    something the user can put right: an option, a setting, a missing topic, a folder of another stream
-3    a job made nothing that is to be taken: it was refused, or its result is worse than what there is
+3    nothing came of it: a job was refused, or its result is worse than what there is; the gate refused a promotion
 4    a newer learner has taken over this stream and branch; nothing is lost
 5    the log lost what was to be read next (`--accept-gap` goes on without it) or holds what cannot be read, or the
      brokers refuse for good what has to be told: a person must decide

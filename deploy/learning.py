@@ -178,12 +178,14 @@ def _metrics_server(settings: Settings, metrics: LearnerMetrics) -> MetricsServe
         return on(0)
 
 
-def chosen_tracking_uri(settings: Settings, state: Path) -> str:
-    """The setting, else MLflow's own variable, else a SQLite file beside the state's folder, for all states there."""
+def chosen_tracking_uri(settings: Settings, state: Path | None) -> str:
+    """The setting, else MLflow's own variable, else a SQLite file beside the state's folder, for all states there.
+
+    `state` None: as if it were in `runs`, where the states of all our examples are.
+    """
+    folder = Path("runs").resolve() if state is None else state.resolve().parent
     return (
-        settings.registry.tracking_uri
-        or os.environ.get("MLFLOW_TRACKING_URI")
-        or f"sqlite:///{state.resolve().parent / 'mlflow.db'}"
+        settings.registry.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
     )
 
 

@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from consumers.base_snapshots import new_classes
 from consumers.commit_log import BrokerUnavailable
@@ -26,6 +27,9 @@ from pipeline.restructuring.refused import Refused
 from pipeline.state import Json
 from pipeline.user_error import UserError
 
+if TYPE_CHECKING:
+    from deploy.automatic_promotion import AutomaticPromotion
+
 # So many processes in a row may end in the midst of a job before it is refused: killed for their memory, or a bug.
 _MOST_TRIES = 10
 
@@ -40,14 +44,16 @@ class WorkReport:
 
 
 class RestructuringWorker:
-    """Request in the newest manifest -> offer or refusal in the state's folder; of the stream it writes nothing.
+    """Request in the newest manifest -> offer or refusal in the state's folder; of the stream it writes nothing, but
+    for what it promotes.
 
     1. Look for what the newest snapshot asks for and nobody has answered.
     2. Do the job, of the kind that is asked for. A kill leaves what was saved of it, and the next worker goes on from
        there; an answer that is there is not given again.
     3. Where no good network can come of it, or no process survives it, say so: the learner waits for an answer before
        it asks again.
-    4. Brokers that are away, a disk that takes nothing, a job by hand, an erasure: the same again, later.
+    4. Between the jobs, where `promotion.automatic` is set: a new challenger is judged, and promoted if it passes.
+    5. Brokers that are away, a disk that takes nothing, a job by hand, an erasure: the same again, later.
     """
 
     def __init__(self, *, stream: str, state: Path, settings: Settings, console: WorkerConsole) -> None:
@@ -60,6 +66,11 @@ class RestructuringWorker:
         self._tries = JobTries(state / "jobs")
         self._lost: set[Path] = set()  # snapshots that are listed and cannot be loaded
         self._cut: str | None = None  # the job whose log was cut while it was read
+        self._promotion: AutomaticPromotion | None = None
+        if settings.promotion.automatic:
+            from deploy.automatic_promotion import AutomaticPromotion  # MLflow comes with its first look
+
+            self._promotion = AutomaticPromotion(stream=stream, state=state, settings=settings, console=console)
 
     def run(self, stop: threading.Event, until_idle_seconds: float | None = None) -> WorkReport:
         """Until `stop` is set, or nothing was asked for so long. Numbered as above.
@@ -69,6 +80,9 @@ class RestructuringWorker:
         outcomes: list[bool] = []
         busy_at = time.monotonic()
         while not stop.is_set():
+            # 4.
+            if self._promotion is not None:
+                self._promotion.look()
             # 1.
             try:
                 job = self.next_job()
@@ -89,7 +103,7 @@ class RestructuringWorker:
                 self._tries.end(name)
                 if outcome is not None:
                     outcomes.append(outcome)
-            # 4.
+            # 5.
             except (UserError, BrokerUnavailable, SourceUnavailable, OSError) as error:
                 with suppress(OSError):
                     self._tries.end(name)

@@ -33,6 +33,7 @@ from consumers.process_settings import (
     WorkerSettings,
 )
 from consumers.shadow_settings import ShadowSettings
+from model_store.promotion_settings import PromotionSettings
 from pipeline.restructuring.acceptance import AcceptanceSettings
 from pipeline.restructuring.consolidation_settings import ConsolidationSettings
 from pipeline.restructuring.expansion_settings import ExpansionSettings
@@ -61,6 +62,7 @@ class Settings(BaseSettings):
     worker: WorkerSettings = WorkerSettings()
     predictor: PredictorSettings = PredictorSettings()
     shadow: ShadowSettings = ShadowSettings()
+    promotion: PromotionSettings = PromotionSettings()
 
     @classmethod
     def settings_customise_sources(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from consumers.restructuring_job import JobReport
 from deploy.event_lines import EventLines
@@ -16,7 +16,7 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 class WorkerConsole:
     """Every line of JSON has `time` (seconds since 1970) and `event`: started, requested, progress, offered, refused,
-    waiting, stopped."""
+    waiting, promoted, promotion_refused, promotion_waits, stopped."""
 
     def __init__(self, *, as_json: bool | None = None) -> None:
         """`as_json` None: where stderr is no terminal."""
@@ -60,6 +60,22 @@ class WorkerConsole:
             self._waits_for = why
             text = f"warning: {job} waits, and is tried again every {seconds:.0f} s: {why}"
             self._say("waiting", text, {"job": job, "why": why})
+
+    def promoted(self, version: int, champion: int | None) -> None:
+        """By itself; `champion`: the one before."""
+        before = "" if champion is None else f" in the place of {champion}"
+        self._say(
+            "promoted", f"version {version} is promoted{before}", {"version": version, "champion_before": champion}
+        )
+
+    def promotion_refused(self, version: int, reasons: Sequence[str]) -> None:
+        text = f"version {version} is not promoted: {reasons[0]}"
+        self._say("promotion_refused", text, {"version": version, "reasons": list(reasons)})
+
+    def promotion_waits(self, version: int, reasons: Sequence[str]) -> None:
+        """Nothing speaks against it, and not enough for it yet."""
+        text = f"version {version} is not promoted yet: {reasons[0]}"
+        self._say("promotion_waits", text, {"version": version, "reasons": list(reasons)})
 
     def stopped(self, stopped_by: str, offered: int, refused: int) -> None:
         self._say(

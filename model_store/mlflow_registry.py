@@ -49,6 +49,7 @@ from model_store.registry import (  # noqa: E402
     RegistryUnavailable,
     ServableBroken,
     check_servable,
+    check_tag,
     lineage_of,
 )
 from model_store.tracking_uri import check_tracking_uri, sqlite_file, without_password  # noqa: E402
@@ -186,6 +187,17 @@ class MlflowRegistry(Registry):
                 self._client.set_registered_model_alias(stream, alias, str(version))
             else:
                 raise UserError(f"model {stream!r} has no version {version}; it has {known}")
+
+    def set_tag(self, stream: str, version: int, name: str, value: str) -> None:
+        check_tag(name, value)
+        with self._translated():
+            try:
+                self._client.set_model_version_tag(stream, str(version), name, value)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                known = [entry.version for entry in self._search(stream)]
+                raise UserError(f"model {stream!r} has no version {version}; it has {known}") from None
 
     def log_metrics(self, stream: str, state_id: str, points: Sequence[MetricPoint]) -> None:
         with self._translated():

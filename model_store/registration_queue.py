@@ -313,6 +313,7 @@ class _Request(BaseModel):
     classes: list[str]
     trigger: str = Field(min_length=1)
     records_trained: int
+    average_accuracy: float | None = None  # releases before there were promotions wrote none
     average_forgetting: float | None
     worst_class: str | None
     parent_version: int | None
@@ -355,6 +356,7 @@ def _decode(folder: Path) -> RegistrationRequest:
         trigger=read.trigger,
         servable=folder / SERVABLE_FOLDER,
         records_trained=read.records_trained,
+        average_accuracy=read.average_accuracy,
         average_forgetting=read.average_forgetting,
         worst_class=read.worst_class,
         parent_version=read.parent_version,

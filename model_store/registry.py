@@ -30,6 +30,7 @@ CLASSES_TAG = "palimpsest.classes"
 CLASS_COUNT_TAG = "palimpsest.class_count"
 TRIGGER_TAG = "palimpsest.trigger"
 PARENT_VERSION_TAG = "palimpsest.parent_version"
+AVERAGE_ACCURACY_TAG = "palimpsest.average_accuracy"
 AVERAGE_FORGETTING_TAG = "palimpsest.average_forgetting"
 WORST_CLASS_TAG = "palimpsest.worst_class"
 STATE_ID_TAG = "palimpsest.state_id"
@@ -85,6 +86,7 @@ class RegistrationRequest:
     trigger: str  # periodic, consolidation, expansion, manual, final
     servable: Path  # a folder as written by `Classifier.save`
     records_trained: int = 0
+    average_accuracy: float | None = None  # on the hold-outs, as `average_forgetting`
     average_forgetting: float | None = None
     worst_class: str | None = None
     parent_version: int | None = None  # None: the newest of this state when it is registered, of the line it is of
@@ -111,8 +113,10 @@ class RegistrationRequest:
         }
         if parent_version is not None:
             tags[PARENT_VERSION_TAG] = str(parent_version)
-        if self.average_forgetting is not None and math.isfinite(self.average_forgetting):
-            tags[AVERAGE_FORGETTING_TAG] = f"{self.average_forgetting:.6f}"
+        averages = {AVERAGE_ACCURACY_TAG: self.average_accuracy, AVERAGE_FORGETTING_TAG: self.average_forgetting}
+        for tag, average in averages.items():
+            if average is not None and math.isfinite(average):
+                tags[tag] = f"{average:.6f}"
         if self.worst_class is not None:
             tags[WORST_CLASS_TAG] = self.worst_class[:MAX_TAG_CHARACTERS]
         return tags
@@ -128,6 +132,7 @@ class RegistrationRequest:
                 "classes": list(self.classes),
                 "trigger": self.trigger,
                 "records_trained": self.records_trained,
+                "average_accuracy": self.average_accuracy,
                 "average_forgetting": self.average_forgetting,
                 "worst_class": self.worst_class,
                 "tags": dict(self.tags),
@@ -237,6 +242,13 @@ class Registry(ABC):
         """Point an alias to a version (`UserError` where there is none such), or (None) take it away."""
 
     @abstractmethod
+    def set_tag(self, stream: str, version: int, name: str, value: str) -> None:
+        """Give a version a tag, or another value for one that it has. `UserError` where there is no such version.
+
+        What the registries in use take in full is `MAX_TAG_CHARACTERS`; more is a mistake of the caller's.
+        """
+
+    @abstractmethod
     def log_metrics(self, stream: str, state_id: str, points: Sequence[MetricPoint]) -> None:
         """Add points to the metrics of a learner's state. The same point twice is one."""
 
@@ -308,6 +320,17 @@ class InMemoryRegistry(Registry):
         else:
             raise UserError(f"model {stream!r} has no version {version}; it has {known}")
 
+    def set_tag(self, stream: str, version: int, name: str, value: str) -> None:
+        check_tag(name, value)
+        with self._lock:
+            self._check_available()
+            known = self._versions.get(stream, [])
+            for place, entry in enumerate(known):
+                if entry.version == version:
+                    known[place] = replace(entry, tags={**entry.tags, name: value})
+                    return
+        raise UserError(f"model {stream!r} has no version {version}; it has {[entry.version for entry in known]}")
+
     def log_metrics(self, stream: str, state_id: str, points: Sequence[MetricPoint]) -> None:
         self._check_available()
         self.metrics.setdefault((stream, state_id), set()).update(points)
@@ -325,6 +348,12 @@ def check_model_name(name: str) -> None:
     """`UserError` where no stream, and so no registered model, can be called so."""
     if not _STREAM.match(name) or name.strip(".") == "":
         raise UserError(f"stream {name!r} cannot name a model; use letters, digits, '.', '_' and '-'")
+
+
+def check_tag(name: str, value: str) -> None:
+    """Only ours are set, and none that a server might cut or refuse."""
+    assert name.startswith("palimpsest."), f"{name!r} is not a tag of ours"
+    assert len(value) <= MAX_TAG_CHARACTERS, f"tag {name!r} has {len(value)} characters, more than {MAX_TAG_CHARACTERS}"
 
 
 def lineage_of(older: Iterable[RegisteredVersion], request: RegistrationRequest) -> Lineage:

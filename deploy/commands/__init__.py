@@ -13,9 +13,12 @@ SHORT_HELP = {
     "fingerprint": "One SHA-256 over the newest snapshot's state.",
     "learn": "Learn from a stream and keep what was learnt.",
     "predict": "Answer requests with the champion; swap when it changes.",
+    "models": "List the versions of a model, and which has a role.",
     "produce": "Send a data set as a stream whose classes change.",
+    "promote": "Make a version the champion, if it passes the gate.",
     "r-matrix": "Accuracy on every task after every task (needs ce_task).",
     "restructure": "Do what a learner asks for: consolidations, expansions.",
+    "rollback": "Make the version before the champion again.",
     "settings": "Print all settings, and which are fixed for a state.",
     "snapshots": "List the snapshots of a state folder.",
 }

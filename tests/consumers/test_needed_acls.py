@@ -10,7 +10,7 @@ from consumers.acls import Acl, refusal
 from consumers.needed_acls import Role, needed_acls
 
 PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
-ROLES: tuple[Role, ...] = ("learner", "producer", "dead-letters", "restructure", "check")
+ROLES: tuple[Role, ...] = ("learner", "producer", "dead-letters", "restructure", "promote", "check")
 
 
 def page_lines() -> list[str]:

@@ -92,6 +92,22 @@ def test_aliases(registry: Registry, tmp_path: Path) -> None:
         registry.set_alias("pets", "champion", 3)
 
 
+def test_a_tag_is_set_and_set_anew(registry: Registry, tmp_path: Path) -> None:
+    for number in (1, 2):
+        registry.register(request(tmp_path / "servable", number, average_accuracy=0.75))
+    before = registry.versions("pets")
+    registry.set_tag("pets", 1, "palimpsest.note", "köln")
+    registry.set_tag("pets", 1, "palimpsest.note", "x" * MAX_TAG_CHARACTERS)
+    first, second = registry.versions("pets")
+    assert first == replace(before[0], tags={**before[0].tags, "palimpsest.note": "x" * MAX_TAG_CHARACTERS})
+    assert second == before[1]
+    assert second.tags["palimpsest.average_accuracy"] == "0.750000"
+    with pytest.raises(UserError, match=r"'pets' has no version 3; it has \[1, 2\]"):
+        registry.set_tag("pets", 3, "palimpsest.note", "")
+    with pytest.raises(UserError, match=r"'nobody' has no version 1; it has \[\]"):
+        registry.set_tag("nobody", 1, "palimpsest.note", "")
+
+
 def test_a_parent_may_be_given(registry: Registry, tmp_path: Path) -> None:
     for number in (1, 2):
         registry.register(request(tmp_path / "servable", number))

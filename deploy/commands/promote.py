@@ -1,0 +1,98 @@
+"""`palimpsest promote`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  palimpsest promote --stream digits --version challenger --state runs/digits
+  palimpsest promote --stream digits --version 7 --force --by ada
+
+\b
+Exit codes:
+  0  promoted, or the champion already
+  2  something you can put right: an option, a setting, a folder, a version
+  3  the gate refused it; nothing is changed
+  6  MLflow is away: run it again later; or it is promoted, and the brokers did not take the event: run it again"""
+)
+@click.option("--stream", required=True, metavar="NAME", help="The stream, and its model in MLflow.")
+@click.option("--version", "at", required=True, metavar="N|ALIAS", help="A version's number, or an alias: challenger.")
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder given to `palimpsest learn`, which may be running: its hold-outs judge.",
+)
+@click.option("--force", is_flag=True, help="Promote what the gate refuses, unless it could not be served at all.")
+@click.option("--by", metavar="NAME", help="Who promotes, for the history; default: this user.")
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Also write all of it to this file."
+)
+@click.option(
+    "--tracking-uri", metavar="URI", help="MLflow; default: MLFLOW_TRACKING_URI, else mlflow.db by --state, or in runs."
+)
+@click.option(
+    "--settings", "settings_file", type=click.Path(path_type=Path), help="YAML file; see `palimpsest settings`."
+)
+@click.option("--bootstrap-servers", metavar="HOST:PORT", help="A Kafka cluster; default: the embedded broker.")
+@click.pass_context
+def command(
+    context: click.Context,
+    stream: str,
+    at: str,
+    state: Path | None,
+    force: bool,
+    by: str | None,
+    json_file: Path | None,
+    tracking_uri: str | None,
+    settings_file: Path | None,
+    bootstrap_servers: str | None,
+) -> None:
+    """Make a version the champion, which predictors serve, if it is no worse than the one that is.
+
+    Both are judged on the hold-outs of the learner's newest snapshot (--state) and on what a predictor's shadow
+    recorded: average accuracy, the worst class's, forgetting, calibration, latency, size, each with a bound in the
+    settings (promotion.*). The alias `previous` keeps the way back: `palimpsest rollback`. Who promoted what, when and
+    on which figures stands in the version's tag palimpsest.promotions and in the stream's events.
+    """
+    from deploy.settings import load_settings
+
+    settings = load_settings(
+        settings_file, {"kafka.bootstrap_servers": bootstrap_servers, "registry.tracking_uri": tracking_uri}
+    )
+
+    from consumers.topics import check_stream_name
+    from deploy.existing_registry import existing_registry, registry_errors
+    from deploy.exit_codes import NOT_OFFERED, exit_code
+    from deploy.learning import chosen_tracking_uri
+    from deploy.promoting import promote
+    from deploy.promotion_lines import print_report, write_json
+    from deploy.user_name import user_name
+    from model_store.model_uri import ModelUri
+    from model_store.registry import check_model_name
+    from pipeline.device import configure_torch
+
+    check_model_name(check_stream_name(stream))
+    wanted = ModelUri.parse(f"models:/{stream}/{at}" if at.isdecimal() else f"models:/{stream}@{at}")
+    configure_torch(settings.learner)
+    with registry_errors():
+        report = promote(
+            existing_registry(chosen_tracking_uri(settings, state)),
+            stream,
+            wanted.at,
+            by=by or user_name(),
+            force=force,
+            state=state,
+            settings=settings,
+        )
+    print_report(report, forced=force)
+    if json_file is not None:
+        write_json(report, json_file)
+    if report.refused:
+        context.exit(NOT_OFFERED)
+    if report.problem is not None:
+        context.exit(exit_code(report.problem) or 1)
