@@ -181,6 +181,9 @@ SOURCES: Mapping[str, Source] = {
         backbone=_NARROW,
         augmentation=_CROPS_AND_FLIPS,
         rehearsal=lambda _: 200,
+        # the first network whole, and additions small enough that five steps stay within 1.5 times its size
+        expansion={"prune": 0.64},
+        beginning={"prune": None, **LABELLED_ONLY},
     ),
     "cifar100": Source(
         parts=lambda _: [_cifar100],

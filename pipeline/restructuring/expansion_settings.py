@@ -18,7 +18,7 @@ class ExpansionSettings(Section):
 
     epochs: int = changeable(10, ge=1, why="passes of the temporary network over the new classes' records")
     distillation_epochs: int = changeable(
-        3,
+        6,
         ge=0,
         why="passes of the pruned network, taught by the temporary one, over the unlabelled rows, or where there are "
         "fewer of these, over the records",
