@@ -17,8 +17,7 @@ Rows, each judged after each step on the test rows of all classes so far, nobody
 
 `--passes` over the labelled rows of a step are what each has: an expansion's pruned network is distilled on unlabelled
 rows, and where it hears none the passes are divided between both networks. The first step's network is a sub-module
-alone, which is pruned less or not at all; most unlabelled rows are then of classes that nobody has seen, and no label is
-guessed.
+alone, pruned less or not at all; most unlabelled rows are then of classes that nobody has seen: none is guessed.
 """
 
 from __future__ import annotations

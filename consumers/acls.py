@@ -21,12 +21,13 @@ CLUSTER = "kafka-cluster"  # the one name that the resource "cluster" has
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acl:
-    """`operations` on the resource of this very name (a pattern of type literal)."""
+    """`operations` on the resource of this very name, or `prefixed`: on all whose names begin so."""
 
     resource: Resource
     name: str
     operations: tuple[Operation, ...]
     why: str = ""
+    prefixed: bool = False
 
     def __str__(self) -> str:
         return f"{' and '.join(self.operations)} on {self.resource} {self.name}"
@@ -35,7 +36,8 @@ class Acl:
         """The line that gives it; `$ADMIN` stands for the way to the brokers as somebody who may give it."""
         operations = " ".join(f"--operation {operation}" for operation in self.operations)
         resource = "--cluster" if self.resource == "cluster" else f"--{self.resource} {self.name}"
-        return f"kafka-acls.sh $ADMIN --add --allow-principal {principal} {operations} {resource}"
+        pattern = " --resource-pattern-type prefixed" if self.prefixed else ""
+        return f"kafka-acls.sh $ADMIN --add --allow-principal {principal} {operations} {resource}{pattern}"
 
 
 def refusal(resource: Resource, name: str, *operations: Operation) -> str:

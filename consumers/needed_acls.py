@@ -7,10 +7,12 @@ from typing import Literal
 from consumers import topics
 from consumers.acls import CLUSTER, Acl, Operation
 from consumers.commit_log import transactional_id
+from consumers.kafka_request_log import predictor_group
 from consumers.replay_transactions import replay_group
 from consumers.topics import MAIN_BRANCH
+from pipeline.evaluation.shadow_scores import Role as ShadowRole
 
-Role = Literal["learner", "producer", "dead-letters", "restructure", "promote", "check"]
+Role = Literal["learner", "producer", "dead-letters", "restructure", "promote", "predict", "check"]
 
 
 def needed_acls(role: Role, stream: str, branch: str = MAIN_BRANCH) -> tuple[Acl, ...]:
@@ -62,7 +64,18 @@ def needed_acls(role: Role, stream: str, branch: str = MAIN_BRANCH) -> tuple[Acl
                 _topic(unlabelled, "Read", why="what a job learns from besides"),
             )
         case "promote":
-            return (_topic(events, "Write", why="to tell what was promoted, or refused"),)
+            return (
+                _topic(events, "Write", why="to tell what was promoted, or refused"),
+                *_read_shadow(stream),
+            )
+        case "predict":
+            return (
+                _topic(topics.requests(stream), "Read", why="to answer them; another name with --input"),
+                *_answering("champion", stream, topics.predictions(stream)),
+                *_answering("challenger", stream, topics.shadow(stream)),
+                _topic(events, "Read", why="to hear of a promotion at once"),
+                *_read_shadow(stream),
+            )
         case "check":
             return (
                 *(
@@ -77,6 +90,30 @@ def needed_acls(role: Role, stream: str, branch: str = MAIN_BRANCH) -> tuple[Acl
                     why="the brokers' own settings",
                 ),
             )
+
+
+def _answering(role: ShadowRole, stream: str, output: str) -> tuple[Acl, ...]:
+    group = predictor_group(stream, role)
+    return (
+        Acl(resource="group", name=group, operations=("Read",), why=f"the {role}'s instances share the requests out"),
+        Acl(
+            resource="transactional-id",
+            name=f"{group}.",
+            operations=("Write",),
+            why="each answer once; the instance's name comes after it",
+            prefixed=True,
+        ),
+        _topic(output, "Write", why=f"the {role}'s answers; another name with --output"),
+        _topic(output, "Create", why="only where it makes the topic"),
+    )
+
+
+def _read_shadow(stream: str) -> tuple[Acl, ...]:
+    return (
+        _topic(topics.predictions(stream), "Read", why="what the champion answered"),
+        _topic(topics.shadow(stream), "Read", why="what the challenger answered"),
+        _topic(topics.samples(stream), "Read", why="the true labels that came later"),
+    )
 
 
 def _topic(name: str, *operations: Operation, why: str) -> Acl:

@@ -11,7 +11,7 @@ from consumers.commit_log import BrokerUnavailable
 from consumers.record_source import SourceUnavailable
 from deploy.existing_registry import existing_registry, registry_errors
 from deploy.exit_codes import one_line
-from deploy.judging_versions import ShadowReader, no_shadow
+from deploy.judging_versions import PairScores, no_shadow
 from deploy.learning import chosen_tracking_uri
 from deploy.promoting import AUTOMATIC, promote
 from deploy.settings import Settings
@@ -41,7 +41,7 @@ class AutomaticPromotion:
         settings: Settings,
         console: WorkerConsole,
         registry: Registry | None = None,
-        shadow: ShadowReader = no_shadow,
+        shadow: PairScores = no_shadow,
     ) -> None:
         """`registry` None: that of the settings, opened at the first look, since a learner may have to make it yet."""
         self._stream = stream

@@ -8,18 +8,19 @@ from pathlib import Path
 from consumers.state_hold_outs import StateHoldOuts, newest_hold_outs
 from consumers.version_teacher import VersionTeacher, open_version, read_alike
 from model_store.model_uri import ModelUri
-from model_store.promotion import ShadowRecord, Verdict, judged, unservable
+from model_store.promotion import Verdict, judged, unservable
 from model_store.promotion_settings import PromotionSettings
 from model_store.registry import RegisteredVersion, Registry
 from pipeline.classifier import TOKENIZER_FOLDER
 from pipeline.evaluation.version_figures import answers, compared_figures
+from pipeline.evaluation.version_pair import PairScore
 from pipeline.user_error import UserError
 
 # (champion's number, challenger's) -> what both answered to the same requests; None: there is no record.
-ShadowReader = Callable[[int, int], ShadowRecord | None]
+PairScores = Callable[[int, int], PairScore | None]
 
 
-def no_shadow(_champion: int, _challenger: int) -> ShadowRecord | None:
+def no_shadow(_champion: int, _challenger: int) -> PairScore | None:
     """Where no predictor keeps a record."""
     return None
 
@@ -32,7 +33,7 @@ def judge(
     state: Path | None,
     settings: PromotionSettings,
     scratch: Path,
-    shadow: ShadowReader,
+    shadow: PairScores,
 ) -> Verdict:
     """`state`: a learner's folder; None: nothing judges on hold-outs. `scratch`: an empty folder that goes afterwards.
 

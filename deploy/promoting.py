@@ -11,7 +11,7 @@ from consumers.commit_log import BrokerUnavailable
 from consumers.kafka_settings import KafkaSettings
 from consumers.message_sender import tell
 from consumers.version_teacher import find_version
-from deploy.judging_versions import ShadowReader, judge, no_shadow
+from deploy.judging_versions import PairScores, judge, no_shadow
 from deploy.settings import Settings
 from model_store.model_uri import ModelUri
 from model_store.promotion import Verdict
@@ -77,7 +77,7 @@ def promote(
     force: bool,
     state: Path | None,
     settings: Settings,
-    shadow: ShadowReader = no_shadow,
+    shadow: PairScores = no_shadow,
     tells_what_may_pass_later: bool = True,
 ) -> PromotionReport:
     """Judge a version, by number or alias, and make it the champion.
@@ -142,7 +142,7 @@ def _judged(
     version: RegisteredVersion,
     state: Path | None,
     settings: Settings,
-    shadow: ShadowReader,
+    shadow: PairScores,
 ) -> Verdict:
     with tempfile.TemporaryDirectory(prefix="palimpsest-promote-") as scratch:
         return judge(

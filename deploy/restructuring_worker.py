@@ -69,8 +69,11 @@ class RestructuringWorker:
         self._promotion: AutomaticPromotion | None = None
         if settings.promotion.automatic:
             from deploy.automatic_promotion import AutomaticPromotion  # MLflow comes with its first look
+            from deploy.shadow import pair_scores
 
-            self._promotion = AutomaticPromotion(stream=stream, state=state, settings=settings, console=console)
+            self._promotion = AutomaticPromotion(
+                stream=stream, state=state, settings=settings, console=console, shadow=pair_scores(settings, stream)
+            )
 
     def run(self, stop: threading.Event, until_idle_seconds: float | None = None) -> WorkReport:
         """Until `stop` is set, or nothing was asked for so long. Numbered as above.

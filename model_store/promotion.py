@@ -13,6 +13,7 @@ from typing import Literal
 
 from model_store.promotion_settings import PromotionSettings
 from pipeline.evaluation.version_figures import VersionFigures
+from pipeline.evaluation.version_pair import PairScore
 from pipeline.state import Json
 
 Unit = Literal["ratio", "seconds", "count"]
@@ -20,19 +21,6 @@ Outcome = Literal["passed", "failed", "unknown"]
 
 # Bounds are decimal, accuracies fractions: 0.90 - 0.01 is not 0.89 in floating point.
 _ROUNDING = 1e-9
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShadowRecord:
-    """What two versions answered to the same requests, and how much of it was right: of just these two versions."""
-
-    champion_version: int
-    challenger_version: int
-    labelled: int  # requests that both answered, and whose label came later
-    champion_accuracy: float | None  # on these; None: there are none
-    challenger_accuracy: float | None
-    agreement: float | None  # share of the answered ones where both say the same label
-    answered: int  # requests that both answered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +80,7 @@ def unservable(why: str) -> Verdict:
 def judged(
     champion: VersionFigures | None,
     challenger: VersionFigures,
-    shadow: ShadowRecord | None,
+    shadow: PairScore | None,
     settings: PromotionSettings,
     *,
     no_hold_outs: str | None = None,
@@ -195,7 +183,7 @@ def _cost_checks(
     )
 
 
-def _shadow_check(shadow: ShadowRecord | None, settings: PromotionSettings) -> Check:
+def _shadow_check(shadow: PairScore | None, settings: PromotionSettings) -> Check:
     labelled = 0 if shadow is None else shadow.labelled
     check = _falls(
         "shadow_accuracy",

@@ -71,6 +71,7 @@ def command(
     from deploy.learning import chosen_tracking_uri
     from deploy.promoting import promote
     from deploy.promotion_lines import print_report, write_json
+    from deploy.shadow import pair_scores
     from deploy.user_name import user_name
     from model_store.model_uri import ModelUri
     from model_store.registry import check_model_name
@@ -88,6 +89,7 @@ def command(
             force=force,
             state=state,
             settings=settings,
+            shadow=pair_scores(settings, stream, may_be_away=force),
         )
     print_report(report, forced=force)
     if json_file is not None:

@@ -10,7 +10,7 @@ from consumers.acls import Acl, refusal
 from consumers.needed_acls import Role, needed_acls
 
 PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
-ROLES: tuple[Role, ...] = ("learner", "producer", "dead-letters", "restructure", "promote", "check")
+ROLES: tuple[Role, ...] = ("learner", "producer", "dead-letters", "restructure", "promote", "predict", "check")
 
 
 def page_lines() -> list[str]:
@@ -47,6 +47,11 @@ def test_the_lines_are_kafkas() -> None:
     )
     acl = Acl(resource="cluster", name="kafka-cluster", operations=("Describe",))
     assert acl.command("User:check").endswith(" --operation Describe --cluster")
+
+
+def test_a_prefix_is_said_to_be_one() -> None:
+    acl = Acl(resource="transactional-id", name="palimpsest.", operations=("Write",), prefixed=True)
+    assert acl.command("User:p").endswith(" --transactional-id palimpsest. --resource-pattern-type prefixed")
 
 
 def test_a_refusal_is_one_line_with_the_way_out() -> None:

@@ -14,14 +14,14 @@ import pytest
 from consumers.commit_log import BrokerUnavailable
 from consumers.record_source import SourceUnavailable
 from deploy.automatic_promotion import REFUSED_TAG, AutomaticPromotion
-from deploy.judging_versions import ShadowReader, no_shadow
+from deploy.judging_versions import PairScores, no_shadow
 from deploy.promoting import roll_back
 from deploy.restructuring_worker import RestructuringWorker
 from deploy.worker_console import WorkerConsole
-from model_store.promotion import ShadowRecord
 from model_store.promotion_history import promotions_of
 from model_store.registry import InMemoryRegistry
 from model_store.snapshot import OutboxMessage
+from pipeline.evaluation.version_pair import PairScore
 from tests.consumers.learner_world import STREAM
 from tests.deploy.promotion_world import good, learnt_state, settings_with, untrained, versions_of
 
@@ -61,7 +61,7 @@ class Bench:
         self.registry = InMemoryRegistry()
         self._capsys = capsys
 
-    def automatic(self, shadow: ShadowReader = no_shadow, **promotion: Any) -> AutomaticPromotion:
+    def automatic(self, shadow: PairScores = no_shadow, **promotion: Any) -> AutomaticPromotion:
         return AutomaticPromotion(
             stream=STREAM,
             state=self.state,
@@ -150,8 +150,8 @@ def test_a_record_that_is_too_short_yet_is_waited_for(bench: Bench, topic: Topic
     versions_of(bench.registry, bench.folder, good())
     labelled = 3
 
-    def record(champion: int, challenger: int) -> ShadowRecord:
-        return ShadowRecord(
+    def record(champion: int, challenger: int) -> PairScore:
+        return PairScore(
             champion_version=champion,
             challenger_version=challenger,
             labelled=labelled,

@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from consumers.state_hold_outs import StateHoldOuts, newest_hold_outs
-from deploy.judging_versions import ShadowReader, judge, no_shadow
-from model_store.promotion import ShadowRecord, Verdict
+from deploy.judging_versions import PairScores, judge, no_shadow
+from model_store.promotion import Verdict
 from model_store.registry import InMemoryRegistry, RegisteredVersion
 from model_store.snapshot_store import SnapshotStore
 from pipeline.classifier import Classifier
 from pipeline.evaluation.hold_out import HoldOut
+from pipeline.evaluation.version_pair import PairScore
 from pipeline.network import build_network
 from pipeline.sample import InputSpec
 from pipeline.settings import HoldOutSettings, InputSettings, NetworkSettings
@@ -50,7 +51,7 @@ class Court:
         challenger: RegisteredVersion,
         state: Path | None,
         *,
-        shadow: ShadowReader = no_shadow,
+        shadow: PairScores = no_shadow,
         **promotion: Any,
     ) -> Verdict:
         self._judged += 1
@@ -110,9 +111,9 @@ def test_without_a_state_the_shadow_judges(court: Court) -> None:
     assert refused.may_be_forced
     asked: list[tuple[int, int]] = []
 
-    def record(champion: int, challenger: int) -> ShadowRecord:
+    def record(champion: int, challenger: int) -> PairScore:
         asked.append((champion, challenger))
-        return ShadowRecord(
+        return PairScore(
             champion_version=champion,
             challenger_version=challenger,
             labelled=200,

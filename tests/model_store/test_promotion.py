@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from model_store.promotion import ShadowRecord, Verdict, judged, unservable
+from model_store.promotion import Verdict, judged, unservable
 from model_store.promotion_settings import PromotionSettings
 from pipeline.evaluation.version_figures import VersionFigures
+from pipeline.evaluation.version_pair import PairScore
 
 CHAMPION = VersionFigures(
     class_accuracies={"cat": (0.95, 40), "dog": (0.85, 40)},
@@ -24,8 +25,8 @@ CHAMPION = VersionFigures(
 SETTINGS = PromotionSettings()
 
 
-def shadow(champion: float, challenger: float, labelled: int = 100) -> ShadowRecord:
-    return ShadowRecord(
+def shadow(champion: float, challenger: float, labelled: int = 100) -> PairScore:
+    return PairScore(
         champion_version=1,
         challenger_version=2,
         labelled=labelled,
@@ -36,7 +37,7 @@ def shadow(champion: float, challenger: float, labelled: int = 100) -> ShadowRec
     )
 
 
-def verdict(*, record: ShadowRecord | None = None, settings: dict[str, Any] | None = None, **figures: Any) -> Verdict:
+def verdict(*, record: PairScore | None = None, settings: dict[str, Any] | None = None, **figures: Any) -> Verdict:
     return judged(CHAMPION, replace(CHAMPION, **figures), record, PromotionSettings.model_validate(settings or {}))
 
 
