@@ -6,7 +6,9 @@
    learner consolidates or expands the network as it is asked to, and the learner adopts what comes of it. Then the rest
    of the stream comes.
 4. Learn the same topic again on another branch, with no retention at all: what forgetting looks like.
-5. Print both side by side, and write summary.json.
+5. Print both side by side.
+6. Promote the newest version, if it is no worse than the first one, and answer the records without a label with it.
+7. Write summary.json.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from consumers.observers import Observer
 from consumers.topics import MAIN_BRANCH
 from deploy.console import ConsoleObserver
 from deploy.demo_events import told_restructurings
+from deploy.demo_serving import serve
 from deploy.demo_sizes import NetworkSize, NetworkSizes
 from deploy.demo_stream import DemoStream
 from deploy.demo_worker import DemoWorker, demo_worker
@@ -59,6 +62,7 @@ _MARK = ".palimpsest-demo"
 _OWN = (
     "broker",
     "state",
+    "models",
     "finetune",
     "mlflow.db",
     "mlartifacts",
@@ -95,7 +99,7 @@ def run_demo(
     settings: Settings,
     settings_file: Path | None = None,
 ) -> dict[str, Any]:
-    """All five steps; returns what summary.json holds. `settings_file`: where `settings` came from, for the worker."""
+    """All seven steps; returns what summary.json holds. `settings_file`: where `settings` came from, for the worker."""
     began = time.monotonic()
     stream = f"demo-{''.join(c if c.isalnum() and c.isascii() else '-' for c in dataset)}"
     options = DatasetOptions() if data_root is None else DatasetOptions(data_root=data_root)
@@ -136,8 +140,15 @@ def run_demo(
         plain = settings.model_copy(update={"learner": learner})
         finetune = _learn(stream, out / "finetune", plain, FINETUNE_BRANCH)
         restructurings = told_restructurings(kafka, stream)
-    # 5.
-    versions = MlflowRegistry(tracking_uri).versions(stream)
+        # 5.
+        _print_table(learnt, finetune, retention)
+        _print_restructurings(restructurings, stream)
+        _print_sizes(sizes.over_time)
+        # 6.
+        mlflow = MlflowRegistry(tracking_uri)
+        served = serve(stream, mlflow, mlflow.versions(stream), out=out, settings=settings)
+        versions = mlflow.versions(stream)
+    # 7.
     summary = {
         "broker": description,
         "seconds": round(time.monotonic() - began, 1),
@@ -160,15 +171,13 @@ def run_demo(
         },
         "restructurings": restructurings,
         "network": sizes.as_json,
+        "served": served.as_json,
         "versions": [
             {"version": version.version, "trigger": version.trigger, "offsets": _offsets(version.offsets)}
             for version in versions
         ],
     }
     (out / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    _print_table(learnt, finetune, retention)
-    _print_restructurings(restructurings, stream)
-    _print_sizes(sizes.over_time)
     _print_versions(versions, stream)
     _print_where(out, stream, tracking_uri, cluster=None if is_embedded else kafka.bootstrap_servers)
     return summary

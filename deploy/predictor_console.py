@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
+from typing import TextIO
 
 from consumers.model_slot import ServingModel
 from consumers.predictor import PredictorObserver, PredictReport, Turn
@@ -18,9 +19,9 @@ class PredictorConsole(PredictorObserver):
     """Every line of JSON has `time` (seconds since 1970) and `event`: started, serving, version_refused, waiting,
     answered, stopped."""
 
-    def __init__(self, *, as_json: bool | None = None) -> None:
-        """`as_json` None: where stderr is no terminal."""
-        self._lines = EventLines(as_json=as_json)
+    def __init__(self, out: TextIO | None = None, *, as_json: bool | None = None) -> None:
+        """As `EventLines`."""
+        self._lines = EventLines(out, as_json=as_json)
         self.as_json = self._lines.as_json
         self._lock = threading.Lock()  # the loop and the watch speak
         self._told_at = time.monotonic()

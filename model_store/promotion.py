@@ -171,6 +171,7 @@ def _cost_checks(
             challenger.latency_seconds,
             settings.latency_ratio,
             "the time of one prediction",
+            free=settings.latency_free_seconds,
         ),
         _multiplies(
             "parameters",
@@ -217,8 +218,11 @@ def _rises(name: str, before: float | None, after: float | None, margin: float, 
     return _check(name, "ratio", before, after, f"may rise by {margin:.1%}", is_worse, what)
 
 
-def _multiplies(name: str, unit: Unit, before: float | None, after: float | None, ratio: float, what: str) -> Check:
-    is_worse = before is not None and after is not None and after > before * ratio * (1 + _ROUNDING)
+def _multiplies(
+    name: str, unit: Unit, before: float | None, after: float | None, ratio: float, what: str, *, free: float = 0.0
+) -> Check:
+    """`free`: what it may come to in any case."""
+    is_worse = before is not None and after is not None and after > max(free, before * ratio * (1 + _ROUNDING))
     return _check(name, unit, before, after, f"may become {ratio:g} times that", is_worse, what)
 
 

@@ -15,6 +15,9 @@ class PromotionSettings(Section):
     forgetting_margin: float = changeable(0.02, ge=0, le=1, why="the average forgetting may rise by so much")
     calibration_margin: float = changeable(0.02, ge=0, le=1, why="the expected calibration error may rise by so much")
     latency_ratio: float = changeable(2.0, gt=0, why="one prediction may take so many times as long, at most")
+    latency_free_seconds: float = changeable(
+        0.001, ge=0, why="what one prediction may take in any case: of so small networks the ratio is noise"
+    )
     size_ratio: float = changeable(2.0, gt=0, why="the network may have so many times the parameters, at most")
     min_class_samples: int = changeable(20, ge=1, why="classes with fewer held-out samples are not judged")
     min_shadow_labels: int = changeable(

@@ -25,6 +25,12 @@ CHAMPION = VersionFigures(
 SETTINGS = PromotionSettings()
 
 
+def test_what_takes_no_time_to_speak_of_may_take_longer() -> None:
+    tiny = {"latency_free_seconds": 0.004}
+    assert verdict(settings=tiny, latency_seconds=0.004).passed
+    assert not verdict(settings=tiny, latency_seconds=0.0041).passed
+
+
 def shadow(champion: float, challenger: float, labelled: int = 100) -> PairScore:
     return PairScore(
         champion_version=1,
