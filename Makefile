@@ -18,7 +18,7 @@ help:
 	@echo "make test                               lint, types, unit tests, tests against real Kafka and MLflow"
 	@echo "make test-slow                          kills, fuzzing"
 	@echo "make soak                               faults for an hour: 200 kills, terminations, disks, outages; a table"
-	@echo "make bench DATA_ROOT=DIR                the benchmarks' tables: benchmarks/RESULTS.md (an hour or two)"
+	@echo "make bench DATA_ROOT=DIR                the benchmarks' tables: benchmarks/RESULTS.md (hours; on a GPU less)"
 
 # The stamps are newer than what they were made from, so that a second call installs nothing and needs no network.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -66,6 +66,9 @@ bench: $(VENV)/.installed-test$(TEST_ALL)
 	@$(BIN)/python -m benchmarks.consolidated_stream --seeds 0 1 2 $(BENCH_DATA) --json runs/bench/93-consolidated-stream.json
 	@$(BIN)/python -m benchmarks.consolidated_stream --seeds 0 1 2 --buffer 100 $(BENCH_DATA) --json runs/bench/94-consolidated-stream-100.json
 	@$(BIN)/python -m benchmarks.consolidation --dataset thucnews --seeds 0 1 $(BENCH_DATA) --json runs/bench/92-consolidation-thucnews.json
+	@for steps in s0-t5 s0-t10 s50-t5; do $(BIN)/python -m benchmarks.expansion --dataset cifar10 --steps $$steps --seeds 0 1 2 3 4 \
+		$(BENCH_DATA) --json runs/bench/95-expansion-$$steps.json || exit 1; done
+	@$(BIN)/python -m benchmarks.serving --json runs/bench/96-serving.json
 	@$(BIN)/python -m benchmarks.ingest --json runs/bench/6-ingest.json
 	@$(BIN)/python -m benchmarks.growth --resnet --json runs/bench/5-growth.json
 	@$(BIN)/python -m benchmarks.results runs/bench/*.json

@@ -245,6 +245,57 @@ def expansion_section(result: dict[str, Any]) -> str:
     )
 
 
+def serving_section(result: dict[str, Any]) -> str:
+    """A row a network; what a swap costs below."""
+    lines = [
+        "| | plain loop, requests/s | served, requests/s | ratio | at | p50, ms | p99, ms |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    swaps: list[str] = []
+    for kind, turns in result["serving"].items():
+        cells = [
+            _spread([turn["loop_per_second"] for turn in turns], 0),
+            _spread([turn["served_per_second"] for turn in turns], 0),
+            _spread([turn["ratio"] for turn in turns], 2),
+            f"{_spread([turn['rate'] for turn in turns], 0)}/s",
+            _spread([turn["latency_ms_p50"] for turn in turns], 0),
+            _spread([turn["latency_ms_p99"] for turn in turns], 0),
+        ]
+        lines.append(f"| `{kind}` | {' | '.join(cells)} |")
+        of_kind = [swap for turn in turns for swap in turn["swaps"]]
+        for told in (True, False):
+            seconds = [swap["seconds"] for swap in of_kind if swap["told"] is told]
+            added = [swap["gap_ms"] - swap["usual_gap_ms"] for swap in of_kind if swap["told"] is told]
+            how = "told as an event" if told else "found by looking"
+            swaps.append(
+                f"- `{kind}`, {how}: {_spread(seconds, 1)} s from the alias to the first answer; {_spread(added, 0)} "
+                "ms more than the usual longest gap between two answers"
+            )
+    return "\n".join(
+        [
+            "## Serving: requests from Kafka, answered exactly once",
+            "",
+            *lines,
+            "",
+            "Swaps under that load:",
+            "",
+            *swaps,
+            "",
+            f"Medians, with the least and the most of {_count(len(next(iter(result['serving'].values()))), 'turn')}; "
+            f"{result['threads']} thread(s), {result['partitions']} partitions; broker, MLflow, predictor and reader "
+            "share the machine.",
+            "",
+            *_circumstances(result),
+        ]
+    )
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    """ "12 (10 to 15)"."""
+    middle, least, most = statistics.median(values), min(values), max(values)
+    return f"{middle:,.{digits}f} ({least:,.{digits}f} to {most:,.{digits}f})"
+
+
 def _kind_of_device(device: str) -> str:
     """ "a CPU" or "a GPU"; which one stands below the table."""
     return "a GPU" if device.startswith("cuda") else "a CPU"
@@ -300,9 +351,11 @@ def section(result: dict[str, Any]) -> str:
         return consolidated_stream_section(result)
     if "expansion" in result:
         return expansion_section(result)
+    if "serving" in result:
+        return serving_section(result)
     raise ValueError(
         "not a result of benchmarks.accuracy, throughput, update_cost, growth, ingest, consolidation, "
-        "consolidated_stream or expansion"
+        "consolidated_stream, expansion or serving"
     )
 
 

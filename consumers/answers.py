@@ -13,18 +13,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, cast
 
 from consumers.dead_letter_reader import identified
 from model_store.snapshot import OutboxMessage
 from pipeline.classifier import Prediction
-from pipeline.codec.cloud_event import CloudEvent, unix_seconds
+from pipeline.codec.cloud_event import rfc3339, unix_seconds
 from pipeline.evaluation.shadow_scores import ROLES, Role
 from pipeline.record import Record
 from pipeline.sample import BadRecord
 from pipeline.state import Json
 
 _TYPE = "io.palimpsest.prediction"
+_encoder = json.JSONEncoder(ensure_ascii=False)  # json.dumps would make one anew for each answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,17 +62,22 @@ def answer_message(request: Record, data: Mapping[str, Json], *, topic: str, str
         "partition": request.partition,
         "offset": request.offset,
     }
-    event = CloudEvent(
-        id=last["ce_id"].decode(errors="replace"),
-        source=f"palimpsest/{stream}/{data['role']}",
-        type=_TYPE,
-        content_type="application/json",
-        data=json.dumps({**data, "request": asked}, ensure_ascii=False).encode("utf-8", "replace"),
-        time_seconds=now,
+    headers = (
+        ("ce_specversion", b"1.0"),
+        ("ce_id", last["ce_id"]),  # its very bytes, be they UTF-8 or not: whoever asked looks for them
+        ("ce_source", f"palimpsest/{stream}/{data['role']}".encode()),
+        ("ce_type", _TYPE.encode()),
+        ("ce_time", _time(now)),
+        ("content-type", b"application/json"),
     )
-    # the id's very bytes, be they UTF-8 or not: whoever asked looks for them
-    headers = [(name, last["ce_id"] if name == "ce_id" else value) for name, value in event.headers()]
-    return OutboxMessage(topic=topic, key=request.key, value=event.data, headers=tuple(headers))
+    value = _encoder.encode({**data, "request": asked}).encode("utf-8", "replace")
+    return OutboxMessage(topic=topic, key=request.key, value=value, headers=headers)
+
+
+@lru_cache(maxsize=4)
+def _time(now: float) -> bytes:
+    """All answers of a batch have the same."""
+    return rfc3339(now).encode()
 
 
 def parse_answer(record: Record) -> Answer | None:

@@ -57,6 +57,8 @@ _HEARTBEAT_SECONDS = 3.0
 # How long the brokers hold back an answer while there is nothing to send; a rebalance waits for no longer.
 _FETCH_WAIT_MS = 250
 _OFFSETS_TIMEOUT_MS = 5_000
+# The answers of a turn wait for the last of them, and then go at once: one request to each broker, not dozens.
+_LINGER_MS = 1_000
 _PAUSE_SECONDS = 0.5
 # Kafka takes these in group.instance.id.
 _INSTANCE = re.compile(r"[A-Za-z0-9._-]{1,100}")
@@ -225,6 +227,7 @@ class KafkaRequestLog(RequestLog):
             )
             for answer in answers
         ]
+        producer.flush()
         for future in futures:
             future.get()
         fault_point("predict.sent")
@@ -326,7 +329,11 @@ class KafkaRequestLog(RequestLog):
 
     def _open_producer(self, stop: threading.Event | None) -> None:
         producer = transactional_producer(
-            self._settings, self._id, timeout_seconds=TRANSACTION_TIMEOUT_SECONDS, compression="lz4"
+            self._settings,
+            self._id,
+            timeout_seconds=TRANSACTION_TIMEOUT_SECONDS,
+            compression="lz4",
+            linger_ms=_LINGER_MS,
         )
         try:
             with held_back():

@@ -45,9 +45,11 @@ def transactional_producer(
     *,
     timeout_seconds: float = TRANSACTION_TIMEOUT_SECONDS,
     compression: str = "zstd",
+    linger_ms: int = 0,
 ) -> KafkaProducer:
     """One that has not begun: `init_transactions` is the next call. `timeout_seconds`: after which the brokers abort
-    its transaction. Raises as `kafka_connection.producer`."""
+    its transaction; `linger_ms`: as long messages may wait for others, or for a flush. Raises as
+    `kafka_connection.producer`."""
     return kafka_connection.producer(
         settings,
         transactional_id=transactional_id,
@@ -55,6 +57,7 @@ def transactional_producer(
         retry_backoff_ms=_RETRY_BACKOFF_MS,
         max_request_size=MAX_REQUEST_BYTES,
         compression_type=compression,
+        linger_ms=linger_ms,
         value_serializer=NullableSerializer(),
     )
 

@@ -76,6 +76,7 @@ class Predictor:
         self._stream, self._role, self._output = stream, role, output
         self._observers = tuple(observers)
         self._batch = AdaptiveBatch(bound_seconds=settings.latency_seconds, most=settings.most_requests)
+        self._is_behind = False
 
     def run(self, stop: threading.Event, until_idle_seconds: float | None = None) -> PredictReport:
         """Until `stop` is set, between two batches, or no request came for so long. Raises as the log's methods.
@@ -96,17 +97,24 @@ class Predictor:
                 busy_at = time.monotonic()
                 continue
             # 2.
-            requests = self._log.poll(self._batch.limit, _POLL_SECONDS)
+            requests = self._log.poll(self._most(), _POLL_SECONDS)
             if not requests:
                 if until_idle_seconds is not None and time.monotonic() - busy_at >= until_idle_seconds:
                     return PredictReport(answered=answered, unreadable=unreadable, stopped_by="idle")
                 continue
             busy_at = time.monotonic()
+            oldest = min(request.timestamp_ms for request in requests) / 1000
+            self._is_behind = time.time() - oldest > self._settings.latency_seconds
             turn = self._answer(requests, self._slot.model or model)
             if turn is not None:
                 answered += len(turn.requests)
                 unreadable += turn.unreadable
         return PredictReport(answered=answered, unreadable=unreadable, stopped_by="signal")
+
+    def _most(self) -> int:
+        """Of the next turn. A request that has waited for longer than the bound already is answered soonest by turns
+        that are as large as they may be."""
+        return self._settings.most_requests if self._is_behind else self._batch.limit
 
     def _answer(self, requests: Sequence[Record], model: ServingModel) -> Turn | None:
         """None: not answered."""

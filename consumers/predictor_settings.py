@@ -15,7 +15,7 @@ class PredictorSettings(Section):
         gt=0,
         why="a request that finds no queue is answered within about this; larger batches are not put together",
     )
-    most_requests: int = changeable(512, ge=1, why="answered together at most, in one transaction")
+    most_requests: int = changeable(1024, ge=1, why="answered together at most, in one transaction")
     top_k: int = changeable(3, ge=0, le=1000, why="likeliest classes in an answer; 0: the label alone")
     begins: Literal["beginning", "end"] = changeable(
         "beginning",

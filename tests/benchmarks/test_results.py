@@ -148,3 +148,26 @@ def test_what_an_update_costs_has_a_row_a_variant_and_a_column_a_network(tmp_pat
     assert "| DER++ | 1.23 (1.00 to 2.00) | 1.23 (1.00 to 2.00) |" in page
     assert "| fine-tuning | 1.23 (1.00 to 2.00) |  |" in page
     assert "resnet18 of width 64. 2026-01-02, a card" in page
+
+
+def test_serving_has_a_row_a_network_and_its_swaps(tmp_path: Path) -> None:
+    swaps = [
+        {"told": True, "seconds": 0.3, "gap_ms": 50.0, "usual_gap_ms": 40.0},
+        {"told": False, "seconds": 2.0, "gap_ms": 90.0, "usual_gap_ms": 60.0},
+    ]
+    turn = {"loop_per_second": 40_000.0, "rate": 500.0, "latency_ms_p50": 20.0, "latency_ms_p99": 60.0, "swaps": swaps}
+    turns = [{**turn, "served_per_second": rate, "ratio": rate / 40_000} for rate in (4_000.0, 5_000.0, 8_000.0)]
+    result = {
+        "date": "2026-11-26T12:00:00+00:00",
+        "command": "python -m benchmarks.serving --kinds mlp --json x.json",
+        "machine": "2 cores",
+        "load_before": [0.5, 0.5, 0.5],
+        "serving": {"mlp": turns},
+        "threads": 1,
+        "partitions": 4,
+    }
+    text = section(result)
+    assert "| `mlp` | 40,000 (40,000 to 40,000) | 5,000 (4,000 to 8,000) | 0.12 (0.10 to 0.20) |" in text
+    assert "- `mlp`, told as an event: 0.3 (0.3 to 0.3) s from the alias to the first answer; 10 (10 to 10) ms" in text
+    assert "- `mlp`, found by looking: 2.0 (2.0 to 2.0) s from the alias to the first answer; 30 (30 to 30) ms" in text
+    assert "least and the most of 3 turns" in text

@@ -42,6 +42,7 @@ def test_it_shows_forgetting_and_what_keeps_it_away(tmp_path: Path) -> None:
         "finetune",
         "restructurings",
         "network",
+        "served",
         "versions",
     ]
     assert summary["broker"] == "Apache Kafka 4.3.1, embedded"
@@ -79,6 +80,13 @@ def test_it_shows_forgetting_and_what_keeps_it_away(tmp_path: Path) -> None:
     triggers = [version["trigger"] for version in summary["versions"]]
     assert [trigger for trigger in triggers if trigger != "periodic"] == ["consolidation", "expansion", "final"]
     assert summary["versions"][-1]["offsets"] == {"demo-digits.samples-0": 10_200}
+    # The newest version is promoted since it is no worse, and answers each record without a label once.
+    promoted, answers = summary["served"]["promoted"], summary["served"]["answers"]
+    assert (promoted["before"], promoted["version"], promoted["passed"]) == (1, len(triggers), True)
+    before, after = promoted["figures"]["average_accuracy"]
+    assert before < after
+    assert answers["requests"] == sum(answers["labels"].values()) == 1_800
+    assert set(answers["labels"]) == {str(digit) for digit in range(10)}
     # What it printed.
     assert "der_pp + ewc_pp" in done.stdout
     assert "no retention" in done.stdout
@@ -101,6 +109,8 @@ def test_it_shows_forgetting_and_what_keeps_it_away(tmp_path: Path) -> None:
     assert f"  {expansion['job']} was adopted" in done.stdout.splitlines()
     assert f"{sizes[2]['parameters']:,}  expansion" in done.stdout
     assert f"accuracy {consolidation['average_accuracy_before']:.1%} before, " in done.stdout
+    assert f"promoted models:/demo-digits/{promoted['version']}; previous is 1" in done.stdout
+    assert "1,800 requests, each answered once" in done.stdout
     for line in done.stdout.splitlines():
         assert len(line) <= 160
     assert not [line for line in done.stderr.splitlines() if not line.startswith("producing: ")], done.stderr
