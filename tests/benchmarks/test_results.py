@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.results import main
+from benchmarks.results import main, section
 
 
 def run(seed: int, accuracy: float, rate: float) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def test_what_an_update_costs_has_a_row_a_variant_and_a_column_a_network(tmp_pat
     assert "resnet18 of width 64. 2026-01-02, a card" in page
 
 
-def test_serving_has_a_row_a_network_and_its_swaps(tmp_path: Path) -> None:
+def test_serving_has_a_row_a_network_and_its_swaps() -> None:
     swaps = [
         {"told": True, "seconds": 0.3, "gap_ms": 50.0, "usual_gap_ms": 40.0},
         {"told": False, "seconds": 2.0, "gap_ms": 90.0, "usual_gap_ms": 60.0},
