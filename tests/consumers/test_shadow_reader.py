@@ -11,7 +11,7 @@ import confluent_kafka
 import pytest
 
 from consumers import followed_topic, kafka_connection, topics
-from consumers.answers import Role, answer_data, answer_message
+from consumers.answers import answer_data, answer_message
 from consumers.followed_topic import kafka_topic
 from consumers.kafka_settings import KafkaSettings
 from consumers.memory_record_source import InMemoryLog, InMemoryRecordSource
@@ -23,6 +23,7 @@ from model_store.snapshot import OutboxMessage
 from pipeline.classifier import Prediction
 from pipeline.codec.record_decoder import RecordDecoder
 from pipeline.evaluation.delayed_labels import DelayedLabels
+from pipeline.evaluation.shadow_scores import Role
 from pipeline.record import Partition, Record
 from pipeline.sample import BadRecord, DeadLetterReason
 from pipeline.settings import InputSettings
