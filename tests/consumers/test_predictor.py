@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,7 +23,7 @@ from consumers.model_slot import ModelSlot, ServingModel
 from consumers.predictor import Predictor, PredictorObserver, PredictReport, Turn
 from consumers.predictor_metrics import PredictorMetrics
 from consumers.predictor_settings import PredictorSettings
-from consumers.request_log import PredictorFenced
+from consumers.request_log import PredictorFenced, RequestLog
 from model_store.snapshot import OutboxMessage
 from pipeline.record import Record
 from tests.model_store.tiny_servable import payload, tiny_classifier
@@ -64,9 +64,15 @@ class Turns(PredictorObserver):
     def __init__(self) -> None:
         self.turns: list[Turn] = []
         self.given: list[int] = []
+        self.at_turn: Callable[[], object] = lambda: None
+        self.at_answer: Callable[[], object] = lambda: None
+
+    def turned(self, log: RequestLog) -> None:
+        self.at_turn()
 
     def answered(self, turn: Turn) -> None:
         self.turns.append(turn)
+        self.at_answer()
 
     def given_up(self, requests: int) -> None:
         self.given.append(requests)
@@ -211,7 +217,7 @@ def test_nothing_is_polled_before_there_is_a_version() -> None:
     world = World()
     world.ask(0)
     turned: list[float] = []
-    world.turns.turned = lambda _log: turned.append(world.metrics.last_turn)  # type: ignore[method-assign]
+    world.turns.at_turn = lambda: turned.append(world.metrics.last_turn)
     with world.running():
         wait_until(lambda: len(turned) >= 3)
         assert (world.log.polls, world.metrics.ready, world.requests.answers) == (0, False, [])
@@ -227,7 +233,7 @@ def test_waiting_for_a_version_is_not_being_idle() -> None:
     reports: list[PredictReport] = []
     thread = threading.Thread(target=lambda: reports.append(world.predictor.run(threading.Event(), 0.0)))
     turned = threading.Event()
-    world.turns.turned = lambda _log: turned.set()  # type: ignore[method-assign]
+    world.turns.at_turn = turned.set
     thread.start()
     assert turned.wait(DEADLINE_SECONDS)
     world.serve(1)
@@ -315,7 +321,7 @@ def test_a_stop_ends_it_between_two_batches() -> None:
     for number in range(40):
         world.ask(number)
     stop = threading.Event()
-    world.turns.answered = lambda turn: (world.turns.turns.append(turn), stop.set())[0]  # type: ignore[method-assign,func-returns-value]
+    world.turns.at_answer = stop.set
     report = world.predictor.run(stop)
     assert report == PredictReport(answered=4, unreadable=0, stopped_by="signal")
     assert len(world.requests.answers) == 4
