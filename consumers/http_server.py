@@ -6,9 +6,12 @@ scrape now and then.
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import socketserver
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.message import Message
@@ -18,6 +21,7 @@ from pipeline.user_error import UserError
 
 # A client that sends nothing for so long is let go, and with it its thread.
 _SILENCE_SECONDS = 30.0
+_FINISH_SECONDS = 2.0  # for a client that is still sending what was refused
 _MOST_LENGTH_DIGITS = 18  # of a Content-Length
 
 
@@ -102,9 +106,8 @@ class HttpServer:
                 try:
                     answer = server._answer(method, self.path.partition("?")[0], request)
                 except Exception:
-                    bug = plain(500, "this is a bug: see what the process says")
-                    self._send(bug, closes=True, without_body=without_body)
-                    raise  # `handle_error` shows it, and the connection ends
+                    server._http.handle_error(self.request, self.client_address)
+                    answer = plain(500, "this is a bug: see what the process says")
                 self._send(answer, without_body=without_body)
 
             def _send(self, answer: HttpAnswer, *, closes: bool = False, without_body: bool = False) -> None:
@@ -118,6 +121,18 @@ class HttpServer:
                 self.end_headers()
                 if not without_body:
                     self.wfile.write(answer.body)
+                if closes:
+                    self._let_finish()
+
+            def _let_finish(self) -> None:
+                """Take in what the client still sends, for a moment: of a connection that is closed on unread bytes it
+                sees a reset, and not the answer."""
+                deadline = time.monotonic() + _FINISH_SECONDS
+                with contextlib.suppress(OSError):
+                    self.connection.shutdown(socket.SHUT_WR)
+                    self.connection.settimeout(_FINISH_SECONDS)
+                    while time.monotonic() < deadline and self.connection.recv(65536):
+                        pass
 
             def log_message(self, format: str, *args: object) -> None:
                 """A line for each request helps nobody."""

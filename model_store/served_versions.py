@@ -148,9 +148,10 @@ class ServedVersions:
                 remove_folder(path)
         for path in here:
             if path.name.startswith(TEMPORARY_PREFIX):
-                newest = max(map(_changed_at, (path, *path.rglob("*"))))
-                if newest < time.time() - _ABANDONED_SECONDS:
-                    shutil.rmtree(path, ignore_errors=True)
+                with contextlib.suppress(FileNotFoundError):  # a download that ends just now
+                    newest = max(map(_changed_at, (path, *path.rglob("*"))))
+                    if newest < time.time() - _ABANDONED_SECONDS:
+                        shutil.rmtree(path, ignore_errors=True)
 
 
 def _changed_at(path: Path) -> float:

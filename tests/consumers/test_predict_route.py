@@ -204,6 +204,13 @@ def test_a_body_that_is_too_large_is_not_asked_for(world: World) -> None:
     assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
 
 
+@pytest.mark.parametrize("size", [MOST_BYTES + 1, 9_000_000])
+def test_a_client_that_sends_too_much_without_asking_hears_why(world: World, size: int) -> None:
+    """It reads the answer when it has sent all, and of a connection that was reset by then it would not get it."""
+    status, _, content = world.ask("POST", "/predict", b"x" * size, NPY_HEADER)
+    assert (status, content) == (413, f"{size} bytes, where {MOST_BYTES} are taken\n".encode())
+
+
 def test_paths_and_methods_that_there_are_not(world: World) -> None:
     status, _, content = world.ask("POST", "/predictions", GOOD, NPY_HEADER)
     assert (status, content) == (404, b"there are /metrics, /livez, /readyz, /predict and /model\n")
