@@ -40,7 +40,7 @@ class AdaptiveBatch:
         fixed, each = self.fitted
         if each <= 0:
             return self._most
-        return max(1, min(self._most, int((self._turn_seconds - fixed) / each)))
+        return int(max(1, min(self._most, (self._turn_seconds - fixed) / each)))
 
     @property
     def fitted(self) -> tuple[float, float]:

@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, cast
+from typing import cast
 
 from consumers.dead_letter_reader import identified
 from model_store.snapshot import OutboxMessage
@@ -94,7 +94,7 @@ def parse_answer(record: Record) -> Answer | None:
     role, version, label, probability = (data.get(name) for name in ("role", "version", "label", "probability"))
     if role not in ROLES or type(version) is not int:
         return None
-    said = isinstance(label, str) and isinstance(probability, int | float) and not isinstance(probability, bool)
+    said = isinstance(label, str) and type(probability) in (int, float) and 0 <= cast(float, probability) <= 1
     if not said and "error" not in data:
         return None
     told = unix_seconds(headers.get("ce_time", ""))
@@ -103,7 +103,7 @@ def parse_answer(record: Record) -> Answer | None:
         role=cast(Role, role),
         version=version,
         label=cast(str, label) if said else None,
-        probability=float(cast(Any, probability)) if said else None,
+        probability=float(cast(float, probability)) if said else None,
         time_seconds=record.timestamp_ms / 1000 if told is None else told,
     )
 

@@ -6,9 +6,12 @@ scrape now and then.
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import socketserver
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.message import Message
@@ -18,6 +21,8 @@ from pipeline.user_error import UserError
 
 # A client that sends nothing for so long is let go, and with it its thread.
 _SILENCE_SECONDS = 30.0
+_FINISH_SECONDS = 2.0  # for a client that is still sending what was refused
+_MOST_LENGTH_DIGITS = 18  # of a Content-Length
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +75,7 @@ class HttpServer:
             timeout = _SILENCE_SECONDS
 
             def handle_expect_100(self) -> bool:
-                refused = server._refusal(self.headers.get("Content-Length"))
+                refused = server._refusal(self.headers)
                 if refused is None:
                     return super().handle_expect_100()
                 self._send(refused, closes=True)
@@ -89,7 +94,7 @@ class HttpServer:
                 """1. The body, or why it is not read: what follows it could not be told from it then."""
                 length = self.headers.get("Content-Length")
                 if method == "POST" or length is not None or "Transfer-Encoding" in self.headers:
-                    refused = server._refusal(length, chunked="Transfer-Encoding" in self.headers)
+                    refused = server._refusal(self.headers)
                     if refused is not None:
                         self._send(refused, closes=True)
                         return
@@ -97,9 +102,12 @@ class HttpServer:
                 if length and len(body) < int(length):
                     self.close_connection = True  # the client left in the midst of it
                     return
-                answer = server._answer(
-                    method, self.path.partition("?")[0], HttpRequest(headers=self.headers, body=body)
-                )
+                request = HttpRequest(headers=self.headers, body=body)
+                try:
+                    answer = server._answer(method, self.path.partition("?")[0], request)
+                except Exception:
+                    server._http.handle_error(self.request, self.client_address)
+                    answer = plain(500, "this is a bug: see what the process says")
                 self._send(answer, without_body=without_body)
 
             def _send(self, answer: HttpAnswer, *, closes: bool = False, without_body: bool = False) -> None:
@@ -113,6 +121,18 @@ class HttpServer:
                 self.end_headers()
                 if not without_body:
                     self.wfile.write(answer.body)
+                if closes:
+                    self._let_finish()
+
+            def _let_finish(self) -> None:
+                """Take in what the client still sends, for a moment: of a connection that is closed on unread bytes it
+                sees a reset, and not the answer."""
+                deadline = time.monotonic() + _FINISH_SECONDS
+                with contextlib.suppress(OSError):
+                    self.connection.shutdown(socket.SHUT_WR)
+                    self.connection.settimeout(_FINISH_SECONDS)
+                    while time.monotonic() < deadline and self.connection.recv(65536):
+                        pass
 
             def log_message(self, format: str, *args: object) -> None:
                 """A line for each request helps nobody."""
@@ -138,14 +158,19 @@ class HttpServer:
         self._http.server_close()
         self._thread.join(timeout=5)
 
-    def _refusal(self, length: str | None, *, chunked: bool = False) -> HttpAnswer | None:
+    def _refusal(self, headers: Message[str, str]) -> HttpAnswer | None:
         """Why a body is not read."""
-        if chunked or length is None:
+        lengths = set(headers.get_all("Content-Length", []))
+        if "Transfer-Encoding" in headers or not lengths:
             return plain(411, "send the body's Content-Length, not chunks")
+        if len(lengths) > 1:  # what stands before us may go by the other one
+            return plain(400, "several Content-Lengths")
+        (length,) = lengths
         if not (length.isascii() and length.isdecimal()):
             return plain(400, f"Content-Length {length[:40]!r} is no number of bytes")
-        if int(length) > self._most_body_bytes:
-            return plain(413, f"{int(length):,} bytes, where {self._most_body_bytes:,} are taken")
+        # int() raises on thousands of digits
+        if len(length) > _MOST_LENGTH_DIGITS or int(length) > self._most_body_bytes:
+            return plain(413, f"{length[:40]} bytes, where {self._most_body_bytes} are taken")
         return None
 
     def _answer(self, method: str, path: str, request: HttpRequest) -> HttpAnswer:

@@ -7,6 +7,7 @@ goes on.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -87,17 +88,22 @@ class ModelWatch:
             if known.problem is not None:
                 for observer in self._observers:
                     observer.waits(known.problem)
-        if served is None or served == self._served or now < self._refused.get(served.name, now):
+        if served is None or served == self._served:
+            self._refused.clear()
+            return
+        if now < self._refused.get(served.name, now):
             return
         began = time.monotonic()
         try:
             model = self._loaded(served)
-        except UserError as error:
+        except Exception as error:  # whatever it holds that `Classifier.load` did not think of: this thread must live
             self._refused = {served.name: now + _RETRY_SECONDS}
-            self._versions.drop(served)
+            why = str(error) if isinstance(error, UserError) else repr(error)
+            with contextlib.suppress(OSError):  # a folder that only others may write to: they fetch it anew
+                self._versions.drop(served)
             self._fetcher.nudge()
             for observer in self._observers:
-                observer.version_refused(served.version, str(error))
+                observer.version_refused(served.version, why)
             return
         self._refused.clear()
         before = self._slot.model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from consumers.adaptive_batch import AdaptiveBatch
@@ -14,7 +14,7 @@ from consumers.predictor_settings import PredictorSettings
 from consumers.request_log import RequestLog
 from pipeline.classifier import Prediction
 from pipeline.evaluation.shadow_scores import Role
-from pipeline.record import Partition, Record
+from pipeline.record import Record
 from pipeline.sample import BadRecord
 from pipeline.state import Json
 
@@ -33,7 +33,6 @@ class Turn:
     predict_seconds: float
     transaction_seconds: float
     answered_at: float  # Unix time, when the transaction was committed
-    lag_records: Mapping[Partition, int]  # requests behind it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +141,6 @@ class Predictor:
             predict_seconds=predicted - began,
             transaction_seconds=ended - predicted,
             answered_at=time.time(),
-            lag_records=self._log.lag_records(),
         )
         for observer in self._observers:
             observer.answered(turn)

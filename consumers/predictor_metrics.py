@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from importlib.metadata import version
 
@@ -14,6 +15,7 @@ from pipeline.evaluation.shadow_scores import Role
 
 _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
 _STAGE_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
+_LAG_SECONDS = 1.0  # the lag is asked for no more often
 _BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -25,6 +27,7 @@ class PredictorMetrics(PredictorObserver):
         self.last_turn = time.monotonic()
         self.ready = False
         self._role = role
+        self._lag_shown_at = -math.inf
         answers = Counter(
             "palimpsest_answers_total", "Requests answered, durably.", ("role", "outcome"), registry=registry
         )
@@ -59,7 +62,7 @@ class PredictorMetrics(PredictorObserver):
         ).labels(role)
         self._lag = Gauge(
             "palimpsest_request_lag_records",
-            "Requests behind the newest answered one, of the partitions of this instance.",
+            "Requests behind those that were polled, of the partitions of this instance.",
             ("topic", "partition"),
             registry=registry,
         )
@@ -88,8 +91,14 @@ class PredictorMetrics(PredictorObserver):
     # -- the loop --------------------------------------------------------------------------------------------------
 
     def turned(self, log: RequestLog) -> None:
-        """/livez asks when it did last."""
-        self.last_turn = time.monotonic()
+        """/livez asks when it did last. The lag is of the partitions that are this instance's now, once a second."""
+        now = time.monotonic()
+        self.last_turn = now
+        if now - self._lag_shown_at >= _LAG_SECONDS:
+            self._lag_shown_at = now
+            self._lag.clear()
+            for partition, lag in log.lag_records().items():
+                self._lag.labels(partition.topic, partition.number).set(lag)
 
     def answered(self, turn: Turn) -> None:
         """A batch."""
@@ -100,9 +109,6 @@ class PredictorMetrics(PredictorObserver):
         self._transaction.observe(turn.transaction_seconds)
         for request in turn.requests:
             self._latency.observe(max(0.0, turn.answered_at - request.timestamp_ms / 1000))
-        self._lag.clear()
-        for partition, lag in turn.lag_records.items():
-            self._lag.labels(partition.topic, partition.number).set(lag)
 
     def given_up(self, requests: int) -> None:
         """None of them was answered."""

@@ -61,10 +61,11 @@ class ChildProcess:
 
     def nudge(self) -> None:
         """A byte on its stdin: what it means is the program's affair. One that is not running does not hear it."""
-        if self._process is not None and self._process.stdin is not None:
-            with contextlib.suppress(OSError):
-                self._process.stdin.write(b"\n")
-                self._process.stdin.flush()
+        process = self._process
+        if process is not None and process.stdin is not None:
+            with contextlib.suppress(OSError, ValueError):  # it has died; another thread closes it just now
+                process.stdin.write(b"\n")
+                process.stdin.flush()
 
     def close(self, seconds: float, goes_on: Callable[[float], bool] = lambda _waited_seconds: True) -> None:
         """Let it end by itself, at most so long, and while `goes_on(waited_seconds)`, which is asked again and again.

@@ -170,7 +170,7 @@ class MlflowRegistry(Registry):
             found = [path.parent for path in Path(artifacts).rglob(SERVABLE_FILES[0])]
             if len(found) != 1:
                 raise ServableBroken(f"{uri} holds {len(found)} servables")
-            check_servable(found[0])
+            check_servable(found[0], called=uri)  # the scratch folder has another name each time
             found[0].rename(folder)
 
     def alias(self, stream: str, alias: Alias) -> RegisteredVersion | None:

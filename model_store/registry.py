@@ -361,11 +361,11 @@ def lineage_of(older: Iterable[RegisteredVersion], request: RegistrationRequest)
     return lineage(older, goes_back=request.goes_back, records_trained=request.records_trained, offsets=request.offsets)
 
 
-def check_servable(folder: Path) -> None:
-    """`ServableBroken` where the two files of a servable are not there."""
+def check_servable(folder: Path, called: str | None = None) -> None:
+    """`ServableBroken` where the two files of a servable are not there; `called`: what a person knows it as."""
     for name in SERVABLE_FILES:
         if not (folder / name).is_file():
-            raise ServableBroken(f"{folder} has no {name}")
+            raise ServableBroken(f"{called or folder} has no {name}")
 
 
 def _lineage(known: Sequence[RegisteredVersion], request: RegistrationRequest) -> Lineage:

@@ -46,7 +46,8 @@ class ServableModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-define
                 )
             else:
                 rows.append({"label": None, "probability": None, "probabilities": None, "error": str(answer)})
-        return pd.DataFrame(rows, columns=["label", "probability", "probabilities", "error"])
+        # object: None stays None; of another dtype it becomes NaN, and the scoring server writes that, which is no JSON
+        return pd.DataFrame(rows, columns=["label", "probability", "probabilities", "error"], dtype=object)
 
 
 mlflow.models.set_model(ServableModel())

@@ -12,19 +12,29 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from model_store.durable_files import TEMPORARY_PREFIX, make_folder, remove_folder, replace_file, sync
+from model_store.durable_files import (
+    TEMPORARY_PREFIX,
+    make_folder,
+    remove_folder,
+    replace_file,
+    sync,
+    temporary_sibling,
+)
 from model_store.registry import Alias, RegisteredVersion
 from pipeline.user_error import UserError
 
 # Beside those that a role names: somebody may be loading one that a role has just left.
 _KEPT = 3
 _SUM_CHARACTERS = 12
+# A download that nothing was written to for so long is of a fetcher that was killed.
+_ABANDONED_SECONDS = 3600.0
 
 
 class ServedVersion(BaseModel):
@@ -96,21 +106,21 @@ class ServedVersions:
 
         Raises as `fetch`, and `OSError`.
         """
-        made = version.snapshot_sha256 or f"at-{version.created_at_ms}"
-        served = ServedVersion(
-            version=version.version, run_id=version.run_id, name=f"{version.version}-{made[:_SUM_CHARACTERS]}"
-        )
+        made = (version.snapshot_sha256 or "")[:_SUM_CHARACTERS] or f"at-{version.created_at_ms}"
+        served = ServedVersion(version=version.version, run_id=version.run_id, name=f"{version.version}-{made}")
         target = self.path(served)
         if target.is_dir():
             return served
-        temporary = target.with_name(f"{TEMPORARY_PREFIX}{served.name}")
-        shutil.rmtree(temporary, ignore_errors=True)  # of one that was killed
+        temporary = temporary_sibling(target)  # another fetcher may be at the same version
         try:
             fetch(version, temporary)
             for path in (*temporary.rglob("*"), temporary):
                 sync(path)
-            with contextlib.suppress(FileExistsError):
+            try:
                 temporary.rename(target)
+            except OSError:
+                if not target.is_dir():  # else the other one was quicker
+                    raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         sync(target.parent)
@@ -122,17 +132,34 @@ class ServedVersions:
             remove_folder(self.path(served))
 
     def prune(self) -> None:
-        """Remove what no role names, but for the newest few."""
+        """Remove what no role names, but for the newest few, and what killed fetchers left."""
         named = {
             known.served.name
             for known in map(_read, self.folder.glob("*.json"))
             if known is not None and known.served is not None
         }
-        here = [path for path in (self.folder / "versions").iterdir() if not path.name.startswith(TEMPORARY_PREFIX)]
-        old = sorted((path for path in here if path.name not in named), key=lambda path: path.stat().st_mtime_ns)
+        here = list((self.folder / "versions").iterdir())
+        old = sorted(
+            (path for path in here if path.name not in named and not path.name.startswith(TEMPORARY_PREFIX)),
+            key=_changed_at,
+        )
         for path in old[: max(0, len(old) - _KEPT)]:
             with contextlib.suppress(FileNotFoundError):  # somebody else does the same
                 remove_folder(path)
+        for path in here:
+            if path.name.startswith(TEMPORARY_PREFIX):
+                with contextlib.suppress(FileNotFoundError):  # a download that ends just now
+                    newest = max(map(_changed_at, (path, *path.rglob("*"))))
+                    if newest < time.time() - _ABANDONED_SECONDS:
+                        shutil.rmtree(path, ignore_errors=True)
+
+
+def _changed_at(path: Path) -> float:
+    """Unix time in seconds; of what somebody else has just removed, long ago."""
+    try:
+        return path.stat().st_ctime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _read(file: Path) -> RoleFile | None:

@@ -96,9 +96,9 @@ def main() -> int:
         registry = MlflowRegistry(arguments.tracking_uri)
         fetcher = VersionFetcher(versions, registry, cast(Alias, arguments.role), tell=tell)
         while not closing.is_set():
-            look_now.clear()
             fetcher.look()
             look_now.wait(arguments.look_seconds)
+            look_now.clear()  # before `closing` is looked at: an end that comes in between is not slept over
     except UserError as error:
         tell(str(error))
         return UserError.exit_code

@@ -157,7 +157,9 @@ class Classifier:
             )
         return x
 
-    def _prediction(self, probabilities_K: npt.NDArray[np.float32]) -> Prediction:
+    def _prediction(self, probabilities_K: npt.NDArray[np.float32]) -> Prediction | BadRecord:
+        if not np.isfinite(probabilities_K).all():  # finite values may be so large that the network's are not
+            return BadRecord(DeadLetterReason.NOT_FINITE, "what the network makes of it is not finite")
         probabilities = dict(zip(self.class_names, map(float, probabilities_K), strict=True))
         label = self.class_names[int(probabilities_K.argmax())]
         return Prediction(label=label, probability=probabilities[label], probabilities=probabilities)
