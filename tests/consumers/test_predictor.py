@@ -17,6 +17,7 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from consumers import predictor_metrics
 from consumers.memory_record_source import InMemoryLog
 from consumers.memory_request_log import InMemoryRequestLog, InMemoryRequests
 from consumers.model_slot import ModelSlot, ServingModel
@@ -338,7 +339,8 @@ def test_a_successor_of_its_instance_ends_it() -> None:
     assert world.requests.answers == []
 
 
-def test_the_metrics_show_it() -> None:
+def test_the_metrics_show_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predictor_metrics, "_LAG_SECONDS", 0.0)
     world = World()
     shown = world.shown()
     assert shown["palimpsest_answers_total", "answered", "champion"] == 0
