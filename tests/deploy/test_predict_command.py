@@ -22,6 +22,7 @@ from deploy.commands.predict import command
 from deploy.embedded_kafka import EmbeddedKafka
 from deploy.exit_codes import exit_code, one_line
 from model_store.mlflow_registry import MlflowRegistry
+from model_store.tracking_uri import sqlite_file
 from pipeline.classifier import Prediction
 from tests.consumers.versions_world import register
 from tests.deploy.command_line import DEADLINE_SECONDS, Running
@@ -41,7 +42,7 @@ class World:
     def __init__(self, broker: EmbeddedKafka, stream: str, tracking_uri: str, folder: Path) -> None:
         self.kafka, self.stream, self.tracking_uri = kafka(broker), stream, tracking_uri
         self.registry = MlflowRegistry(tracking_uri)
-        for _ in range(2):
+        for _ in range(3):
             register(self.registry, folder, tiny_classifier(), stream)
         self.registry.set_alias(stream, "champion", 1)
         with kafka_connection.admin(self.kafka) as admin:
@@ -51,6 +52,16 @@ class World:
         self.file = settings_file(folder, broker, "predictor: {look_seconds: 0.5, threads: 1}\n")
         self.models = folder / "models"
         self._asked = 0
+
+    def spoil(self, version: int) -> None:
+        """Its weights in MLflow are not those that were registered."""
+        found = self.registry.find(self.stream, version)
+        assert found is not None
+        assert found.snapshot_sha256 is not None
+        database = sqlite_file(self.tracking_uri)
+        assert database is not None
+        (weights,) = database.parent.glob(f"**/{found.snapshot_sha256[:16]}/**/weights.safetensors")
+        weights.write_bytes(weights.read_bytes()[:-1] + b"!")
 
     def arguments(self, **changes: object) -> list[object]:
         given = {
@@ -158,13 +169,23 @@ def test_it_answers_by_the_champion_follows_the_alias_and_goes_on_without_mlflow
                 assert found[asked]["error"]["reason"] == "broken_array"
 
         world.registry.set_alias(world.stream, "champion", 2)
-        wait_until(lambda: json.loads(get(f"{url}/model"))["version"] == 2, 5.0)
+        wait_until(lambda: json.loads(get(f"{url}/model"))["version"] == 2, DEADLINE_SECONDS)
         (asked,) = world.ask(values[0])
         assert world.answered([asked])[asked]["version"] == 2
+
+        # one that is broken is refused, and the one before goes on
+        world.spoil(3)
+        world.registry.set_alias(world.stream, "champion", 3)
+        running.wait_for_event("version_refused")
+        (asked,) = world.ask(values[0])
+        assert world.answered([asked])[asked]["version"] == 2
+        assert 'palimpsest_model_refusals_total{role="champion"} 0.0' not in get(f"{url}/metrics")
+        world.registry.set_alias(world.stream, "champion", 2)
+
         shown = get(f"{url}/metrics")
         assert 'palimpsest_served_version{role="champion"} 2.0' in shown
         assert get(f"{url}/readyz") == "ready\n"
-        assert ended(running)["answered"] == 5
+        assert ended(running)["answered"] == 6
         served = [event["version"] for event in running.events if event["event"] == "serving"]
         assert served == [1, 2]
 
@@ -189,7 +210,7 @@ def test_the_challenger_answers_aside_and_shows_how_it_does(world: World) -> Non
     with Running("predict", *world.arguments(role="challenger")) as running:
         url = url_of(running)
         found = world.answered(ids, topics.shadow(world.stream))
-        assert {(answer["version"], answer["role"]) for answer in found.values()} == {(2, "challenger")}
+        assert {(answer["version"], answer["role"]) for answer in found.values()} == {(3, "challenger")}
 
         def shown() -> dict[str, float]:
             """Requests answered in each role, as the shadow's reader knows."""
