@@ -10,6 +10,7 @@ an id has the one that the decoder gives it where it stands (topic/partition/off
 
 from __future__ import annotations
 
+import heapq
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from pipeline.sample import BadRecord
 from pipeline.state import Json
 
 _TYPE = "io.palimpsest.prediction"
+_ECHOED_BYTES = 16 * 1024  # of a request's key, id and source
 _encoder = json.JSONEncoder(ensure_ascii=False)  # json.dumps would make one anew for each answer
 
 
@@ -47,17 +49,25 @@ def answer_data(answer: Prediction | BadRecord, *, model: str, version: int, rol
     if isinstance(answer, BadRecord):
         data = {"error": {"reason": str(answer.reason), "detail": answer.detail}}
     else:
-        ranked = sorted(answer.probabilities.items(), key=lambda entry: (-entry[1], entry[0]))
-        top: list[Json] = [[name, probability] for name, probability in ranked[:top_k]]
+        ranked = heapq.nsmallest(top_k, answer.probabilities.items(), key=lambda entry: (-entry[1], entry[0]))
+        top: list[Json] = [[name, probability] for name, probability in ranked]
         data = {"label": answer.label, "probability": answer.probability, "top": top}
     return {**data, "model": model, "version": version, "role": role}
 
 
 def answer_message(request: Record, data: Mapping[str, Json], *, topic: str, stream: str, now: float) -> OutboxMessage:
-    """The record that answers this one; `now`: Unix time in seconds."""
+    """The record that answers this one; `now`: Unix time in seconds.
+
+    It is never much larger than a label: a key or an id of kilobytes, which anybody may write, is not sent back (the
+    answer's id is then the request's place in the log), since an answer that the brokers refuse would end every
+    predictor in turn.
+    """
     last = {name.lower(): value for name, value in identified(request) if value is not None}
+    if len(last["ce_id"]) > _ECHOED_BYTES:
+        last["ce_id"] = f"{request.topic}/{request.partition}/{request.offset}".encode()
+    key = request.key if request.key is None or len(request.key) <= _ECHOED_BYTES else None
     asked: dict[str, Json] = {
-        "source": last["ce_source"].decode(errors="replace"),
+        "source": last["ce_source"][:_ECHOED_BYTES].decode(errors="replace"),
         "topic": request.topic,
         "partition": request.partition,
         "offset": request.offset,
@@ -71,7 +81,7 @@ def answer_message(request: Record, data: Mapping[str, Json], *, topic: str, str
         ("content-type", b"application/json"),
     )
     value = _encoder.encode({**data, "request": asked}).encode("utf-8", "replace")
-    return OutboxMessage(topic=topic, key=request.key, value=value, headers=headers)
+    return OutboxMessage(topic=topic, key=key, value=value, headers=headers)
 
 
 @lru_cache(maxsize=4)

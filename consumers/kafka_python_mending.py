@@ -127,15 +127,15 @@ def _finish_joins() -> None:
 
 
 def was_replaced_in_group(consumer: Any) -> bool:
-    """Whether a static member was told that another one has its place. Ask at two polls: while the group is joined it
-    may look so for a moment.
+    """Whether a static member was told that another one has its place. Ask at two polls: at the end of a join it may
+    look so for a moment.
 
     Fault: the client hears it in a heartbeat, logs it, sends none any more, and polls on as if nothing had been.
     """
     if not mends_this_version():
         return False
     coordinator = consumer._coordinator
-    return bool(coordinator.stable() and not coordinator._heartbeat_enabled)
+    return bool(coordinator.stable() and not coordinator.rejoining and not coordinator._heartbeat_enabled)
 
 
 def unpack_into_records(consumer: Any) -> bool:

@@ -17,7 +17,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kafka import ConsumerGroupMetadata, KafkaProducer, OffsetAndMetadata, TopicPartition
@@ -27,6 +27,7 @@ from consumers import kafka_connection, kafka_python_mending
 from consumers.acls import refusal
 from consumers.commit_log import BrokerUnavailable
 from consumers.kafka_client_logs import held_back
+from consumers.kafka_connection import BrokersUnreachable
 from consumers.kafka_nullable import sendable_headers, sendable_value
 from consumers.kafka_settings import KafkaSettings
 from consumers.kafka_transactions import (
@@ -36,7 +37,7 @@ from consumers.kafka_transactions import (
     transactional_producer,
     within,
 )
-from consumers.record_source import RecordUnreadable
+from consumers.record_source import LogTruncated, RecordUnreadable, SourceUnavailable
 from consumers.request_log import PredictorFenced, RequestLog
 from consumers.topics import check_stream_name
 from model_store.fault_points import fault_point
@@ -51,6 +52,7 @@ log = logging.getLogger(__name__)
 # ended by the brokers after this. A turn takes far less.
 TRANSACTION_TIMEOUT_SECONDS = 15.0
 _ATTEMPT_SECONDS = 10.0
+_START_SECONDS = 2 * TRANSACTION_TIMEOUT_SECONDS  # what a killed process left open comes to its end first
 # A killed member's partitions go to the others after this.
 _SESSION_SECONDS = 10.0
 _HEARTBEAT_SECONDS = 3.0
@@ -60,6 +62,8 @@ _OFFSETS_TIMEOUT_MS = 5_000
 # The answers of a turn wait for the last of them, and then go at once: one request to each broker, not dozens.
 _LINGER_MS = 1_000
 _PAUSE_SECONDS = 0.5
+# After these nobody knows what became of a transaction.
+_DOUBT = (kafka_errors.KafkaError, BrokerUnavailable, SourceUnavailable, BrokersUnreachable)
 # Kafka takes these in group.instance.id.
 _INSTANCE = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
@@ -84,14 +88,15 @@ class KafkaRequestLog(RequestLog):
     def __init__(
         self, settings: KafkaSettings, *, stream: str, role: Role, instance: str, topic: str, begins_at_end: bool
     ) -> None:
-        """`begins_at_end`: where the group never committed anything for a partition, of the requests that lie there
-        none are answered. Nothing is contacted before `start`."""
+        """`begins_at_end`: where the group never committed anything for a partition, only requests from now on are
+        answered, by the log's time. Nothing is contacted before `start`."""
         self._settings = settings
         self._group = predictor_group(stream, role)
         self._instance = check_instance_name(instance)
         self._id = f"{self._group}.{instance}"
         self._topic = topic
-        self._begins_at_end = begins_at_end
+        self._begins_at_ms = int(time.time() * 1000) if begins_at_end else None
+        self._stop: threading.Event | None = None
         self._producer: KafkaProducer | None = None
         self._consumer: Any = None
         self._gives_ours = False
@@ -106,8 +111,9 @@ class KafkaRequestLog(RequestLog):
 
         Raises `UserError` where no broker lets us in, `PredictorFenced`, `BrokerUnavailable`.
         """
+        self._stop = stop
         with kafka_connection.hearing(stop):
-            self._open_producer(stop)
+            self._open_producer(_START_SECONDS)
             self._consumer = kafka_connection.consumer(
                 self._settings,
                 group_id=self._group,
@@ -127,9 +133,15 @@ class KafkaRequestLog(RequestLog):
         # 1.
         try:
             polled = self._consumer.poll(timeout_ms=int(timeout_seconds * 1000), max_records=max_records)
-        except (kafka_errors.NoOffsetForPartitionError, kafka_errors.OffsetOutOfRangeError) as error:
-            self._place(error)
+        except kafka_errors.NoOffsetForPartitionError:
+            self._trying(self._place)
             return []
+        except kafka_errors.OffsetOutOfRangeError as out_of_range:
+            positions: Any = out_of_range.args[0] if out_of_range.args else {}
+            self._trying(lambda: self._pass_over(dict(positions)))
+            return []
+        except kafka_errors.LogTruncationError as error:
+            raise LogTruncated(self._lost_tail()) from error
         except kafka_errors.FencedInstanceIdError as error:
             raise self._fenced() from error
         except kafka_errors.AuthorizationError as error:
@@ -147,6 +159,15 @@ class KafkaRequestLog(RequestLog):
         except kafka_errors.RetriableError as error:
             self._away(error)
             return []
+        except kafka_errors.SaslAuthenticationFailedError as error:
+            raise UserError(
+                f"the brokers do not know this user any more ({error}); check the password or token, and start it anew"
+            ) from error
+        except kafka_errors.BrokerResponseError as error:
+            raise UserError(
+                f"the brokers refuse this member of {self._group} ({type(error).__name__}: {error}); look at the group "
+                "with kafka-consumer-groups.sh --describe, and at the brokers' group.* settings"
+            ) from error
         replaced = kafka_python_mending.was_replaced_in_group(self._consumer)
         if replaced and self._seems_replaced:
             raise self._fenced()
@@ -178,12 +199,19 @@ class KafkaRequestLog(RequestLog):
         try:
             # 1.
             if self._producer is None:
-                self._open_producer(None)
+                with kafka_connection.hearing(self._stop):
+                    self._open_producer(_ATTEMPT_SECONDS)
             within(_ATTEMPT_SECONDS, lambda: self._transact(answers, polled))
-        except (kafka_errors.KafkaError, TimeoutError, BrokerUnavailable) as error:
+        except (
+            kafka_errors.KafkaError,
+            TimeoutError,
+            BrokerUnavailable,
+            SourceUnavailable,
+            BrokersUnreachable,
+        ) as error:
             # 2.
-            self._give_up(error, answers, began)
-            return False
+            if not self._give_up(error, answers, polled, began):
+                return False
         for theirs, (_, end) in polled.items():
             self._committed[theirs] = end
         self._away_since = None
@@ -246,8 +274,15 @@ class KafkaRequestLog(RequestLog):
             raise kafka_errors.CommitFailedError("the group is being joined anew")
         return member
 
-    def _give_up(self, error: Exception, answers: Sequence[OutboxMessage], began: float) -> None:
-        """The transaction did not go through, or nobody knows; nothing of it may be left, and the requests come again.
+    def _give_up(
+        self,
+        error: Exception,
+        answers: Sequence[OutboxMessage],
+        polled: Mapping[TopicPartition, tuple[int, int]],
+        began: float,
+    ) -> bool:
+        """The transaction did not go through, or nobody knows; what is not answered comes again. True: it had gone
+        through after all.
 
         1. What a person must put right, or what ends this instance, is raised.
         2. Let go of the producer: a new one of the same id first brings the transaction to an end, one way or the
@@ -256,6 +291,7 @@ class KafkaRequestLog(RequestLog):
         """
         # 1.
         if isinstance(error, REFUSED):
+            self._abort()
             raise UserError(
                 f"the brokers refuse an answer to {answers[0].topic} ({type(error).__name__}): raise max.message.bytes "
                 "of the topic, or lower predictor.top_k"
@@ -272,53 +308,88 @@ class KafkaRequestLog(RequestLog):
         if producer is not None:
             close_at_once(producer)
         try:
-            self._open_producer(None)
+            with kafka_connection.hearing(self._stop):
+                self._open_producer(_ATTEMPT_SECONDS)
             # 3.
+            committed = {theirs: self._committed_of(theirs) for theirs in {*polled, *self._consumer.assignment()}}
             for theirs in self._consumer.assignment():
-                committed = self._consumer.committed(theirs, timeout_ms=_OFFSETS_TIMEOUT_MS)
-                if committed is not None:
-                    self._committed[theirs] = max(committed, self._committed.get(theirs, 0))
-                    self._consumer.seek(theirs, self._committed[theirs])
-                else:
+                offset = committed[theirs]
+                if offset is None:
                     self._place_at_first(theirs)
-        except (kafka_errors.KafkaError, BrokerUnavailable, UserError) as problem:
+                else:
+                    self._committed[theirs] = max(offset, self._committed.get(theirs, 0))
+                    self._consumer.seek(theirs, self._committed[theirs])
+        except _DOUBT as problem:
             self._away(problem)
             self._rejoin()
+            return False
+        return all((committed[theirs] or 0) >= end for theirs, (_, end) in polled.items())
+
+    def _abort(self) -> None:
+        """Readers of the answers need not wait until the brokers do it."""
+        producer = self._producer
+        if producer is not None:
+            with contextlib.suppress(kafka_errors.KafkaError, TimeoutError):
+                within(_ATTEMPT_SECONDS, producer.abort_transaction)
 
     def _rejoin(self) -> None:
         """Positions that are not known to be good must not be read on from: drop them, and get the committed ones."""
         self._consumer.unsubscribe()
         self._consumer.subscribe([self._topic])
 
-    def _place(self, error: Exception) -> None:
-        """Of a partition of which nothing is committed, or not what lies there any more: where to begin.
-
-        Requests that retention deleted cannot be answered; it is said.
-        """
-        if isinstance(error, kafka_errors.OffsetOutOfRangeError):
-            details: Any = error.args[0] if error.args else {}
-            for theirs, offset in dict(details).items():
-                log.warning(
-                    "requests of %s-%s from offset %s on are gone from the log before they were answered",
-                    theirs.topic,
-                    theirs.partition,
-                    offset,
-                )
-                self._consumer.seek_to_beginning(theirs)
-                self._committed.pop(theirs, None)
-            return
+    def _place(self) -> None:
+        """Where to begin with partitions of which nothing was ever committed."""
         for theirs in self._consumer.assignment():
-            try:
-                if self._consumer.committed(theirs, timeout_ms=_OFFSETS_TIMEOUT_MS) is None:
-                    self._place_at_first(theirs)
-            except kafka_errors.KafkaError as problem:
-                self._away(problem)
+            if self._committed_of(theirs) is None:
+                self._place_at_first(theirs)
 
     def _place_at_first(self, theirs: TopicPartition) -> None:
-        if self._begins_at_end:
-            self._consumer.seek_to_end(theirs)
-        else:
+        """Not all that lies there: the place is committed at once, or what comes until a first answer would be passed
+        over by whoever begins anew after a kill."""
+        if self._begins_at_ms is None:
             self._consumer.seek_to_beginning(theirs)
+            return
+        found = self._consumer.offsets_for_times({theirs: self._begins_at_ms}, timeout_ms=_OFFSETS_TIMEOUT_MS)[theirs]
+        ends = self._consumer.end_offsets([theirs], timeout_ms=_OFFSETS_TIMEOUT_MS)
+        offset = ends[theirs] if found is None else found.offset
+        self._consumer.seek(theirs, offset)
+        self._consumer.commit({theirs: OffsetAndMetadata(offset, "", -1)}, timeout_ms=_OFFSETS_TIMEOUT_MS)
+
+    def _pass_over(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Requests that retention deleted cannot be answered; it is said. `LogTruncated` where the log ends before what
+        was answered: to begin anew would answer all of it once more."""
+        for theirs, offset in positions.items():
+            beginning = self._consumer.beginning_offsets([theirs], timeout_ms=_OFFSETS_TIMEOUT_MS)[theirs]
+            if offset >= beginning:
+                raise LogTruncated(self._lost_tail())
+            log.warning(
+                "requests of %s-%s from offset %s to %s are gone from the log before they were answered",
+                theirs.topic,
+                theirs.partition,
+                offset,
+                beginning,
+            )
+            self._consumer.seek(theirs, beginning)
+
+    def _lost_tail(self) -> str:
+        return (
+            f"{self._topic} does not hold what was answered last any more (it lost its tail, was made anew, or the "
+            f"offsets of {self._group} were set past its end): set them to where answering is to go on, with "
+            "kafka-consumer-groups.sh --reset-offsets, and start it again"
+        )
+
+    def _committed_of(self, theirs: TopicPartition) -> int | None:
+        offset = self._consumer.committed(theirs, timeout_ms=_OFFSETS_TIMEOUT_MS)
+        return None if offset is None else int(offset)
+
+    def _trying(self, steps: Callable[[], None]) -> None:
+        """The next poll comes to it again where the brokers do not answer."""
+        try:
+            steps()
+        except kafka_errors.AuthorizationError as error:
+            raise UserError(self._refusal(error)) from error
+        except kafka_errors.KafkaError as error:
+            self._away(error)
 
     def _away(self, error: Exception) -> None:
         """The client tries again by itself; said once."""
@@ -327,7 +398,7 @@ class KafkaRequestLog(RequestLog):
             log.warning("requests wait: the brokers do not answer (%s)", error)
         time.sleep(_PAUSE_SECONDS)
 
-    def _open_producer(self, stop: threading.Event | None) -> None:
+    def _open_producer(self, seconds: float) -> None:
         producer = transactional_producer(
             self._settings,
             self._id,
@@ -337,7 +408,7 @@ class KafkaRequestLog(RequestLog):
         )
         try:
             with held_back():
-                within(2 * TRANSACTION_TIMEOUT_SECONDS, producer.init_transactions, stop)
+                within(seconds, producer.init_transactions, self._stop)
         except (kafka_errors.KafkaError, TimeoutError) as error:
             close_at_once(producer)
             if isinstance(error, kafka_errors.AuthorizationError):

@@ -1,8 +1,9 @@
 """Follows what the fetcher has put on local disk: loads another version beside the one that answers, and swaps.
 
 The new one is loaded and warmed up by a thread of its own, so that between two batches nothing is left to do but to
-take the other one. One that cannot be opened, or says nothing sensible of an empty input, is refused, and the old one
-goes on.
+take the other one. One that cannot be opened, says nothing sensible of an empty input, or takes another kind of input
+than the one that answers, is refused, and the old one goes on. A start begins with the last one that was good here, so
+that the same holds for it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import torch
 from consumers.model_slot import ModelSlot, ServingModel
 from model_store.registry import Alias
 from model_store.served_versions import ServedVersion, ServedVersions
-from pipeline.classifier import Classifier
+from pipeline.classifier import Classifier, ServableDamaged
+from pipeline.sample import InputSpec
 from pipeline.user_error import UserError
 
 # A look is one system call.
@@ -93,30 +95,68 @@ class ModelWatch:
             return
         if now < self._refused.get(served.name, now):
             return
+        if self._slot.model is None:
+            self._begin_with_good(served)
         began = time.monotonic()
         try:
             model = self._loaded(served)
         except Exception as error:  # whatever it holds that `Classifier.load` did not think of: this thread must live
             self._refused = {served.name: now + _RETRY_SECONDS}
-            why = str(error) if isinstance(error, UserError) else repr(error)
-            with contextlib.suppress(OSError):  # a folder that only others may write to: they fetch it anew
-                self._versions.drop(served)
-            self._fetcher.nudge()
-            for observer in self._observers:
-                observer.version_refused(served.version, why)
+            self._refuse(served, error)
             return
         self._refused.clear()
+        self._put(served, model, began)
+
+    def _begin_with_good(self, wanted: ServedVersion) -> None:
+        """Where the version that answered here before the start is another one, it answers first."""
+        good = self._versions.good(self._role)
+        if good is None or good == wanted:
+            return
+        began = time.monotonic()
+        try:
+            self._put(good, self._loaded(good), began)
+        except Exception as error:
+            self._refuse(good, error)
+
+    def _put(self, served: ServedVersion, model: ServingModel, began: float) -> None:
         before = self._slot.model
         self._served = served
         self._slot.put(model)
+        with contextlib.suppress(OSError):  # a folder that only others may write to
+            self._versions.note_good(self._role, served)
         for observer in self._observers:
             observer.serving(model, None if before is None else before.version, time.monotonic() - began)
 
+    def _refuse(self, served: ServedVersion, error: Exception) -> None:
+        """A copy that is damaged is fetched anew. Any other one stays: it may be this process that cannot open it."""
+        if isinstance(error, ServableDamaged):
+            with contextlib.suppress(OSError):
+                self._versions.drop(served)
+            self._fetcher.nudge()
+        why = str(error) if isinstance(error, UserError) else repr(error)
+        for observer in self._observers:
+            observer.version_refused(served.version, why)
+
     def _loaded(self, served: ServedVersion) -> ServingModel:
         """`UserError` where it is not to be served."""
+        if self._versions.is_damaged(served):
+            raise ServableDamaged(f"{self._versions.path(served)} is not what was fetched")
         classifier = Classifier.load(self._versions.path(served), device=self._device)
+        serving = self._slot.model
+        if serving is not None:
+            _check_takes_the_same(serving.classifier.spec, classifier.spec)
         for rows in _WARM_UP_ROWS:
             x = np.zeros((rows, *classifier.spec.shape), classifier.spec.dtype)
             if not np.isfinite(classifier.predict_probabilities(x)).all():
                 raise UserError("its answers are not finite: its weights are broken")
         return ServingModel(version=served.version, run_id=served.run_id, classifier=classifier)
+
+
+def _check_takes_the_same(serving: InputSpec, other: InputSpec) -> None:
+    """`UserError` where requests that the one can read would be unreadable to the other. How a text becomes tokens is
+    each version's own affair."""
+    if other.kind != serving.kind or (other.kind != "text" and other.shape != serving.shape):
+        raise UserError(
+            f"it takes {other.kind} of shape {other.shape}, and the version that answers takes {serving.kind} of shape "
+            f"{serving.shape}: promote another one, or start predictors anew with another --models to serve this one"
+        )

@@ -27,16 +27,17 @@ class RequestLog(ABC):
     def poll(self, max_records: int, timeout_seconds: float) -> list[Record]:
         """The next requests, in the log's order within each partition; empty where none came in time.
 
-        What the poll before gave must have been answered. Raises `PredictorFenced`, `LogTruncated`'s `RecordUnreadable`
-        and `UserError`.
+        What the poll before gave must have been answered. Raises `PredictorFenced`, `LogTruncated` where the log lost
+        what was answered before, `RecordUnreadable` and `UserError`.
         """
 
     @abstractmethod
     def answer(self, answers: Sequence[OutboxMessage]) -> bool:
         """The answers to all requests of the last poll, and that they are answered, in one transaction.
 
-        False: neither is so, since the partitions went to another member meanwhile, or the brokers were away; whoever
-        has the partitions now is given the requests again. Raises `PredictorFenced` and `UserError`.
+        False: not by this call, as far as is known: the partitions went to another member meanwhile, or the brokers
+        were away; whoever has the partitions now is given what is not answered again. Raises `PredictorFenced` and
+        `UserError`.
         """
 
     @abstractmethod
@@ -45,7 +46,8 @@ class RequestLog(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Leave the group, so that another member has the partitions at once; may be called twice."""
+        """Let go of the brokers; may be called twice. Another member has the partitions after the session's time, if
+        this one does not come back."""
 
     def __enter__(self) -> Self:
         return self

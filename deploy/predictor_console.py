@@ -42,7 +42,7 @@ class PredictorConsole(PredictorObserver):
 
     def version_refused(self, version: int, why: str) -> None:
         why = one_line(why)
-        text = f"warning: version {version} is refused, and the one before goes on: {why}"
+        text = f"warning: version {version} is refused; whichever answered before goes on: {why}"
         self._say("version_refused", text, {"version": version, "why": why})
 
     def waits(self, why: str) -> None:
@@ -58,6 +58,12 @@ class PredictorConsole(PredictorObserver):
             count, self._since, self._told_at = self._since, 0, now
             text = f"  {count:,} answered, {count / seconds:,.0f}/s, by version {turn.version}"
             self._say("answered", text, {"answers": count, "seconds": seconds, "version": turn.version})
+
+    def stopped_at_start(self) -> None:
+        """By a signal, before the group was joined."""
+        self._say(
+            "stopped", "stopped (signal) before it began", {"stopped_by": "signal", "answered": 0, "unreadable": 0}
+        )
 
     def stopped(self, report: PredictReport) -> None:
         unreadable = f", {report.unreadable:,} of them unreadable" if report.unreadable else ""

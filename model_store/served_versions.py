@@ -3,6 +3,7 @@
     <folder>/versions/7-0f3a.../   the servable of a version, for `Classifier.load`; named after its snapshot's sum too,
                                    since another MLflow may have another version 7
              champion.json         what the alias pointed to when MLflow last answered, and why nothing newer is here
+             champion.good.json    the last one that was opened and answered
 
 `version_fetcher.py` writes, predictors read; any number of them may share a folder.
 """
@@ -10,6 +11,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import shutil
 import time
@@ -27,12 +29,13 @@ from model_store.durable_files import (
     sync,
     temporary_sibling,
 )
-from model_store.registry import Alias, RegisteredVersion
+from model_store.registry import SERVABLE_FILES, Alias, RegisteredVersion
 from pipeline.user_error import UserError
 
 # Beside those that a role names: somebody may be loading one that a role has just left.
 _KEPT = 3
 _SUM_CHARACTERS = 12
+_SUM_FILE = "servable.sha256"
 # A download that nothing was written to for so long is of a fetcher that was killed.
 _ABANDONED_SECONDS = 3600.0
 
@@ -98,6 +101,17 @@ class ServedVersions:
         if known != _read(self.folder / f"{role}.json"):
             replace_file(self.folder / f"{role}.json", known.model_dump_json(indent=1).encode())
 
+    def good(self, role: Alias) -> ServedVersion | None:
+        """The last version that was opened and answered here."""
+        known = _read(self.folder / f"{role}.good.json")
+        return None if known is None else known.served
+
+    def note_good(self, role: Alias, served: ServedVersion) -> None:
+        """It answers: a start goes back to it where what the alias points to then cannot be opened."""
+        if served != self.good(role):
+            content = RoleFile(stream=self.stream, served=served).model_dump_json(indent=1)
+            replace_file(self.folder / f"{role}.good.json", content.encode())
+
     def path(self, served: ServedVersion) -> Path:
         return self.folder / "versions" / served.name
 
@@ -114,6 +128,7 @@ class ServedVersions:
         temporary = temporary_sibling(target)  # another fetcher may be at the same version
         try:
             fetch(version, temporary)
+            (temporary / _SUM_FILE).write_text(_sum(temporary))
             for path in (*temporary.rglob("*"), temporary):
                 sync(path)
             try:
@@ -125,6 +140,14 @@ class ServedVersions:
             shutil.rmtree(temporary, ignore_errors=True)
         sync(target.parent)
         return served
+
+    def is_damaged(self, served: ServedVersion) -> bool:
+        """Whether its description is not what was fetched; that of the weights holds their own sum."""
+        folder = self.path(served)
+        try:
+            return _sum(folder) != (folder / _SUM_FILE).read_text()
+        except FileNotFoundError:
+            return True
 
     def drop(self, served: ServedVersion) -> None:
         """What lies here is broken: the next `keep` fetches it anew."""
@@ -152,6 +175,10 @@ class ServedVersions:
                     newest = max(map(_changed_at, (path, *path.rglob("*"))))
                     if newest < time.time() - _ABANDONED_SECONDS:
                         shutil.rmtree(path, ignore_errors=True)
+
+
+def _sum(folder: Path) -> str:
+    return hashlib.sha256((folder / SERVABLE_FILES[0]).read_bytes()).hexdigest()
 
 
 def _changed_at(path: Path) -> float:

@@ -55,6 +55,10 @@ _TOKENIZER_FILES = (
 _PREDICTED_ROWS = 256  # rows of one pass: bounds memory, and is large enough to keep a device busy
 
 
+class ServableDamaged(UserError):
+    """A file of it is missing, or not what was written: another copy may be whole."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
     """What the network says of one payload."""
@@ -198,7 +202,8 @@ class Classifier:
 
     @classmethod
     def load(cls, folder: Path, *, device: torch.device | None = None) -> Classifier:
-        """Inverse of `save`. `UserError` where the folder holds no whole servable that this release reads."""
+        """Inverse of `save`. `UserError` where the folder holds no whole servable that this release reads, and of these
+        `ServableDamaged`."""
         servable = _read_servable(folder)
         settings = dict(servable.input_settings)
         if settings.get("checkpoint") is not None:
@@ -206,9 +211,11 @@ class Classifier:
         try:
             weights = (folder / WEIGHTS_FILE).read_bytes()
         except OSError as error:
-            raise UserError(f"{folder} is not a servable: {WEIGHTS_FILE} cannot be read ({error.strerror})") from error
+            raise _unreadable(folder, WEIGHTS_FILE, error) from error
         if hashlib.sha256(weights).hexdigest() != servable.weights_sha256:
-            raise UserError(f"{folder / WEIGHTS_FILE} does not match the SHA-256 in {SERVABLE_FILE}: copy it again")
+            raise ServableDamaged(
+                f"{folder / WEIGHTS_FILE} does not match the SHA-256 in {SERVABLE_FILE}: copy it again"
+            )
         try:
             tensors = safetensors_torch.load(weights)
             network = network_from_architecture(servable.architecture, weights=tensors)
@@ -236,8 +243,10 @@ class _Servable(BaseModel):
 def _read_servable(folder: Path) -> _Servable:
     try:
         document = json.loads((folder / SERVABLE_FILE).read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{folder} is not a servable: {SERVABLE_FILE} cannot be read ({error})") from error
+    except OSError as error:
+        raise _unreadable(folder, SERVABLE_FILE, error) from error
+    except (ValueError, RecursionError) as error:
+        raise ServableDamaged(f"{folder} is not a servable: {SERVABLE_FILE} cannot be read ({error})") from error
     version = document.get("format_version") if isinstance(document, dict) else None
     if version != FORMAT_VERSION:
         raise UserError(
@@ -250,6 +259,13 @@ def _read_servable(folder: Path) -> _Servable:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise UserError(f"{folder / SERVABLE_FILE}: {place}: {first['msg']}") from error
+
+
+def _unreadable(folder: Path, name: str, error: OSError) -> UserError:
+    """A disk that fails, or a folder that may not be read, is no damage of the servable's."""
+    damaged = isinstance(error, FileNotFoundError | NotADirectoryError)
+    kind = ServableDamaged if damaged else UserError
+    return kind(f"{folder} is not a servable: {name} cannot be read ({error.strerror})")
 
 
 def _write(path: Path, content: bytes) -> None:

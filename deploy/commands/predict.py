@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,8 @@ def command(
         settings = load_settings(settings_file, overrides)
 
         from consumers import topics
+        from consumers.commit_log import BrokerUnavailable
+        from consumers.record_source import SourceUnavailable
         from deploy.logs import configure_logs
         from deploy.predicting import open_predictor, this_machine
         from deploy.predictor_console import PredictorConsole
@@ -108,17 +111,26 @@ def command(
             output = settings.shadow.predictions or topics.predictions(stream)
         output = output or settings.shadow.answers or topics.shadow(stream)
         instance = instance or this_machine()
-        with open_predictor(
-            stream=stream,
-            role=cast(Role, role),
-            source=source,
-            output=output,
-            models=models or Path("runs") / f"{stream}.models",
-            instance=instance,
-            settings=settings,
-            console=console,
-            stop=stop,
-        ) as opened:
+        with ExitStack() as stack:
+            try:
+                opened = stack.enter_context(
+                    open_predictor(
+                        stream=stream,
+                        role=cast(Role, role),
+                        source=source,
+                        output=output,
+                        models=models or Path("runs") / f"{stream}.models",
+                        instance=instance,
+                        settings=settings,
+                        console=console,
+                        stop=stop,
+                    )
+                )
+            except (BrokerUnavailable, SourceUnavailable):
+                if not stop.is_set():
+                    raise
+                console.stopped_at_start()  # it was told to end, and so it did; no brokers are to blame
+                return
             console.started(stream=stream, role=role, instance=instance, source=source, output=output, url=opened.url)
             report = opened.predictor.run(stop, until_idle_seconds)
     console.stopped(report)

@@ -191,3 +191,23 @@ def test_whatever_is_asked_is_answered_readably(key: bytes | None, headers: list
     found = read(written(asked))
     assert found is not None
     assert (found.label, found.version, found.time_seconds) == ("cat", 7, NOW)
+
+
+def test_what_nobody_could_send_back_is_not_sent_back() -> None:
+    """An answer as large as that would be refused by the brokers, over and over."""
+    huge = b"x" * 1_000_000
+    asked = Record(
+        "pets.requests",
+        1,
+        7,
+        b"",
+        huge,
+        (("ce_id", huge), ("ce_source", huge), ("content-type", b"application/x-npy")),
+    )
+    data = answer_data(
+        BadRecord(DeadLetterReason.NO_PAYLOAD, "empty"), model="pets", version=1, role="champion", top_k=3
+    )
+    message = answer_message(asked, data, topic="pets.predictions", stream="pets", now=1.0)
+    assert message.size_bytes < 20_000
+    assert message.key is None
+    assert dict(message.headers)["ce_id"] == b"pets.requests/1/7"

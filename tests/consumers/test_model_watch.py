@@ -18,6 +18,9 @@ from model_store.registry import InMemoryRegistry
 from model_store.served_versions import RoleFile, ServedVersion, ServedVersions
 from model_store.version_fetcher import VersionFetcher
 from pipeline.classifier import Classifier
+from pipeline.network import build_network
+from pipeline.sample import InputSpec
+from pipeline.settings import InputSettings, NetworkSettings
 from tests.model_store.tiny_servable import CLASSES, payload, request, tiny_classifier
 
 DEADLINE_SECONDS = 30.0
@@ -211,9 +214,40 @@ def test_an_error_that_nobody_thought_of_is_a_refusal_too(world: World, monkeypa
         patch.setattr(Classifier, "load", load)
         world.watch.look(0.0)
     assert world.heard.lines == [("refused", 1, "RuntimeError('CUDA out of memory')")]
-    world.fetcher.look()
+    assert len(list((world.versions.folder / "versions").glob("1-*"))) == 1, "a good copy stays"
     world.watch.look(31.0)
     assert world.serves == 1
+
+
+def test_a_start_begins_with_the_last_good_version_where_the_newest_is_broken(world: World) -> None:
+    world.champion(1)
+    world.watch.look(0.0)
+    world.register(4, with_nan())
+    world.champion(4)
+    world.watch.look(1.0)
+    world.slot = ModelSlot()
+    world.heard.lines.clear()
+    world.another_watch().look(2.0)
+    assert world.serves == 1
+    assert [line[:2] for line in world.heard.lines] == [("serving", 1), ("refused", 4)]
+    for number in (2, 3):  # whatever else comes and goes, the good one is kept
+        world.champion(number)
+    world.champion(4)
+    assert len(list((world.versions.folder / "versions").glob("1-*"))) == 1
+
+
+def test_one_that_takes_another_input_is_refused(world: World) -> None:
+    world.champion(1)
+    world.watch.look(0.0)
+    spec = InputSpec(kind="vector", shape=(3,))
+    network = build_network(NetworkSettings(backbone="mlp", initial_columns=4), spec, 0)
+    world.register(4, Classifier(network, CLASSES, spec, InputSettings()))
+    world.champion(4)
+    world.watch.look(1.0)
+    assert world.serves == 1
+    assert "it takes vector of shape (3,), and the version that answers takes vector of shape (2,)" in str(
+        world.heard.lines[-1]
+    )
 
 
 def test_a_folder_that_may_not_be_written_to_is_refused_all_the_same(

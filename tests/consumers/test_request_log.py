@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
-from kafka import TopicPartition
+from kafka import OffsetAndMetadata, TopicPartition
 
 from consumers import kafka_connection, topics
 from consumers.kafka_record_source import KafkaRecordSource
@@ -15,7 +15,7 @@ from consumers.kafka_request_log import KafkaRequestLog, check_instance_name
 from consumers.kafka_settings import KafkaSettings
 from consumers.memory_record_source import InMemoryLog
 from consumers.memory_request_log import InMemoryRequestLog, InMemoryRequests
-from consumers.record_source import read_records
+from consumers.record_source import LogTruncated, read_records
 from consumers.replay_transactions import topic_partitions
 from consumers.request_log import PredictorFenced, RequestLog
 from deploy.embedded_kafka import EmbeddedKafka
@@ -233,10 +233,8 @@ def kafka(kafka_broker: EmbeddedKafka, stream_name: str) -> Iterator[KafkaUnderT
     under.close()
 
 
-@pytest.mark.kafka
-@pytest.mark.parametrize("point", ["predict.begun", "predict.sent", "predict.offsets_added", "predict.committed"])
-def test_a_transaction_that_breaks_off_is_answered_once_all_the_same(kafka: KafkaUnderTest, point: str) -> None:
-    kafka.ask(b"a", b"b")
+def broken_off_at(point: str) -> Callable[[str], None]:
+    """Once."""
     broken: list[str] = []
 
     def hook(name: str) -> None:
@@ -244,11 +242,18 @@ def test_a_transaction_that_breaks_off_is_answered_once_all_the_same(kafka: Kafk
             broken.append(name)
             raise TimeoutError(f"at {name}")
 
+    return hook
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("point", ["predict.begun", "predict.sent", "predict.offsets_added", "predict.committed"])
+def test_a_transaction_that_breaks_off_is_answered_once_all_the_same(kafka: KafkaUnderTest, point: str) -> None:
+    kafka.ask(b"a", b"b")
     with kafka.member("one") as log:
         records = polled(log, 2)
-        on_fault_point(hook)
+        on_fault_point(broken_off_at(point))
         try:
-            assert not log.answer(answer_to(kafka, records))
+            assert log.answer(answer_to(kafka, records)) == (point == "predict.committed")
         finally:
             on_fault_point(None)
         serve(kafka, log, lambda: len(kafka.answers()) >= 2)
@@ -276,6 +281,90 @@ def test_the_first_start_may_leave_what_lies_there(kafka: KafkaUnderTest) -> Non
             assert time.monotonic() < deadline
         kafka.ask(b"new")
         assert [record.value for record in polled(log)] == [b"new"]
+
+
+def ending(kafka: KafkaUnderTest) -> KafkaRequestLog:
+    """A member that leaves what lies there before its first start."""
+    log = KafkaRequestLog(
+        kafka.settings,
+        stream=kafka.stream,
+        role="champion",
+        instance="one",
+        topic=topics.requests(kafka.stream),
+        begins_at_end=True,
+    )
+    log.start()
+    return log
+
+
+@pytest.mark.kafka
+def test_where_it_began_is_remembered_though_the_first_answer_broke_off(kafka: KafkaUnderTest) -> None:
+    kafka.ask(b"old")
+    with ending(kafka) as log:
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while set(log.lag_records().values()) != {0} or len(log.lag_records()) < 2:
+            assert log.poll(100, 0.2) == []
+            assert time.monotonic() < deadline
+        kafka.ask(b"new")
+        records = polled(log)
+        on_fault_point(broken_off_at("predict.offsets_added"))
+        try:
+            assert not log.answer(answer_to(kafka, records))
+        finally:
+            on_fault_point(None)
+        assert [record.value for record in polled(log)] == [b"new"]
+    kafka.ask(b"meanwhile")
+    with ending(kafka) as log:
+        serve(kafka, log, lambda: len(kafka.answers()) == 2)
+    assert kafka.answers() == [b"to new", b"to meanwhile"]
+
+
+@pytest.mark.kafka
+def test_a_transaction_that_was_not_heard_of_is_known_to_have_gone_through(kafka: KafkaUnderTest) -> None:
+    kafka.ask(b"a")
+    with kafka.member("one") as log:
+        records = polled(log)
+        on_fault_point(broken_off_at("predict.committed"))
+        try:
+            assert log.answer(answer_to(kafka, records))
+        finally:
+            on_fault_point(None)
+        assert kafka.answers() == [b"to a"]
+
+
+@pytest.mark.kafka
+def test_offsets_past_the_logs_end_are_no_reason_to_answer_all_again(kafka: KafkaUnderTest) -> None:
+    kafka.ask(b"a", b"b", b"c")
+    with kafka.member("one") as log:
+        serve(kafka, log, lambda: len(kafka.answers()) == 3)
+        log._consumer.commit({TopicPartition(topics.requests(kafka.stream), 0): OffsetAndMetadata(50, "", -1)})
+    with kafka.member("one") as log, pytest.raises(LogTruncated, match="--reset-offsets"):
+        go_on(kafka, log, [])
+    assert len(kafka.answers()) == 3
+
+
+@pytest.mark.kafka
+def test_brokers_that_cannot_be_reached_anew_end_nothing(
+    kafka: KafkaUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kafka.ask(b"a")
+    with kafka.member("one") as log:
+        records = polled(log)
+
+        def unreachable(*_: object, **__: object) -> None:
+            raise kafka_connection.BrokersUnreachable("no broker is reachable")
+
+        on_fault_point(broken_off_at("predict.sent"))
+        try:
+            with monkeypatch.context() as away:
+                away.setattr(kafka_connection, "producer", unreachable)
+                for _ in range(2):
+                    assert not log.answer(answer_to(kafka, records))
+                    records = polled(log)
+        finally:
+            on_fault_point(None)
+        assert log.answer(answer_to(kafka, records))
+    assert kafka.answers() == [b"to a"]
 
 
 @pytest.mark.kafka

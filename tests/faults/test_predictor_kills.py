@@ -27,11 +27,11 @@ from tests.faults.learner_runs import ForkServer, LearnerRun
 from tests.model_store.tiny_servable import payload, request
 
 PROMOTIONS = 20
-VERSIONS = 6
 PARTITIONS = 4
 REQUESTS_PER_SECOND = 100
 # From the alias to the answers of an instance: the look at MLflow, the download, the load, on a machine that is busy.
-SWAP_SECONDS = 6.0
+# No promotion is closer to the next one, so that an answer may be by one of three versions of twenty.
+SWAP_SECONDS = 4.0
 DEADLINE_SECONDS = 120.0
 OPEN = {"predict.begun", "predict.sent", "predict.offsets_added"}
 
@@ -154,7 +154,7 @@ def test_every_request_is_answered_once_by_a_champion_however_often_predictors_a
     """1. Versions, topics. 2. Load, promotions, kills. 3. All is answered. 4. Once, and by whom."""
     # 1.
     registry = MlflowRegistry(tracking_uri)
-    for number in range(1, VERSIONS + 1):
+    for number in range(1, PROMOTIONS + 2):
         registry.register(request(tmp_path / "servable", number, stream=stream_name))
     registry.set_alias(stream_name, "champion", 1)
     history = [Champion(1, time.time())]
@@ -170,14 +170,13 @@ def test_every_request_is_answered_once_by_a_champion_however_often_predictors_a
         # 2.
         with Load(settings, asked) as load:
             for round in range(PROMOTIONS):
-                there_and_back = [*range(1, VERSIONS), *range(VERSIONS, 1, -1)]
-                version = there_and_back[(round + 1) % len(there_and_back)]
+                version = round + 2
                 registry.set_alias(stream_name, "champion", version)
                 history.append(Champion(version, time.time()))
-                time.sleep(rounds.uniform(0.5, 2.5))  # a kill may come at any time
-                instance = "ab"[round % 2]
-                running.kill(instance)
-                running.start(instance, to_die=rounds.random() < 0.7)
+                for instance in ("a", "b"):
+                    time.sleep(rounds.uniform(0.5, 2.0))  # a kill may come at any time
+                    running.kill(instance)
+                    running.start(instance, to_die=rounds.random() < 0.8)
             for instance in ("a", "b"):
                 running.kill(instance)
                 running.start(instance, to_die=False)
@@ -195,9 +194,9 @@ def test_every_request_is_answered_once_by_a_champion_however_often_predictors_a
         f"{running.kills_in_transactions} of them inside open transactions"
     )
     assert Counter(answer.request_id for answer in answers) == Counter(sent)
-    assert running.kills_in_transactions >= 5
+    assert running.kills_in_transactions >= 10
     assert {answer.label for answer in answers} == {"no", "köln"}
-    assert len({answer.version for answer in answers}) >= VERSIONS - 1
+    assert len({answer.version for answer in answers}) > PROMOTIONS / 2
     arrived = {
         (record.header("ce_id") or b"").decode(): record.timestamp_ms / 1000 for record in read_all(settings, asked)
     }
