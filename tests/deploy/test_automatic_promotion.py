@@ -253,11 +253,11 @@ def test_it_looks_between_jobs_at_its_own_pace(tmp_path: Path, monkeypatch: pyte
     worker = RestructuringWorker(
         stream=STREAM, state=tmp_path / "state", settings=settings, console=WorkerConsole(as_json=True)
     )
-    looks = []
-    monkeypatch.setattr(AutomaticPromotion, "_look", lambda _self: looks.append(1))
-    worker.run(threading.Event(), until_idle_seconds=0.0)
-    worker.run(threading.Event(), until_idle_seconds=0.0)
-    assert looks == [1]
+    looks, stop = [], threading.Event()
+    monkeypatch.setattr(AutomaticPromotion, "_look", lambda _self: looks.append(heard_stop()))
+    worker.run(stop, until_idle_seconds=0.0)
+    worker.run(stop, until_idle_seconds=0.0)
+    assert looks == [stop], "once, and it hears the worker's stop"
 
 
 def test_without_the_setting_the_worker_knows_no_mlflow() -> None:
