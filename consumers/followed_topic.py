@@ -47,14 +47,18 @@ class FollowedTopic:
         *,
         since_seconds: float,
         look_seconds: float,
+        most_back: int | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`since_seconds`: Unix time from which on records are read, by the log's own times.
 
+        `most_back`: where more offsets than this lie behind that time, the newest of them; None: all. Each partition
+        goes back by its share, so that in all of them they are about as old.
         `look_seconds`: how often a missing topic, and new partitions, are looked for. `clock`: Unix time in seconds.
         """
         self._open_source = open_source
         self._look_seconds = look_seconds
+        self._most_back = most_back
         self._clock = clock
         self._start_seconds = since_seconds  # of what is opened next
         self._source: RecordSource | None = None
@@ -148,12 +152,24 @@ class FollowedTopic:
             self._complete(looked_at_seconds)
             return None
         try:
-            source.seek(source.offsets_since(self._start_seconds))
+            source.seek(self._begin(source))
         except BaseException:
             source.close()
             raise
         self._source = source
         return source
+
+    def _begin(self, source: RecordSource) -> Mapping[Partition, int]:
+        since = source.offsets_since(self._start_seconds)
+        if self._most_back is None:
+            return since
+        ends = source.end_offsets()
+        back = {partition: max(0, ends[partition] - offset) for partition, offset in since.items()}
+        share = min(1.0, self._most_back / max(1, sum(back.values())))
+        return {
+            partition: offset + back[partition] - math.ceil(back[partition] * share)
+            for partition, offset in since.items()
+        }
 
     def _ask_for_ends(self, source: RecordSource) -> None:
         """Also where nothing comes: brokers that are away poll as an empty log does, and this raises where they are."""

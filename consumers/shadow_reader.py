@@ -1,7 +1,7 @@
 """Reads what champion and challenger answered and the true labels that came later, and keeps the scores of both.
 
 It belongs to no group and commits nothing: at its start it goes back by the horizon, in which every answer that can
-still be scored lies, so that there is no state to lose.
+still be scored lies, so that there is no state to lose. Whoever waits for its end names the most records to go back by.
 """
 
 from __future__ import annotations
@@ -39,11 +39,13 @@ class ShadowReader:
         champion: OpenSource,
         challenger: OpenSource,
         samples: OpenSource,
+        most_back: int | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`champion`, `challenger`: where each one's answers are; `samples`: the labelled records, read by `decoder`.
 
-        `clock`: Unix time in seconds.
+        `most_back`: records of each topic that are gone back by, at most; None: by the whole horizon. `clock`: Unix
+        time in seconds.
         """
         self.labels = settings.new_labels()
         self._look_seconds = settings.look_seconds
@@ -52,7 +54,11 @@ class ShadowReader:
 
         def followed(open_source: OpenSource) -> FollowedTopic:
             return FollowedTopic(
-                open_source, since_seconds=since_seconds, look_seconds=settings.look_seconds, clock=clock
+                open_source,
+                since_seconds=since_seconds,
+                most_back=most_back,
+                look_seconds=settings.look_seconds,
+                clock=clock,
             )
 
         self._answers: dict[Role, FollowedTopic] = {"champion": followed(champion), "challenger": followed(challenger)}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 from consumers.commit_log import BrokerUnavailable
-from consumers.record_source import SourceUnavailable
+from consumers.kafka_connection import hearing
+from consumers.record_source import LogTruncated, SourceUnavailable
 from deploy.existing_registry import existing_registry, registry_errors
 from deploy.exit_codes import one_line
 from deploy.judging_versions import PairScores, no_shadow
@@ -30,7 +32,8 @@ class AutomaticPromotion:
     """Challenger in the registry -> champion, or a tag that says why not.
 
     One that was promoted before is left alone, too: somebody has rolled it back. One that nothing speaks against, but
-    nothing for it either (`promotion.needs_shadow`), is looked at again.
+    nothing for it either (`promotion.needs_shadow`), is looked at again; the shadow's record is asked first then, and
+    the rest, which costs downloads and the state's snapshot, once that is long enough.
     """
 
     def __init__(
@@ -55,15 +58,20 @@ class AutomaticPromotion:
         self._may_pass: tuple[int, tuple[str, ...]] | None = None
         self._waits_for: str | None = None
 
-    def look(self) -> None:
-        """If it is time. MLflow or brokers that are away, a state that is not there yet: the same again, later."""
+    def look(self, stop: threading.Event | None = None) -> None:
+        """If it is time. MLflow or brokers that are away, a state that is not there yet: the same again, later.
+
+        `stop` ends the reading of the shadow's topics, and nothing is judged then.
+        """
         if time.monotonic() < self._due:
             return
         try:
-            with registry_errors():
+            with registry_errors(), hearing(stop):
                 self._look()
-        except (RegistryUnavailable, BrokerUnavailable, SourceUnavailable, UserError, OSError) as error:
-            self._wait("the next promotion", error)
+        except (RegistryUnavailable, BrokerUnavailable, SourceUnavailable, LogTruncated, UserError, OSError) as error:
+            if stop is None or not stop.is_set():
+                self._wait("the next promotion", error)
+        # from its end: reading the shadow's record takes as long as it takes
         self._due = time.monotonic() + self._settings.promotion.look_seconds
 
     def _wait(self, what: str, error: Exception) -> None:
@@ -86,9 +94,10 @@ class AutomaticPromotion:
             state=self._state,
             settings=self._settings,
             shadow=self._shadow,
+            shadow_first=True,
             tells_what_may_pass_later=False,
         )
-        if report.moved is not None and report.champion != challenger.version:
+        if report.promoted:
             self._console.promoted(challenger.version, report.champion)
         if report.problem is not None:
             self._wait("the event of a promotion", report.problem)

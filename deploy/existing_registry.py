@@ -6,21 +6,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from model_store.registry import Registry, RegistryRefused, RegistryUnavailable
-from model_store.tracking_uri import sqlite_file
+from model_store.tracking_uri import missing_database
 from pipeline.user_error import UserError
 
 
 def existing_registry(uri: str) -> Registry:
-    """Where a file is missing MLflow would make an empty one, and that a version is not there would be no help."""
+    """`UserError` where its file is missing (`missing_database`)."""
     from model_store.mlflow_registry import MlflowRegistry  # seconds
 
     registry = MlflowRegistry(uri)
-    file = sqlite_file(uri)
-    if file is not None and not file.exists():
-        raise UserError(
-            f"there is no MLflow database {file}: name the one that has the versions with --tracking-uri, "
-            "registry.tracking_uri or MLFLOW_TRACKING_URI"
-        )
+    missing = missing_database(uri)
+    if missing is not None:
+        raise UserError(missing)
     return registry
 
 

@@ -10,17 +10,22 @@ from consumers import promotion_events
 from consumers.commit_log import BrokerUnavailable
 from consumers.kafka_settings import KafkaSettings
 from consumers.message_sender import tell
+from consumers.record_source import SourceUnavailable
 from consumers.version_teacher import find_version
 from deploy.judging_versions import PairScores, judge, no_shadow
 from deploy.settings import Settings
 from model_store.model_uri import ModelUri
-from model_store.promotion import Verdict
+from model_store.promotion import Verdict, too_little_shadow, unsettled
 from model_store.promotion_history import Promotion
 from model_store.promotion_steps import Moved, Promoter
 from model_store.registry import RegisteredVersion, Registry
+from pipeline.evaluation.version_pair import PairScore
 from pipeline.user_error import UserError
 
 AUTOMATIC = "automatic"  # who promotes, where nobody does
+
+# Judging takes minutes, and another one may promote meanwhile: so many champions in a row are judged against.
+_MOST_CHAMPIONS = 3
 
 
 class EventTeller:
@@ -36,7 +41,7 @@ class EventTeller:
         if self.problem is None:
             try:
                 tell(self._settings, promotion_events.promoted(self._stream, promotion))
-            except (BrokerUnavailable, UserError) as error:
+            except (BrokerUnavailable, SourceUnavailable, UserError) as error:  # the second: a stop while connecting
                 self.problem = error
         return self.problem is None
 
@@ -67,6 +72,11 @@ class PromotionReport:
     def refused(self) -> bool:
         return self.verdict is not None and self.moved is None
 
+    @property
+    def promoted(self) -> bool:
+        """By this call; an event alone that was missing is no promotion."""
+        return self.moved is not None and self.champion != self.moved.promotion.to_version
+
 
 def promote(
     registry: Registry,
@@ -78,13 +88,17 @@ def promote(
     state: Path | None,
     settings: Settings,
     shadow: PairScores = no_shadow,
+    shadow_first: bool = False,
     tells_what_may_pass_later: bool = True,
 ) -> PromotionReport:
     """Judge a version, by number or alias, and make it the champion.
 
+    `shadow_first`: where the gate needs the shadow's record, and that is too short yet, nothing is fetched and judged.
+
     1. What an earlier call left undone. If the version is the champion then, that is all; one that was begun had
        passed, or was forced, and is completed.
-    2. The gate. Refused, and not to be forced: the event, and that is all.
+    2. The gate. Refused, and not to be forced: the event, and that is all. A champion that came meanwhile is one to
+       judge against, too.
     3. The aliases and the event, as `Promoter` numbers it.
 
     `UserError` where there is no such version; else as the registry, and `judge`.
@@ -94,21 +108,30 @@ def promote(
     version = find_version(registry, ModelUri(name=stream, at=at))
     # 1.
     completed = promoter.complete()
-    champion = registry.alias(stream, "champion")
-    number = None if champion is None else champion.version
+    champion, verdict = registry.alias(stream, "champion"), None
     report = PromotionReport(
-        stream=stream, version=version.version, champion=number, superseded_by=version.superseded_by
+        stream=stream, version=version.version, champion=_number(champion), superseded_by=version.superseded_by
     )
-    if number == version.version:
+    if report.champion == version.version:
         return replace(report, moved=completed, problem=teller.problem)
-    verdict = None
-    if promoter.begun(version) is None:
-        # 2.
-        verdict = _judged(registry, champion, version, state, settings, shadow)
-        if not verdict.passed and not (force and verdict.may_be_forced):
-            if tells_what_may_pass_later or not verdict.may_pass_later:
-                teller.refused(number, version.version, by, verdict)
-            return replace(report, verdict=verdict, problem=teller.problem)
+    # 2.
+    for _ in range(_MOST_CHAMPIONS):
+        verdict = None
+        if promoter.begun(version) is not None:
+            break
+        verdict = _judged(registry, champion, version, state, settings, shadow, shadow_first=shadow_first)
+        champion = registry.alias(stream, "champion")
+        if _number(champion) == report.champion:
+            break
+        report = replace(report, champion=_number(champion))
+        if report.champion == version.version:
+            return replace(report, problem=teller.problem)
+    else:
+        verdict = unsettled(_MOST_CHAMPIONS)
+    if verdict is not None and not verdict.passed and not (force and verdict.may_be_forced):
+        if tells_what_may_pass_later or not verdict.may_pass_later:
+            teller.refused(report.champion, version.version, by, verdict)
+        return replace(report, verdict=verdict, problem=teller.problem)
     # 3.
     moved = promoter.promote(
         version,
@@ -143,7 +166,19 @@ def _judged(
     state: Path | None,
     settings: Settings,
     shadow: PairScores,
+    *,
+    shadow_first: bool,
 ) -> Verdict:
+    if shadow_first and settings.promotion.needs_shadow and champion is not None:
+        record = shadow(champion.version, version.version)
+        too_little = too_little_shadow(record, settings.promotion)
+        if too_little is not None:
+            return too_little
+
+        def read(_champion: int, _challenger: int) -> PairScore | None:
+            return record  # of these two: it is not read again, which takes its time
+
+        shadow = read
     with tempfile.TemporaryDirectory(prefix="palimpsest-promote-") as scratch:
         return judge(
             registry,
@@ -154,3 +189,7 @@ def _judged(
             scratch=Path(scratch),
             shadow=shadow,
         )
+
+
+def _number(version: RegisteredVersion | None) -> int | None:
+    return None if version is None else version.version

@@ -29,7 +29,9 @@ def print_report(report: PromotionReport, *, forced: bool) -> None:
     if report.refused:
         assert report.verdict is not None
         more = ""
-        if not report.verdict.may_be_forced:
+        if report.verdict.may_pass_later and not report.verdict.may_be_forced:
+            pass  # the reason says what to do
+        elif not report.verdict.may_be_forced:
             more = " (--force does not help: it would serve nobody)" if forced else ""
         elif not forced:
             more = "; --force promotes it all the same"
@@ -44,6 +46,17 @@ def print_report(report: PromotionReport, *, forced: bool) -> None:
         click.echo(f"palimpsest: the event of the {what} is not told: {one_line(report.problem)}{again}", err=True)
 
 
+def check_json_file(file: Path) -> None:
+    """`UserError` where it cannot be written: before anything is promoted, and not afterwards."""
+    was_there = file.exists()
+    try:
+        file.open("a").close()
+        if not was_there:
+            file.unlink()
+    except OSError as error:
+        raise _cannot_write(file, error) from None
+
+
 def write_json(report: PromotionReport, file: Path) -> None:
     """`UserError` where it cannot be written."""
     moved = report.moved
@@ -51,7 +64,8 @@ def write_json(report: PromotionReport, file: Path) -> None:
         "stream": report.stream,
         "version": report.version,
         "champion_before": report.champion,
-        "promoted": not report.refused,
+        "champion": report.champion if moved is None else moved.promotion.to_version,
+        "promoted": report.promoted,
         "verdict": None if report.verdict is None else report.verdict.as_json,
         "promotion": None if moved is None else moved.promotion.as_json,
         "event_told": None if moved is None else moved.told,
@@ -59,7 +73,11 @@ def write_json(report: PromotionReport, file: Path) -> None:
     try:
         file.write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        raise UserError(f"cannot write {file}: {error.strerror}; give another --json") from None
+        raise _cannot_write(file, error) from None
+
+
+def _cannot_write(file: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write {file}: {error.strerror}; give another --json")
 
 
 def _print_verdict(report: PromotionReport, verdict: Verdict) -> None:

@@ -85,7 +85,7 @@ class RestructuringWorker:
         while not stop.is_set():
             # 4.
             if self._promotion is not None:
-                self._promotion.look()
+                self._promotion.look(stop)
             # 1.
             try:
                 job = self.next_job()

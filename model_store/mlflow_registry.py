@@ -137,6 +137,19 @@ class MlflowRegistry(Registry):
         with self._translated():
             return self._search(stream)
 
+    def newest(self, stream: str, count: int) -> list[RegisteredVersion]:
+        with self._translated():
+            try:
+                aliases = dict(self._client.get_registered_model(stream).aliases)
+            except MlflowException as error:
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                    return []
+                raise
+            found = self._client.search_model_versions(
+                f"name='{stream}'", max_results=count, order_by=["version_number DESC"]
+            )
+            return [_version(entry, aliases) for entry in reversed(found)]
+
     def find(self, stream: str, at: int | str) -> RegisteredVersion | None:
         with self._translated():
             try:

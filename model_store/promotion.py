@@ -77,6 +77,23 @@ def unservable(why: str) -> Verdict:
     return Verdict(passed=False, checks=(), reasons=(why,), may_be_forced=False)
 
 
+def unsettled(champions: int) -> Verdict:
+    """Each of so many champions went while the version was judged against it."""
+    why = (
+        f"the champion changed {champions} times while this version was judged against it: find out who else promotes, "
+        "and run it again when that has ended"
+    )
+    return Verdict(passed=False, checks=(), reasons=(why,), may_be_forced=False, may_pass_later=True)
+
+
+def too_little_shadow(shadow: PairScore | None, settings: PromotionSettings) -> Verdict | None:
+    """Of a gate that needs the shadow's record, before anything else is looked at; None where that is long enough."""
+    check = _shadow_check(shadow, settings)
+    if not settings.needs_shadow or check.outcome != "unknown":
+        return None
+    return Verdict(passed=False, checks=(check,), reasons=(_needs_shadow(check),), may_pass_later=True)
+
+
 def judged(
     champion: VersionFigures | None,
     challenger: VersionFigures,
@@ -107,7 +124,7 @@ def judged(
         )
         missing.append(f"nothing judges it: {why}; and {checks[-1].why}")
     elif settings.needs_shadow and not shadow_speaks:
-        missing.append(f"promotion.needs_shadow is set, and {checks[-1].why}")
+        missing.append(_needs_shadow(checks[-1]))
     if against or missing:
         return Verdict(
             passed=False, checks=checks, reasons=(*against, *missing), may_pass_later=bool(missing) and not against
@@ -206,6 +223,10 @@ def _shadow_check(shadow: PairScore | None, settings: PromotionSettings) -> Chec
         why=f"the shadow's record has {labelled:,} labelled answers of both, at least {settings.min_shadow_labels:,} "
         "say something (promotion.min_shadow_labels)",
     )
+
+
+def _needs_shadow(check: Check) -> str:
+    return f"promotion.needs_shadow is set, and {check.why}"
 
 
 def _falls(name: str, before: float | None, after: float | None, margin: float, what: str, *, note: str = "") -> Check:

@@ -14,6 +14,10 @@ from pipeline.user_error import UserError
 # Sends the event of a promotion; False: the brokers did not take it now. It may be told of one twice.
 Tell = Callable[[Promotion], bool]
 
+# Among so many newest versions, and those in a role, is looked for what earlier calls left undone.
+_NEWEST = 50
+_ROLES: tuple[Alias, ...] = ("previous", "champion")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moved:
@@ -46,18 +50,23 @@ class Promoter:
 
         The answer: the move that made the present champion, where something was left of that one.
         """
-        newest = None
-        roles: tuple[Alias, ...] = ("previous", "champion")
-        for role in roles:
-            version = self._registry.alias(self._stream, role)
-            promotions = [] if version is None else promotions_of(version)
-            for promotion in promotions:
-                # begun and not of the champion, or not the newest: it never moved, and was given up
-                is_begun = promotion.stage == "begun" and role == "champion" and promotion == promotions[-1]
-                if is_begun or promotion.stage == "moved":
-                    moved = self._finish(promotion, resumed=True, move=is_begun)
-                    newest = moved if role == "champion" and promotion == promotions[-1] else None
-        return newest
+        roles = [self._registry.alias(self._stream, role) for role in _ROLES]
+        champion = roles[-1]
+        known = [*self._registry.newest(self._stream, _NEWEST), *(role for role in roles if role is not None)]
+        versions = {version.version: version for version in known}
+        made_champion = None if champion is None else next(reversed(promotions_of(champion)), None)
+        left = [
+            promotion
+            for version in versions.values()
+            for promotion in promotions_of(version)
+            # begun and not of the champion, or not the newest: it never moved, and was given up
+            if promotion.stage == "moved" or (promotion.stage == "begun" and promotion == made_champion)
+        ]
+        answer = None
+        for promotion in sorted(left, key=lambda promotion: promotion.at):
+            moved = self._finish(promotion, resumed=True, move=promotion.stage == "begun")
+            answer = moved if promotion == made_champion else answer
+        return answer
 
     def begun(self, version: RegisteredVersion, *, rollback: bool = False) -> Promotion | None:
         """The promotion to this version that was begun by an earlier call, and whose alias has not moved."""

@@ -223,6 +223,10 @@ class Registry(ABC):
         """All versions of a stream's model, oldest first; [] where it has none."""
 
     @abstractmethod
+    def newest(self, stream: str, count: int) -> list[RegisteredVersion]:
+        """At most so many of them, the newest, oldest first. After months there are thousands: it is one request."""
+
+    @abstractmethod
     def find(self, stream: str, at: int | str) -> RegisteredVersion | None:
         """A version by its number, or by an alias, be it one of ours or not."""
 
@@ -297,6 +301,9 @@ class InMemoryRegistry(Registry):
         with self._lock:
             self._check_available()
             return [self._with_aliases(entry) for entry in self._versions.get(stream, [])]
+
+    def newest(self, stream: str, count: int) -> list[RegisteredVersion]:
+        return self.versions(stream)[-count:]
 
     def find(self, stream: str, at: int | str) -> RegisteredVersion | None:
         return next((entry for entry in self.versions(stream) if at == entry.version or at in entry.aliases), None)

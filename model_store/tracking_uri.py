@@ -51,6 +51,18 @@ def sqlite_file(uri: str) -> Path | None:
     return Path(path) if scheme.partition("+")[0] == "sqlite" and path and path != ":memory:" else None
 
 
+def missing_database(uri: str) -> str | None:
+    """Why there are no versions yet, with the way out; None: ask. MLflow would make an empty file where one is missing,
+    and that a version is not there would be no help."""
+    file = sqlite_file(uri)
+    if file is None or file.exists():
+        return None
+    return (
+        f"there is no MLflow database {file}: name the one that has the versions with --tracking-uri, "
+        "registry.tracking_uri or MLFLOW_TRACKING_URI"
+    )
+
+
 def without_password(text: str) -> str:
     """A URI, or a message with URIs in it, as it may be printed."""
     return re.sub(r"://([^/\s:@]*):[^/\s]*@", r"://\1:***@", text)

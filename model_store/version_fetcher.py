@@ -18,6 +18,7 @@ from typing import cast
 
 from model_store.registry import ALIASES, Alias, Registry, RegistryRefused, RegistryUnavailable, ServableBroken
 from model_store.served_versions import ServedVersions
+from model_store.tracking_uri import missing_database
 from pipeline.user_error import UserError
 
 # Above the learner's registrar, below the predictor: a swap may take a moment longer, an answer may not.
@@ -28,11 +29,19 @@ class VersionFetcher:
     """Makes what an alias points to lie here."""
 
     def __init__(
-        self, versions: ServedVersions, registry: Registry, role: Alias, *, tell: Callable[[str], None]
+        self,
+        versions: ServedVersions,
+        registry: Registry,
+        role: Alias,
+        *,
+        tell: Callable[[str], None],
+        missing: Callable[[], str | None] = lambda: None,
     ) -> None:
-        """`tell` hears one line where something changes for the worse or back."""
+        """`tell` hears one line where something changes for the worse or back. `missing`: why the registry is not there
+        to be asked, and must not be, since that would make an empty one; None: it is there."""
         self._versions, self._registry, self._role = versions, registry, role
         self._tell = tell
+        self._missing = missing
         self._problem: str | None = None
 
     def look(self) -> None:
@@ -43,19 +52,20 @@ class VersionFetcher:
         3. Note it, and let go of what nobody needs.
         """
         known = self._versions.role(self._role)
-        problem = None
+        version = None
         try:
             # 1.
-            version = self._registry.alias(self._versions.stream, self._role)
-            if version is None:
+            problem = self._missing()
+            version = self._registry.alias(self._versions.stream, self._role) if problem is None else None
+            if version is not None:
+                # 2.
+                served = self._versions.keep(version, self._registry.fetch_servable)
+                known = known.model_copy(update={"served": served})
+            elif problem is None:
                 problem = (
                     f"model {self._versions.stream!r} has no alias {self._role!r}: give it to a version, in MLflow or "
                     f"with `palimpsest promote --stream {self._versions.stream}`"
                 )
-            else:
-                # 2.
-                served = self._versions.keep(version, self._registry.fetch_servable)
-                known = known.model_copy(update={"served": served})
         except ServableBroken as error:
             problem = f"version {version.version if version else ''} is refused: its artifact is not whole ({error})"
         except (RegistryUnavailable, RegistryRefused, OSError) as error:
@@ -94,7 +104,13 @@ def main() -> int:
         versions = ServedVersions(arguments.models, arguments.stream)
         versions.prepare()
         registry = MlflowRegistry(arguments.tracking_uri)
-        fetcher = VersionFetcher(versions, registry, cast(Alias, arguments.role), tell=tell)
+        fetcher = VersionFetcher(
+            versions,
+            registry,
+            cast(Alias, arguments.role),
+            tell=tell,
+            missing=lambda: missing_database(arguments.tracking_uri),
+        )
         while not closing.is_set():
             fetcher.look()
             look_now.wait(arguments.look_seconds)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SHORT_HELP = {
+SHORT_HELP = {  # in alphabetical order
     "broker": "Install, start, stop and watch the embedded Apache Kafka.",
     "check": "What a learner needs, what is wrong with it, and the way out.",
     "consolidate": "Old classes and new ones into one compact network.",
@@ -12,8 +12,8 @@ SHORT_HELP = {
     "expand": "Grow the network for the newest classes.",
     "fingerprint": "One SHA-256 over the newest snapshot's state.",
     "learn": "Learn from a stream and keep what was learnt.",
-    "predict": "Answer requests with the champion; swap when it changes.",
     "models": "List the versions of a model, and which has a role.",
+    "predict": "Answer requests with the champion; swap when it changes.",
     "produce": "Send a data set as a stream whose classes change.",
     "promote": "Make a version the champion, if it passes the gate.",
     "r-matrix": "Accuracy on every task after every task (needs ce_task).",

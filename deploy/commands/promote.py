@@ -10,7 +10,8 @@ import click
 @click.command(
     epilog="""\b
 Examples:
-  palimpsest promote --stream digits --version challenger --state runs/digits
+  palimpsest promote --stream digits --version challenger
+  palimpsest promote --stream digits --version challenger --state /data/digits
   palimpsest promote --stream digits --version 7 --force --by ada
 
 \b
@@ -18,14 +19,16 @@ Exit codes:
   0  promoted, or the champion already
   2  something you can put right: an option, a setting, a folder, a version
   3  the gate refused it; nothing is changed
-  6  MLflow is away: run it again later; or it is promoted, and the brokers did not take the event: run it again"""
+  6  MLflow is away, or the brokers are while it is judged: run it again later; or it is promoted, and the brokers did
+     not take the event: run it again"""
 )
 @click.option("--stream", required=True, metavar="NAME", help="The stream, and its model in MLflow.")
 @click.option("--version", "at", required=True, metavar="N|ALIAS", help="A version's number, or an alias: challenger.")
 @click.option(
     "--state",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder given to `palimpsest learn`, which may be running: its hold-outs judge.",
+    help="Folder given to `palimpsest learn`, which may be running: its hold-outs judge.  [default: runs/NAME, where "
+    "there is such a state]",
 )
 @click.option("--force", is_flag=True, help="Promote what the gate refuses, unless it could not be served at all.")
 @click.option("--by", metavar="NAME", help="Who promotes, for the history; default: this user.")
@@ -70,8 +73,9 @@ def command(
     from deploy.exit_codes import NOT_OFFERED, exit_code
     from deploy.learning import chosen_tracking_uri
     from deploy.promoting import promote
-    from deploy.promotion_lines import print_report, write_json
+    from deploy.promotion_lines import check_json_file, print_report, write_json
     from deploy.shadow import pair_scores
+    from deploy.state_folder import usual_state
     from deploy.user_name import user_name
     from model_store.model_uri import ModelUri
     from model_store.registry import check_model_name
@@ -79,6 +83,12 @@ def command(
 
     check_model_name(check_stream_name(stream))
     wanted = ModelUri.parse(f"models:/{stream}/{at}" if at.isdecimal() else f"models:/{stream}@{at}")
+    if json_file is not None:
+        check_json_file(json_file)
+    if state is None:
+        state = usual_state(stream)
+        if state is not None:
+            click.echo(f"--state is {state}, since there is a state of {stream!r}", err=True)
     configure_torch(settings.learner)
     with registry_errors():
         report = promote(

@@ -63,13 +63,14 @@ class World:
         self.opened += 1
         return None if name in self.missing else InMemoryRecordSource(self.logs[name])
 
-    def reader(self, **settings: float) -> ShadowReader:
+    def reader(self, *, most_back: int | None = None, **settings: float) -> ShadowReader:
         return ShadowReader(
             ShadowSettings.model_validate({"horizon_seconds": 100.0, "look_seconds": 0.05} | settings),
             RecordDecoder(InputSettings()),
             champion=lambda: self.source("predictions"),
             challenger=lambda: self.source("shadow"),
             samples=lambda: self.source("samples"),
+            most_back=most_back,
             clock=lambda: self.now,
         )
 
@@ -126,6 +127,24 @@ def test_what_is_older_than_the_horizon_is_not_read_and_what_comes_after_it_is_l
     assert (labels.late, labels.scores.labelled["champion"]) == (1, 0)
     world.now += 1
     assert reader.read_to_end().open_ids == {"answers": 0, "labels": 0}
+
+
+def test_it_goes_back_by_no_more_records_than_wanted() -> None:
+    world = World(partitions=2)
+    for number in range(40):
+        for role in ("champion", "challenger"):
+            world.answer(str(number), role, 1, "cat", ago=50 - number, partition=int(number % 4 == 0))
+        world.label(str(number), "cat", ago=50 - number)
+    labels = world.reader(most_back=20).read_to_end()
+    assert labels.scores.answered == {"champion": 20, "challenger": 20}, "five of ten, and fifteen of thirty"
+    assert labels.scores.pair_score(1, 1).labelled == 20
+    assert world.reader(most_back=1_000).read_to_end().scores.answered == {"champion": 40, "challenger": 40}
+    reader = world.reader(most_back=20, horizon_seconds=15.0)
+    assert reader.read_to_end().scores.answered == {"champion": 5, "challenger": 5}, "the horizon is nearer"
+    for number in range(100, 130):
+        world.answer(str(number), "champion", 1, "cat")
+    world.now += 1
+    assert reader.read_to_end().scores.answered["champion"] == 35, "what comes later is read whole"
 
 
 def test_what_is_no_answer_in_its_topic_is_passed_over() -> None:

@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 
 from consumers.commit_log import BrokerUnavailable
-from consumers.record_source import SourceUnavailable
+from consumers.kafka_connection import heard_stop
+from consumers.record_source import ReadingStopped, SourceUnavailable
 from deploy.automatic_promotion import REFUSED_TAG, AutomaticPromotion
 from deploy.judging_versions import PairScores, no_shadow
 from deploy.promoting import roll_back
 from deploy.restructuring_worker import RestructuringWorker
 from deploy.worker_console import WorkerConsole
 from model_store.promotion_history import promotions_of
-from model_store.registry import InMemoryRegistry
+from model_store.registry import InMemoryRegistry, RegisteredVersion
 from model_store.snapshot import OutboxMessage
 from pipeline.evaluation.version_pair import PairScore
 from tests.consumers.learner_world import STREAM
@@ -173,6 +174,56 @@ def test_a_record_that_is_too_short_yet_is_waited_for(bench: Bench, topic: Topic
     assert (bench.champion(), bench.said()) == (2, ["promoted"])
 
 
+def test_a_record_that_is_needed_is_asked_first_and_once_a_look(
+    bench: Bench, topic: Topic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions_of(bench.registry, bench.folder, good(), good())
+    bench.registry.set_alias(STREAM, "champion", 1)
+    fetched, asked, labelled = [], [], 3
+    fetch_servable = bench.registry.fetch_servable
+
+    def fetch(version: RegisteredVersion, folder: Path) -> None:
+        fetched.append(version.version)
+        fetch_servable(version, folder)
+
+    monkeypatch.setattr(bench.registry, "fetch_servable", fetch)
+
+    def record(champion: int, challenger: int) -> PairScore:
+        asked.append((champion, challenger))
+        return PairScore(
+            champion_version=champion,
+            challenger_version=challenger,
+            labelled=labelled,
+            champion_accuracy=0.9,
+            challenger_accuracy=0.9,
+            agreement=1.0,
+            answered=500,
+        )
+
+    automatic = bench.automatic(record, needs_shadow=True)
+    automatic.look()
+    automatic.look()
+    assert (asked, fetched, bench.said()) == ([(1, 2)] * 2, [], ["promotion_waits"])
+    labelled = 100
+    automatic.look()
+    assert (bench.champion(), len(asked), sorted(fetched)) == (2, 3, [1, 2]), "what was read is judged by"
+    assert topic.kinds == ["promoted"]
+
+
+def test_a_stop_ends_the_reading_of_the_shadow_without_a_word(bench: Bench, topic: Topic) -> None:
+    versions_of(bench.registry, bench.folder, good(), good())
+    bench.registry.set_alias(STREAM, "champion", 1)
+    stop = threading.Event()
+
+    def stopped(_champion: int, _challenger: int) -> None:
+        assert heard_stop() is stop
+        stop.set()
+        raise ReadingStopped("stopped")
+
+    bench.automatic(stopped).look(stop)
+    assert (bench.said(), bench.champion(), topic.kinds) == ([], 1, [])
+
+
 def test_a_registry_that_is_away_and_a_state_that_is_not_there_are_waited_for(
     bench: Bench, topic: Topic, state: Path, tmp_path: Path
 ) -> None:
@@ -202,11 +253,11 @@ def test_it_looks_between_jobs_at_its_own_pace(tmp_path: Path, monkeypatch: pyte
     worker = RestructuringWorker(
         stream=STREAM, state=tmp_path / "state", settings=settings, console=WorkerConsole(as_json=True)
     )
-    looks = []
-    monkeypatch.setattr(AutomaticPromotion, "_look", lambda _self: looks.append(1))
-    worker.run(threading.Event(), until_idle_seconds=0.0)
-    worker.run(threading.Event(), until_idle_seconds=0.0)
-    assert looks == [1]
+    looks, stop = [], threading.Event()
+    monkeypatch.setattr(AutomaticPromotion, "_look", lambda _self: looks.append(heard_stop()))
+    worker.run(stop, until_idle_seconds=0.0)
+    worker.run(stop, until_idle_seconds=0.0)
+    assert looks == [stop], "once, and it hears the worker's stop"
 
 
 def test_without_the_setting_the_worker_knows_no_mlflow() -> None:

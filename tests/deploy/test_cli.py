@@ -49,7 +49,7 @@ finally:
 
 
 def test_every_command_has_one_line_of_help() -> None:
-    assert sorted(commands.SHORT_HELP) == COMMANDS
+    assert list(commands.SHORT_HELP) == COMMANDS
     for name, text in commands.SHORT_HELP.items():
         assert text.endswith("."), name
         assert len(f"  {max(COMMANDS, key=len)}  {text}") <= 80, f"{name}: the line would be broken"

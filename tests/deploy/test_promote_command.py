@@ -16,9 +16,10 @@ from deploy.local_port import bind_once
 from model_store.mlflow_registry import MlflowRegistry
 from model_store.promotion_history import PROMOTIONS_TAG
 from model_store.registry import SUPERSEDED_BY_TAG
+from tests.consumers.learner_world import STREAM
 from tests.consumers.versions_world import register
 from tests.deploy.command_line import palimpsest
-from tests.deploy.promotion_world import good, untrained
+from tests.deploy.promotion_world import good, learnt_state, untrained
 from tests.deploy.streams import events, learn, send, settings_file
 from tests.model_store.tiny_servable import tiny_classifier
 
@@ -207,6 +208,51 @@ def test_what_the_user_can_put_right_is_one_line_and_code_2(
         code, _, said = ends(name, "--stream", "pets", "--tracking-uri", missing, *given)
         assert (code, f"there is no MLflow database {tmp_path}/none.db" in said) == (2, True)
     assert not (tmp_path / "none.db").exists()
+
+
+def test_the_usual_state_judges_and_json_says_what_this_call_did(
+    tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    registry = MlflowRegistry(tracking_uri)
+    for classifier in (good(), good()):
+        register(registry, tmp_path, classifier, STREAM)
+    settings, report = tmp_path / "settings.yaml", tmp_path / "report.json"
+    settings.write_text("kafka: {connect_timeout_seconds: 1}\n" + LENIENT)
+    away = ["--settings", settings, "--bootstrap-servers", f"127.0.0.1:{bind_once(0)}"]
+    usual = ["--stream", STREAM, "--tracking-uri", tracking_uri, *away]
+
+    # found out before anything is promoted
+    code, _, said = ends("promote", *usual, "--version", 1, "--json", tmp_path / "none" / "report.json")
+    assert (code, said) == (
+        2,
+        f"cannot write {tmp_path}/none/report.json: No such file or directory; give another --json",
+    )
+    assert registry.alias(STREAM, "champion") is None
+
+    def told(*given: object) -> tuple[int, str, list[object]]:
+        code, _, said = ends("promote", *usual, "--json", report, *given)
+        document = json.loads(report.read_text())
+        return code, said, [document[name] for name in ("promoted", "champion_before", "champion")]
+
+    code, said, facts = told("--version", 1)  # its event waits for the brokers
+    assert (code, facts) == (6, [True, None, 1])
+    assert "--state is" not in said
+    assert told("--version", 1)[::2] == (6, [False, 1, 1]), "it was the champion already"
+    learnt_state(tmp_path / "runs" / STREAM)
+    code, said, facts = told("--version", 2, "--force")
+    assert (code, facts) == (6, [True, 1, 2])
+    assert said.startswith(f"--state is runs/{STREAM}, since there is a state of '{STREAM}'\n")
+    assert json.loads(report.read_text())["verdict"]["passed"]
+    report.unlink()
+    code, _, _ = ends("promote", *usual, "--version", 9, "--json", report)
+    assert (code, report.exists()) == (2, False)
+
+    # another stream's state is not taken for ours
+    (tmp_path / "runs" / STREAM).rename(tmp_path / "runs" / "pets")
+    register(registry, tmp_path, tiny_classifier(), "pets")
+    code, _, said = ends("promote", "--stream", "pets", *usual[2:], "--version", 1)
+    assert (code, "--state is" in said) == (6, False)
 
 
 def test_what_could_not_be_served_is_not_forced(tracking_uri: str, tmp_path: Path) -> None:

@@ -216,6 +216,33 @@ def test_brokers_that_are_away_end_nothing_and_hear_of_it_later(desk: Desk) -> N
     assert desk.history(2) == [(1, "ada", False, "told")]
 
 
+def test_an_event_that_is_missing_is_told_whichever_version_it_is_of(desk: Desk) -> None:
+    desk.promote(1)
+    desk.hears = False
+    desk.promote(2)
+    desk.promote(3)
+    desk.promote(1, by="bob")
+    desk.registry.set_alias("pets", "previous", None)
+    desk.hears = True
+    moved = desk.promote(1)
+    assert moved is not None
+    assert (moved.told, moved.promotion.by) == (True, "bob")
+    assert [promotion.to_version for promotion in desk.told] == [1, 2, 3, 1], "in the order of their times"
+    assert [desk.history(number)[-1][-1] for number in (1, 2, 3)] == ["told"] * 3
+    assert desk.aliases() == {"champion": 1}
+
+
+def test_it_is_looked_for_among_the_newest_and_those_in_a_role(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model_store.promotion_steps._NEWEST", 1)
+    desk.hears = False
+    for number in (1, 2, 1, 3):
+        desk.promote(number)
+    desk.registry.set_alias("pets", "previous", 1)
+    desk.hears = True
+    desk.promote(3)
+    assert [promotion.to_version for promotion in desk.told] == [1, 1, 3]
+
+
 def test_there_is_no_way_back(desk: Desk) -> None:
     with pytest.raises(UserError, match="'pets' has no champion to roll back from: `palimpsest promote` makes one"):
         desk.roll_back()

@@ -59,6 +59,9 @@ def test_versions_carry_what_made_them(registry: Registry, tmp_path: Path) -> No
     assert [entry.version for entry in registry.versions("pets")] == [1, 2]
     assert registry.versions("pets")[1] == second
     assert registry.versions("others") == []
+    assert [entry.version for entry in registry.newest("pets", 5)] == [1, 2]
+    assert registry.newest("pets", 1) == [second]
+    assert registry.newest("others", 1) == []
 
 
 def test_a_snapshot_is_registered_once(registry: Registry, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -296,6 +297,27 @@ def runs(process_id: int) -> bool:
         return Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (ProcessLookupError, FileNotFoundError):
         return False
+
+
+def test_a_database_that_is_not_there_is_not_made_and_found_when_it_comes(
+    tracking_uri: str, versions: ServedVersions, tmp_path: Path
+) -> None:
+    database = sqlite_file(tracking_uri)
+    assert database is not None
+    register(MlflowRegistry(tracking_uri), tmp_path, 1)
+    MlflowRegistry(tracking_uri).set_alias("pets", "champion", 1)
+    elsewhere = tmp_path / "mistyped" / "mlflow.db"
+    with running(versions, f"sqlite:///{elsewhere}", 0.1):
+        wait_until(lambda: versions.role("champion").problem is not None)
+        said = str(versions.role("champion").problem)
+        assert said.startswith(f"there is no MLflow database {elsewhere}: name the one that has the versions with ")
+        time.sleep(0.5)  # looks more
+        assert not elsewhere.parent.exists()
+        elsewhere.parent.mkdir()
+        shutil.copy(database, elsewhere)
+        wait_until(lambda: served(versions) == 1)
+    told = (versions.folder / "fetcher.log").read_text().splitlines()
+    assert told == [said, "champion is version 1"]
 
 
 def test_another_stream_s_folder_is_one_line_and_an_exit_code(tracking_uri: str, versions: ServedVersions) -> None:
