@@ -153,6 +153,10 @@ class ServedVersions:
                     if newest < time.time() - _ABANDONED_SECONDS:
                         shutil.rmtree(path, ignore_errors=True)
 
+    def looked(self, role: Alias) -> Path:
+        """The fetcher touches it whenever MLflow has said what the alias points to: it lives, and MLflow too."""
+        return self.folder / f"{role}.looked"
+
 
 def _changed_at(path: Path) -> float:
     """Unix time in seconds; of what somebody else has just removed, long ago."""

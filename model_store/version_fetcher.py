@@ -9,6 +9,7 @@ or was killed).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import threading
@@ -47,6 +48,8 @@ class VersionFetcher:
         try:
             # 1.
             version = self._registry.alias(self._versions.stream, self._role)
+            with contextlib.suppress(OSError):  # then it looks as if this process hung: somebody comes to see
+                self._versions.looked(self._role).touch()
             if version is None:
                 problem = (
                     f"model {self._versions.stream!r} has no alias {self._role!r}: give it to a version, in MLflow or "
