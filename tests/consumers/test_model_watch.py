@@ -142,8 +142,8 @@ def test_a_problem_is_heard_once(world: World) -> None:
     assert world.heard.lines[1:] == [("well",), ("serving", 1, None), away]
     world.registry.available = True
     world.fetcher.look()
-    for now in (6.0, 7.0):
-        world.watch.look(now)
+    for later in (6.0, 7.0):
+        world.watch.look(later)
     assert world.heard.lines[4:] == [("well",)]
 
 

@@ -400,7 +400,9 @@ def test_more_connections_than_there_may_be_are_turned_away(monkeypatch: pytest.
         threads = threading.active_count()
         for _ in range(5):
             with socket.create_connection((address.hostname, address.port), DEADLINE_SECONDS) as one_more:
-                answer = b"".join(iter(lambda one_more=one_more: one_more.recv(1000), b""))
+                answer = b""
+                while piece := one_more.recv(1000):
+                    answer += piece
             assert answer.startswith(b"HTTP/1.1 503 ")
             head, _, body = answer.partition(b"\r\n\r\n")
             assert b"Content-Length: %d\r\n" % len(body) in head
