@@ -13,6 +13,7 @@ from __future__ import annotations
 import heapq
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import cast
@@ -21,6 +22,7 @@ from consumers.dead_letter_reader import identified
 from model_store.snapshot import OutboxMessage
 from pipeline.classifier import Prediction
 from pipeline.codec.cloud_event import rfc3339, unix_seconds
+from pipeline.codec.record_headers import last_headers
 from pipeline.evaluation.shadow_scores import ROLES, Role
 from pipeline.record import Record
 from pipeline.sample import BadRecord
@@ -28,6 +30,8 @@ from pipeline.state import Json
 
 _TYPE = "io.palimpsest.prediction"
 _ECHOED_BYTES = 16 * 1024  # of a request's key, id and source
+# As `max_label_bytes` has it by default: no class that was learnt has a longer name.
+MAX_LABEL_BYTES = 256
 _encoder = json.JSONEncoder(ensure_ascii=False)  # json.dumps would make one anew for each answer
 
 
@@ -91,7 +95,11 @@ def _time(now: float) -> bytes:
 
 
 def parse_answer(record: Record) -> Answer | None:
-    """None for what is no answer of ours: anybody may write to the topic."""
+    """None for what is no answer of ours: anybody may write to the topic.
+
+    Nor is one whose id is not UTF-8: no label can name it, since the decoder takes none with such an id. A label that
+    is longer than one can be is none of ours either: whoever counts answers by their number must know what they take.
+    """
     headers = _texts(record.headers)
     if headers.get("ce_type") != _TYPE or not headers.get("ce_id") or record.value is None:
         return None
@@ -107,6 +115,9 @@ def parse_answer(record: Record) -> Answer | None:
     said = isinstance(label, str) and type(probability) in (int, float) and 0 <= cast(float, probability) <= 1
     if not said and "error" not in data:
         return None
+    # one that JSON's escapes made of half a surrogate pair is as long as it would be whole
+    if said and len(cast(str, label).encode("utf-8", "surrogatepass")) > MAX_LABEL_BYTES:
+        return None
     told = unix_seconds(headers.get("ce_time", ""))
     return Answer(
         request_id=headers["ce_id"],
@@ -121,7 +132,7 @@ def parse_answer(record: Record) -> Answer | None:
 def _texts(headers: Sequence[tuple[str, bytes | None]]) -> dict[str, str]:
     """Those that are UTF-8; of repeated ones the last."""
     found: dict[str, str] = {}
-    for name, value in headers:
-        if value is not None:
-            found[name.lower()] = value.decode(errors="replace")
+    for name, value in last_headers(headers).items():
+        with suppress(UnicodeDecodeError):
+            found[name] = value.decode()
     return found

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from consumers import dead_letters
 from consumers.dead_letters import ADDED_HEADERS
 from consumers.kafka_nullable import with_nulls
+from pipeline.codec.record_headers import last_headers
 from pipeline.record import Partition, Record
 
 Headers = Sequence[tuple[str, bytes | None]]
@@ -95,7 +96,7 @@ def identified(record: Record) -> tuple[tuple[str, bytes | None], ...]:
     It gives a record without them topic/partition/offset and the topic. Sent on to another offset without them it
     would be another record, and each repeat of that a new one.
     """
-    last = {name.lower(): value for name, value in record.headers if value is not None}
+    last = last_headers(record.headers)
     added: list[tuple[str, bytes | None]] = []
     if not last.get("ce_id"):
         added.append(("ce_id", f"{record.topic}/{record.partition}/{record.offset}".encode()))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from consumers.http_server import HttpAnswer, HttpRequest, HttpServer, Route, plain
+from consumers.http_server import Admission, HttpAnswer, HttpRequest, HttpServer, Route, plain
 
 
 class MetricsServer(HttpServer):
@@ -26,10 +26,10 @@ class MetricsServer(HttpServer):
         not_ready: str = "loading the state",
         port_setting: str = "metrics.port",
         routes: Mapping[str, Mapping[str, Route]] | None = None,
-        most_body_bytes: int = 0,
+        admissions: Mapping[str, Admission] | None = None,
     ) -> None:
-        """`last_turn` is a time.monotonic() moment; `routes`: further ones. Raises `UserError` where the address cannot
-        be had."""
+        """`last_turn` is a time.monotonic() moment; `routes`: further ones, with their `admissions`. Raises
+        `UserError` where the address cannot be had."""
 
         def metrics(request: HttpRequest) -> HttpAnswer:
             encode, content_type = choose_encoder(request.headers.get("Accept", ""))
@@ -50,5 +50,5 @@ class MetricsServer(HttpServer):
             host=host,
             port=port,
             in_use=f"choose another {port_setting}, or 0 for a free one",
-            most_body_bytes=most_body_bytes,
+            admissions=admissions,
         )

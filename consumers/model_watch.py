@@ -48,6 +48,8 @@ class WatchObserver(Protocol):
 
     def waits(self, why: str) -> None: ...
 
+    def well(self) -> None: ...  # what it waited for is there
+
 
 class ModelWatch:
     """`run` it in a thread."""
@@ -87,8 +89,10 @@ class ModelWatch:
         served = known.served
         if known.problem != self._problem:
             self._problem = known.problem
-            if known.problem is not None:
-                for observer in self._observers:
+            for observer in self._observers:
+                if known.problem is None:
+                    observer.well()
+                else:
                     observer.waits(known.problem)
         if served is None or served == self._served:
             self._refused.clear()

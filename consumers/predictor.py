@@ -13,6 +13,7 @@ from consumers.model_slot import ModelSlot, ServingModel
 from consumers.predictor_settings import PredictorSettings
 from consumers.request_log import RequestLog
 from pipeline.classifier import Prediction
+from pipeline.codec.record_headers import last_headers
 from pipeline.evaluation.shadow_scores import Role
 from pipeline.record import Record
 from pipeline.sample import BadRecord
@@ -102,8 +103,8 @@ class Predictor:
                     return PredictReport(answered=answered, unreadable=unreadable, stopped_by="idle")
                 continue
             busy_at = time.monotonic()
-            oldest = min(request.timestamp_ms for request in requests) / 1000
-            self._is_behind = time.time() - oldest > self._settings.latency_seconds
+            since = time.time() - self._settings.latency_seconds
+            self._is_behind = any(0 < request.timestamp_ms < 1000 * since for request in requests)
             turn = self._answer(requests, self._slot.model or model)
             if turn is not None:
                 answered += len(turn.requests)
@@ -153,8 +154,5 @@ class Predictor:
 
 
 def content_type(request: Record) -> str:
-    """As the decoder reads headers: in any case, the last one counts, and what is not UTF-8 names nothing."""
-    for name, value in reversed(request.headers):
-        if value is not None and name.lower() == "content-type":
-            return value.decode(errors="replace")
-    return ""
+    """As the decoder reads headers; what is not UTF-8 names nothing."""
+    return last_headers(request.headers).get("content-type", b"").decode(errors="replace")

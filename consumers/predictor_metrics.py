@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from importlib.metadata import version
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -12,6 +13,7 @@ from consumers.model_slot import ServingModel
 from consumers.predictor import PredictorObserver, Turn
 from consumers.request_log import RequestLog
 from pipeline.evaluation.shadow_scores import Role
+from pipeline.record import Partition
 
 _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
 _STAGE_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
@@ -22,12 +24,15 @@ _BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 class PredictorMetrics(PredictorObserver):
     """Hears what the loop, the watch and the HTTP server do, from their threads."""
 
-    def __init__(self, *, stream: str, role: Role, instance: str) -> None:
+    def __init__(self, *, stream: str, role: Role, instance: str, looked: Path) -> None:
+        """`looked`: the file that the fetcher touches whenever MLflow has answered."""
         self.registry = registry = CollectorRegistry()
         self.last_turn = time.monotonic()
         self.ready = False
         self._role = role
         self._lag_shown_at = -math.inf
+        self._lag_shown: set[Partition] = set()
+        self._model_shown: tuple[str, str, str] | None = None
         answers = Counter(
             "palimpsest_answers_total", "Requests answered, durably.", ("role", "outcome"), registry=registry
         )
@@ -85,6 +90,12 @@ class PredictorMetrics(PredictorObserver):
             registry=registry,
         ).labels(role)
         Gauge(
+            "palimpsest_alias_last_look_timestamp_seconds",
+            "When MLflow last said what the alias points to; NaN: never.",
+            ("role",),
+            registry=registry,
+        ).labels(role).set_function(lambda: _changed_at(looked))
+        Gauge(
             "palimpsest_build_info", "What runs.", ("version", "stream", "instance", "role"), registry=registry
         ).labels(version("palimpsest"), stream, instance, role).set(1)
 
@@ -96,9 +107,13 @@ class PredictorMetrics(PredictorObserver):
         self.last_turn = now
         if now - self._lag_shown_at >= _LAG_SECONDS:
             self._lag_shown_at = now
-            self._lag.clear()
-            for partition, lag in log.lag_records().items():
+            lags = log.lag_records()
+            for partition, lag in lags.items():
                 self._lag.labels(partition.topic, partition.number).set(lag)
+            # Only now: a scrape in between must not find nothing.
+            for partition in self._lag_shown - lags.keys():
+                self._lag.remove(partition.topic, partition.number)
+            self._lag_shown = set(lags)
 
     def answered(self, turn: Turn) -> None:
         """A batch."""
@@ -108,7 +123,8 @@ class PredictorMetrics(PredictorObserver):
         self._predict.observe(turn.predict_seconds)
         self._transaction.observe(turn.transaction_seconds)
         for request in turn.requests:
-            self._latency.observe(max(0.0, turn.answered_at - request.timestamp_ms / 1000))
+            if request.timestamp_ms > 0:  # -1, and 0 of some clients: it has no time
+                self._latency.observe(max(0.0, turn.answered_at - request.timestamp_ms / 1000))
 
     def given_up(self, requests: int) -> None:
         """None of them was answered."""
@@ -119,8 +135,11 @@ class PredictorMetrics(PredictorObserver):
     def serving(self, model: ServingModel, before: int | None, seconds: float) -> None:
         """It answers from the next batch on."""
         self.ready = True
-        self._model.clear()
-        self._model.labels(self._role, str(model.version), model.run_id or "").set(1)
+        shown, before_it = (self._role, str(model.version), model.run_id or ""), self._model_shown
+        self._model.labels(*shown).set(1)
+        if before_it is not None and before_it != shown:  # only now: a scrape in between must not find nothing
+            self._model.remove(*before_it)
+        self._model_shown = shown
         self._served.set(model.version)
         self._swaps.inc()
 
@@ -131,8 +150,19 @@ class PredictorMetrics(PredictorObserver):
     def waits(self, why: str) -> None:
         """For the log."""
 
+    def well(self) -> None:
+        """For the log."""
+
     # -- HTTP ------------------------------------------------------------------------------------------------------
 
     def http_answered(self, status: int) -> None:
         """One POST /predict."""
         self._http.labels(self._role, str(status)).inc()
+
+
+def _changed_at(file: Path) -> float:
+    """Unix time in seconds."""
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return math.nan

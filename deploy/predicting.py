@@ -37,6 +37,7 @@ from pipeline.user_error import UserError
 _USUAL_PORT = 9096
 _FETCHER_SECONDS = 5.0  # for the fetcher to end a download that is under way
 _THREAD_SECONDS = 5.0
+_AGAIN_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,21 +92,33 @@ def open_predictor(
         # 2.
         versions = ServedVersions(models, stream)
         versions.prepare()
-        metrics = PredictorMetrics(stream=stream, role=role, instance=instance)
+        metrics = PredictorMetrics(stream=stream, role=role, instance=instance, looked=versions.looked(role))
         slot = ModelSlot()
         arguments = ["--models", str(models.absolute()), "--stream", stream, "--role", role]
         arguments += ["--tracking-uri", tracking_uri, "--look-seconds", str(settings.predictor.look_seconds)]
         fetcher = ChildProcess("model_store.version_fetcher", arguments, log_file=models / f"{role}-fetcher.log")
         stack.callback(fetcher.close, _FETCHER_SECONDS)
-        watch = ModelWatch(versions, role, slot, fetcher, device=device, observers=[metrics, console])
         over = threading.Event()
-        stack.callback(_thread("model-watch", lambda: watch.run(over)))
-        stack.callback(_thread("promotions", lambda: watch_promotions(settings.kafka, stream, fetcher.nudge, over)))
+
+        def start(name: str, run: Callable[[], None]) -> None:
+            stack.callback(_thread(name, run, over=over, warned=console.waits))
+
+        def follow_alias() -> None:
+            # A new one each time: what one that failed had begun is not taken for done.
+            ModelWatch(versions, role, slot, fetcher, device=device, observers=[metrics, console]).run(over)
+
+        start("model-watch", follow_alias)
+        start("promotions", lambda: watch_promotions(settings.kafka, stream, fetcher.nudge, over))
         if role == "challenger":
             shown = ShadowMetrics(settings.metrics.max_class_labels)
             metrics.registry.register(shown)
-            reader = shadow_reader(settings, stream, answers=output)
-            stack.callback(_thread("shadow", lambda: reader.run(over, shown=shown.show, warned=console.waits)))
+            shadow_reader(settings, stream, answers=output)  # what is wrong with the settings is said now
+
+            def read_shadow() -> None:
+                reader = shadow_reader(settings, stream, answers=output)
+                reader.run(over, shown=shown.show, warned=console.waits)
+
+            start("shadow", read_shadow)
         stack.callback(over.set)
         # 3.
         url = None
@@ -116,6 +129,7 @@ def open_predictor(
                 role=role,
                 top_k=settings.predictor.top_k,
                 most_at_once=settings.predictor.most_http_requests,
+                most_body_bytes=settings.predictor.most_body_bytes,
                 answered=metrics.http_answered,
             )
             url = stack.enter_context(_server(settings.predictor, metrics, route)).url
@@ -139,9 +153,25 @@ def this_machine() -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", socket.gethostname())[:100].strip(".") or "predictor"
 
 
-def _thread(name: str, run: Callable[[], None]) -> Callable[[], None]:
-    """Started; what waits for its end."""
-    thread = threading.Thread(target=run, name=name, daemon=True)
+def _thread(
+    name: str, run: Callable[[], None], *, over: threading.Event, warned: Callable[[str], None]
+) -> Callable[[], None]:
+    """Started; what waits for its end. `run` ends when it is `over`; where it fails before, `warned` hears of it in one
+    line, and it is begun again: a predictor whose watch has ended would answer by an old version for ever."""
+
+    def go_on() -> None:
+        while not over.is_set():
+            try:
+                run()
+                return
+            except Exception as error:
+                if over.is_set():
+                    return
+                again = f"begins again in {_AGAIN_SECONDS:g} s; where that goes on, report it"
+                warned(f"the thread {name} failed and {again}: {error!r}")
+            over.wait(_AGAIN_SECONDS)
+
+    thread = threading.Thread(target=go_on, name=name, daemon=True)
     thread.start()
     return lambda: thread.join(_THREAD_SECONDS)
 
@@ -160,7 +190,7 @@ def _server(settings: PredictorSettings, metrics: PredictorMetrics, route: Predi
             not_ready="there is no version to serve yet",
             port_setting="predictor.port",
             routes=route.routes,
-            most_body_bytes=settings.most_body_bytes,
+            admissions=route.admissions,
         )
 
     if settings.port is not None:

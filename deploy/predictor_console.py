@@ -17,7 +17,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 class PredictorConsole(PredictorObserver):
     """Every line of JSON has `time` (seconds since 1970) and `event`: started, serving, version_refused, waiting,
-    answered, stopped."""
+    well, answered, stopped."""
 
     def __init__(self, out: TextIO | None = None, *, as_json: bool | None = None) -> None:
         """As `EventLines`."""
@@ -48,6 +48,10 @@ class PredictorConsole(PredictorObserver):
     def waits(self, why: str) -> None:
         why = one_line(why)
         self._say("waiting", f"warning: {why}", {"why": why})
+
+    def well(self) -> None:
+        """What the alias points to is had again."""
+        self._say("well", "MLflow answers, and what the alias points to is here again", {})
 
     def answered(self, turn: Turn) -> None:
         """A line every few seconds."""

@@ -176,6 +176,10 @@ class ServedVersions:
                     if newest < time.time() - _ABANDONED_SECONDS:
                         shutil.rmtree(path, ignore_errors=True)
 
+    def looked(self, role: Alias) -> Path:
+        """The fetcher touches it whenever MLflow has said what the alias points to: it lives, and MLflow too."""
+        return self.folder / f"{role}.looked"
+
 
 def _sum(folder: Path) -> str:
     return hashlib.sha256((folder / SERVABLE_FILES[0]).read_bytes()).hexdigest()

@@ -9,6 +9,7 @@ or was killed).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import threading
@@ -56,7 +57,10 @@ class VersionFetcher:
         try:
             # 1.
             problem = self._missing()
-            version = self._registry.alias(self._versions.stream, self._role) if problem is None else None
+            if problem is None:
+                version = self._registry.alias(self._versions.stream, self._role)
+                with contextlib.suppress(OSError):  # then it looks as if this process hung: somebody comes to see
+                    self._versions.looked(self._role).touch()
             if version is not None:
                 # 2.
                 served = self._versions.keep(version, self._registry.fetch_servable)

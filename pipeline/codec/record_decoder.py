@@ -10,7 +10,6 @@ is "topic/partition/offset"; without `ce_source` the source is the topic; a `ce_
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +19,7 @@ from pipeline.codec.cloud_event import unix_seconds
 from pipeline.codec.content_type import parse_content_type
 from pipeline.codec.json_payload import json_label
 from pipeline.codec.payload_codec import Payload, quoted
+from pipeline.codec.record_headers import last_headers
 from pipeline.codec.tokenizer import check_checkpoint
 from pipeline.record import Record
 from pipeline.sample import BadRecord, DeadLetterReason, Decoded, InputKind, Sample
@@ -62,7 +62,7 @@ class RecordDecoder:
         None where it names no label that could be learnt.
         """
         try:
-            headers = _headers(record)
+            headers = last_headers(record.headers)
             label = self._header_label(headers)
             if label is None:
                 media_type, _ = parse_content_type(_text(headers, "content-type") or "")
@@ -79,7 +79,7 @@ class RecordDecoder:
 
         Cheap checks come first; a record with several faults goes under the first one's reason.
         """
-        headers = _headers(record)
+        headers = last_headers(record.headers)
         # 1.
         if not record.value:
             raise BadRecord(DeadLetterReason.NO_PAYLOAD, "no value (a tombstone)" if record.value is None else "empty")
@@ -169,13 +169,6 @@ class RecordDecoder:
                 DeadLetterReason.LABEL_TOO_LONG,
                 f"{length_bytes} bytes, where max_label_bytes is {self.settings.max_label_bytes}",
             )
-
-
-def _headers(record: Record) -> dict[str, bytes]:
-    """By name in lower case; the last of a name counts (as in Kafka's `Headers.lastHeader`), null values do not."""
-    # Kafka's headers may be null whatever `Record` declares: other clients write them.
-    pairs: Any = record.headers
-    return {name.lower(): value for name, value in pairs if value is not None}
 
 
 def _id(record: Record, headers: Mapping[str, bytes]) -> str:

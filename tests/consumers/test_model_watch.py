@@ -40,6 +40,9 @@ class Heard:
     def waits(self, why: str) -> None:
         self.lines.append(("waits", why))
 
+    def well(self) -> None:
+        self.lines.append(("well",))
+
 
 class World:
     """A registry, the fetcher without its process, and the watch; `look` is a look of both."""
@@ -138,7 +141,13 @@ def test_a_problem_is_heard_once(world: World) -> None:
     world.registry.available = False
     world.fetcher.look()
     world.watch.look(5.0)
-    assert world.heard.lines[1:] == [("serving", 1, None), ("waits", "the registry in memory was told to be away")]
+    away = ("waits", "the registry in memory was told to be away")
+    assert world.heard.lines[1:] == [("well",), ("serving", 1, None), away]
+    world.registry.available = True
+    world.fetcher.look()
+    for later in (6.0, 7.0):
+        world.watch.look(later)
+    assert world.heard.lines[4:] == [("well",)]
 
 
 def without_weights(folder: Path) -> None:

@@ -10,7 +10,7 @@ import threading
 import time
 import urllib.parse
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
+from consumers import http_server
 from consumers.http_server import HttpAnswer, HttpRequest, HttpServer, plain
 from consumers.metrics_server import MetricsServer
 from consumers.model_slot import ModelSlot, ServingModel
@@ -46,6 +47,7 @@ class World:
             role="champion",
             top_k=1,
             most_at_once=most_at_once,
+            most_body_bytes=MOST_BYTES,
             answered=self.statuses.append,
         )
         self.server = MetricsServer(
@@ -56,7 +58,7 @@ class World:
             ready=lambda: self.slot.model is not None,
             stale_after_seconds=100.0,
             routes=self.route.routes,
-            most_body_bytes=MOST_BYTES,
+            admissions=self.route.admissions,
         )
 
     def serve(self, classifier: Classifier | None = None) -> None:
@@ -192,7 +194,11 @@ def test_a_body_whose_end_is_not_known_is_not_read(
     assert answer.count(b"HTTP/1.1 ") == 1
     assert b"\r\nConnection: close\r\n" in answer
     assert "Traceback" not in capfd.readouterr().err
-    assert world.statuses == []
+    assert b"\r\nContent-Type: application/json\r\n" in answer
+    error = json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
+    assert error["reason"] == {411: "length_required", 400: "bad_length", 413: "payload_too_large"}[status]
+    assert error["detail"]
+    assert world.statuses == [status]
 
 
 def test_a_body_that_is_too_large_is_not_asked_for(world: World) -> None:
@@ -208,18 +214,48 @@ def test_a_body_that_is_too_large_is_not_asked_for(world: World) -> None:
 def test_a_client_that_sends_too_much_without_asking_hears_why(world: World, size: int) -> None:
     """It reads the answer when it has sent all, and of a connection that was reset by then it would not get it."""
     status, _, content = world.ask("POST", "/predict", b"x" * size, NPY_HEADER)
-    assert (status, content) == (413, f"{size} bytes, where {MOST_BYTES} are taken\n".encode())
+    told = {"reason": "payload_too_large", "detail": f"{size} bytes, where {MOST_BYTES} are taken"}
+    assert (status, json.loads(content)) == (413, {"error": told})
 
 
 def test_paths_and_methods_that_there_are_not(world: World) -> None:
     status, _, content = world.ask("POST", "/predictions", GOOD, NPY_HEADER)
     assert (status, content) == (404, b"there are /metrics, /livez, /readyz, /predict and /model\n")
-    status, headers, _ = world.ask("GET", "/predict")
-    assert (status, headers["Allow"]) == (405, "POST")
-    status, headers, _ = world.ask("POST", "/metrics", b"x")
-    assert (status, headers["Allow"]) == (405, "GET")
-    assert world.ask("PUT", "/predict", GOOD)[0] == 501
-    assert world.statuses == []
+    for method, body in (("GET", None), ("PUT", GOOD), ("DELETE", None), ("BREW", None)):
+        status, headers, content = world.ask(method, "/predict", body)
+        assert (status, headers["Allow"], headers["Content-Type"]) == (405, "POST", "application/json")
+        told = {"reason": "method_not_allowed", "detail": "/predict takes POST"}
+        assert json.loads(content) == {"error": told}
+    assert world.statuses == [405] * 4
+    for method, body in (("POST", b"x"), ("PUT", b"x" * 100_000), ("DELETE", None)):
+        status, headers, content = world.ask(method, "/metrics", body)
+        assert (status, headers["Allow"], content) == (405, "GET", b"/metrics takes GET\n")
+    assert world.ask("PUT", "/", GOOD)[0] == 404
+    assert len(world.statuses) == 4, "only what was asked of /predict counts"
+
+
+def test_what_follows_a_body_that_was_not_read_is_no_request(world: World) -> None:
+    for sent in (b"PUT /predict", b"POST /predictions", b"GET /metrics"):
+        body = b"GET /livez HTTP/1.1\r\n\r\n"
+        answer = world.raw(sent + b" HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        assert answer.count(b"HTTP/1.1 ") == 1, sent
+        assert b"\r\nConnection: close\r\n" in answer
+
+
+def test_a_bug_is_told_in_json_and_counted(world: World, capfd: pytest.CaptureFixture[str]) -> None:
+    class Broken(Classifier):
+        def predict(self, payloads: Any) -> Any:
+            raise KeyError("secret")
+
+    plain_one = tiny_classifier()
+    world.serve(Broken(plain_one.network, CLASSES, plain_one.spec, plain_one.input_settings))
+    for _ in range(5):  # more than there are places: each is given back
+        status, headers, content = world.ask("POST", "/predict", GOOD, NPY_HEADER)
+        assert (status, headers["Content-Type"]) == (500, "application/json")
+        assert json.loads(content)["error"]["reason"] == "internal"
+        assert b"secret" not in content
+    assert world.statuses == [500] * 5
+    assert "KeyError: 'secret'" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(("path", "status"), [("/model", 200), ("/livez", 200), ("/predict", 405), ("/", 404)])
@@ -305,6 +341,89 @@ def test_more_at_once_than_there_are_places_are_told_to_come_again() -> None:
             thread.join(DEADLINE_SECONDS)
         assert answers == [200, 200]
         assert world.ask("POST", "/predict", GOOD, NPY_HEADER)[0] == 200
+
+
+def test_a_body_is_read_only_where_there_is_a_place() -> None:
+    """Else as many would lie in memory as there are clients."""
+    world = World(most_at_once=1)
+    world.serve()
+    address = urllib.parse.urlparse(world.server.url)
+    headers = (f"Content-Length: {len(GOOD)}", "Content-Type: application/x-npy")
+    with world.server, socket.create_connection((address.hostname, address.port), DEADLINE_SECONDS) as slow:
+        slow.sendall(post("Expect: 100-continue", *headers))
+        assert slow.recv(1000).startswith(b"HTTP/1.1 100 Continue")  # it has the place now
+        answer = world.raw(post("Expect: 100-continue", *headers), ends=False)
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b'"busy"' in answer
+        assert b"\r\nConnection: close\r\n" in answer
+        slow.sendall(GOOD)
+        assert slow.recv(1000).startswith(b"HTTP/1.1 200 OK")
+        with socket.create_connection((address.hostname, address.port), DEADLINE_SECONDS) as leaving:
+            leaving.sendall(post("Expect: 100-continue", *headers))
+            assert leaving.recv(1000).startswith(b"HTTP/1.1 100 Continue")
+        wait_until(lambda: world.ask("POST", "/predict", GOOD, NPY_HEADER)[0] == 200)  # its place was given back
+
+
+@pytest.mark.parametrize("sent", [b"GET /livez HTTP/1.1\r\nX: ", post("Content-Length: 5000")])
+def test_a_request_that_comes_byte_by_byte_has_one_deadline(
+    world: World, sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_server, "_REQUEST_SECONDS", 0.5)
+    address = urllib.parse.urlparse(world.server.url)
+    began = time.monotonic()
+    with socket.create_connection((address.hostname, address.port), DEADLINE_SECONDS) as slow:
+        slow.sendall(sent)
+        slow.settimeout(0.05)
+        while time.monotonic() < began + 10:
+            try:
+                slow.sendall(b"x")
+                assert slow.recv(1000) == b""
+                break
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                break
+    assert 0.4 < time.monotonic() - began < 5
+    assert world.ask("POST", "/predict", GOOD, NPY_HEADER)[0] == 200
+
+
+def test_more_connections_than_there_may_be_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "_MOST_CONNECTIONS", 3)
+    world = World()
+    world.serve()
+    address = urllib.parse.urlparse(world.server.url)
+    with world.server:
+        held = [socket.create_connection((address.hostname, address.port), DEADLINE_SECONDS) for _ in range(3)]
+        for connection in held:
+            connection.sendall(b"GET /livez HTTP/1.1\r\n\r\n")
+            assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
+        threads = threading.active_count()
+        for _ in range(5):
+            with socket.create_connection((address.hostname, address.port), DEADLINE_SECONDS) as one_more:
+                answer = b""
+                while piece := one_more.recv(1000):
+                    answer += piece
+            assert answer.startswith(b"HTTP/1.1 503 ")
+            head, _, body = answer.partition(b"\r\n\r\n")
+            assert b"Content-Length: %d\r\n" % len(body) in head
+        assert threading.active_count() <= threads
+        for connection in held:
+            connection.close()
+        wait_until(lambda: livez(world) == 200)
+
+
+def livez(world: World) -> int | None:
+    try:
+        return world.ask("GET", "/livez")[0]
+    except (ConnectionError, http.client.HTTPException):
+        return None
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 MEDIA_TYPES = st.sampled_from([kind.decode() for kind in (PNG, JPEG, NPY, JSON, TEXT)])

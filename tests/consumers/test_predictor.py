@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import os
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from prometheus_client import generate_latest
+from prometheus_client import Gauge, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from consumers import predictor_metrics
@@ -26,7 +29,7 @@ from consumers.predictor_metrics import PredictorMetrics
 from consumers.predictor_settings import PredictorSettings
 from consumers.request_log import PredictorFenced, RequestLog
 from model_store.snapshot import OutboxMessage
-from pipeline.record import Record
+from pipeline.record import Partition, Record
 from tests.model_store.tiny_servable import payload, tiny_classifier
 
 DEADLINE_SECONDS = 30.0
@@ -84,7 +87,8 @@ class World:
         self.asked = InMemoryLog("pets.requests", partitions)
         self.requests = InMemoryRequests(self.asked)
         self.slot, self.turns = ModelSlot(), Turns()
-        self.metrics = PredictorMetrics(stream="pets", role="champion", instance="one")
+        self.looked = Path("nowhere") / "champion.looked"
+        self.metrics = PredictorMetrics(stream="pets", role="champion", instance="one", looked=self.looked)
         self.settings = PredictorSettings.model_validate(settings)
         self.log = WatchedLog(self.requests, "one")
         self.predictor = Predictor(
@@ -362,7 +366,9 @@ def test_the_metrics_show_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown["palimpsest_answers_total", "unreadable", "champion"] == 4
     assert shown["palimpsest_answer_batch_requests_count", "champion"] == len(world.turns.turns)
     assert shown["palimpsest_answer_batch_requests_sum", "champion"] == 12
-    assert shown["palimpsest_answer_latency_seconds_count", "champion"] == 12
+    assert shown["palimpsest_answer_latency_seconds_count", "champion"] == 11, (
+        "of the one without a time nobody knows it"
+    )
     for stage in ("predict", "transaction"):
         assert shown["palimpsest_answer_duration_seconds_count", "champion", stage] == len(world.turns.turns)
     assert [shown["palimpsest_request_lag_records", number, "pets.requests"] for number in "01"] == [0, 0]
@@ -373,3 +379,68 @@ def test_the_metrics_show_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown["palimpsest_served_version", "champion"] == 8
     assert shown["palimpsest_model_swaps_total", "champion"] == 2
     assert shown["palimpsest_model_refusals_total", "champion"] == 1
+
+
+def test_when_mlflow_answered_last_is_shown(tmp_path: Path) -> None:
+    looked = tmp_path / "champion.looked"
+    metrics = PredictorMetrics(stream="pets", role="champion", instance="one", looked=looked)
+
+    def shown() -> float | None:
+        return metrics.registry.get_sample_value("palimpsest_alias_last_look_timestamp_seconds", {"role": "champion"})
+
+    assert math.isnan(shown() or 0.0)
+    looked.touch()
+    os.utime(looked, (1_000.0, 2_000.5))
+    assert shown() == 2_000.5
+
+
+@pytest.mark.parametrize(("timestamp_ms", "observed"), [(-1, 0), (0, 0), (1, 1), (1_700_000_000_000, 1)])
+def test_a_request_without_a_time_has_no_latency(timestamp_ms: int, observed: int) -> None:
+    world = World()
+    request = Record("pets.requests", 0, 0, b"x", None, (), timestamp_ms)
+    world.metrics.answered(
+        Turn(
+            requests=[request],
+            unreadable=0,
+            version=1,
+            predict_seconds=0.1,
+            transaction_seconds=0.1,
+            answered_at=1_700_000_001.0,
+        )
+    )
+    shown = world.shown()
+    assert shown["palimpsest_answer_latency_seconds_count", "champion"] == observed
+    assert shown["palimpsest_answers_total", "answered", "champion"] == 1
+
+
+def test_no_scrape_finds_a_gauge_empty_while_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that comes in the midst of a change finds what was, or what is, or both."""
+    monkeypatch.setattr(predictor_metrics, "_LAG_SECONDS", 0.0)
+    world = World()
+    lags = {Partition("pets.requests", 0): 5, Partition("pets.requests", 1): 6}
+    monkeypatch.setattr(world.log, "lag_records", lambda: lags)
+
+    def partitions() -> set[str]:
+        return {name[1] for name in world.shown() if name[0] == "palimpsest_request_lag_records"}
+
+    def versions() -> set[str]:
+        return {name[-1] for name in world.shown() if name[0] == "palimpsest_model_info"}
+
+    world.metrics.turned(world.log)
+    world.metrics.serving(serving(1), None, 0.01)
+    seen: list[set[str]] = []
+    labels = Gauge.labels
+
+    def scraped(gauge: Gauge, *values: str) -> Gauge:
+        seen.append(partitions())
+        seen.append(versions())
+        return labels(gauge, *values)
+
+    monkeypatch.setattr(Gauge, "labels", scraped)
+    lags = {Partition("pets.requests", 1): 7, Partition("pets.requests", 2): 8}
+    world.metrics.turned(world.log)
+    world.metrics.serving(serving(2), 1, 0.01)
+    world.metrics.serving(serving(2), 2, 0.01)
+    assert len(seen) == 8
+    assert all(seen)
+    assert (partitions(), versions()) == ({"1", "2"}, {"2"})

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import confluent_kafka
 import pytest
+from kafka import errors as kafka_errors
 
 from consumers import followed_topic, kafka_connection, topics
 from consumers.answers import answer_data, answer_message
@@ -351,6 +352,17 @@ def test_a_thread_goes_on_whatever_happens(monkeypatch: pytest.MonkeyPatch) -> N
         assert shown.warnings == ["nobody at home"] * 3
         before = shown.times
         wait_until(lambda: shown.times > before)
+
+
+def test_what_a_broker_says_unforeseen_ends_no_thread() -> None:
+    world = World()
+    world.away = kafka_errors.UnknownError()
+    with running(world.reader()) as shown:
+        wait_until(lambda: len(shown.warnings) == 3)
+        assert "UnknownError" in shown.warnings[0]
+        world.away = None
+        world.answer("a", "champion", 1, "cat")
+        wait_until(lambda: shown.answered("champion") == 1)
 
 
 class KafkaWorld:

@@ -6,13 +6,15 @@ import base64
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +35,25 @@ DEADLINE_SECONDS = 120.0
 
 
 @contextmanager
-def serving(model: str, tracking_uri: str, log: Path) -> Iterator[str]:
-    """`mlflow models serve`; yields its URL once it answers."""
-    port = closed_port()
+def serving(model: str, tracking_uri: str, log: Path, ports: Iterable[int]) -> Iterator[str]:
+    """`mlflow models serve`, on the first of `ports` that can be had; yields its URL once it answers."""
+    for port in ports:
+        with served_on(port, model, tracking_uri, log) as url:
+            if url is not None:
+                yield url
+                return
+    pytest.fail(f"each port was taken by the time it was to be listened on: {log.read_text()}")
+
+
+def free_ports() -> Iterator[int]:
+    """A few: one that is free may be somebody else's by the time a server binds it."""
+    for _ in range(5):
+        yield closed_port()
+
+
+@contextmanager
+def served_on(port: int, model: str, tracking_uri: str, log: Path) -> Iterator[str | None]:
+    """None: somebody else has taken the port meanwhile. MLflow takes none of 0, by which a server picks its own."""
     program = [sys.executable, "-m", "mlflow", "models", "serve", "-m", model, "--env-manager", "local"]
     variables = environment(MLFLOW_TRACKING_URI=tracking_uri, MLFLOW_DISABLE_TELEMETRY="true")
     # it starts its server by the name of the program, which lies beside this interpreter
@@ -52,13 +70,16 @@ def serving(model: str, tracking_uri: str, log: Path) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + DEADLINE_SECONDS
-        while not answers(f"{url}/ping"):
-            assert process.poll() is None, log.read_text()
+        is_taken = False
+        while not is_taken and not answers(f"{url}/ping"):
+            is_taken = "address already in use" in log.read_text().lower()
+            assert is_taken or process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.1)
-        yield url
+        yield None if is_taken else url
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it has ended, and its children too
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait(DEADLINE_SECONDS)
 
 
@@ -91,8 +112,11 @@ def test_it_says_what_our_predictor_says(tracking_uri: str, tmp_path: Path) -> N
     payloads = [(encode_png(image), "image/png") for image in x[:40]]
     payloads.insert(3, (b"no image", "image/png"))
     payloads.insert(7, (payloads[0][0], "application/x-unknown"))
-    with serving("models:/digits@champion", tracking_uri, tmp_path / "serving.log") as url:
-        theirs = asked(url, payloads)
+    with socket.socket() as somebody_else:
+        somebody_else.bind(("127.0.0.1", 0))
+        ports = chain([somebody_else.getsockname()[1]], free_ports())
+        with serving("models:/digits@champion", tracking_uri, tmp_path / "serving.log", ports) as url:
+            theirs = asked(url, payloads)
     said = ours.predict(payloads)
     assert len({answer.label for answer in said if isinstance(answer, Prediction)}) >= 8
     for our_answer, their_answer in zip(said, theirs, strict=True):

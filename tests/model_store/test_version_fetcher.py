@@ -110,10 +110,17 @@ def test_while_it_is_away_what_is_here_stays_and_that_is_told_once(versions: Ser
     register(registry, tmp_path, 1)
     registry.set_alias("pets", "champion", 1)
     fetcher = VersionFetcher(versions, registry, "champion", tell=told.append)
+    looked = versions.looked("champion")
+    assert not looked.exists()
     fetcher.look()
+    os.utime(looked, (1.0, 1.0))
+    fetcher.look()
+    assert looked.stat().st_mtime > 1.0, "also where nothing changed"
+    os.utime(looked, (1.0, 1.0))
     registry.available = False
     for _ in range(3):
         fetcher.look()
+    assert looked.stat().st_mtime == 1.0
     assert served(versions) == 1
     assert versions.role("champion").problem == "the registry in memory was told to be away"
     registry.available = True
