@@ -10,7 +10,7 @@ from when they come to this process. In each turn, one after the other:
     latency   requests at a third of that pace, from the moment they are sent
     swaps     at that pace the alias goes back and forth: from the alias to the first answer by the other version, and
               the longest gap between two answers around it, less the longest gap in as long a time without a swap;
-              half of the swaps are told as an event, as `palimpsest promote` does, half are found by looking
+              half of the swaps are promotions, which are told as an event, half the alias alone, found by looking
 """
 
 from __future__ import annotations
@@ -35,9 +35,8 @@ import torch
 from benchmarks.command_line import run, write_result
 from benchmarks.machine import circumstances
 from benchmarks.served_stream import KINDS, STREAM, Kind, Reader, Served, ask, classifier, payloads, served
-from consumers.events import event_message
-from consumers.message_sender import tell
-from consumers.topics import MAIN_BRANCH
+from deploy.promoting import EventTeller
+from model_store.promotion_steps import Promoter
 
 _LOOP_ROWS = 256
 _START_SECONDS = 120.0
@@ -115,15 +114,19 @@ def swaps(
         kwargs={"partitions": args.partitions, "rate": rate, "first": first},
     )
     load.start()
+    promoter = Promoter(stand.registry, STREAM, EventTeller(stand.kafka, STREAM).promoted)
     time.sleep(_SETTLED_SECONDS)
     found = []
     for number in range(args.swaps):
         version = 2 - number % 2
         told = number % 2 == 0
-        stand.registry.set_alias(STREAM, "champion", version)
-        moved = time.time()
+        moved = time.time()  # what moving it takes counts
         if told:
-            tell(stand.kafka, _promoted(version, moved))
+            found_version = stand.registry.find(STREAM, version)
+            assert found_version is not None
+            promoter.promote(found_version, by="benchmark", forced=True, figures={})
+        else:
+            stand.registry.set_alias(STREAM, "champion", version)
         deadline = time.monotonic() + _START_SECONDS
         while not any(at >= moved and answer.version == version for at, answer in reader.seen[-500:]):
             assert time.monotonic() < deadline, "the other version never answered"
@@ -155,17 +158,6 @@ def _line(figures: dict[str, Any]) -> str:
 
 def _again(values: list[bytes], count: int) -> list[bytes]:
     return [values[number % len(values)] for number in range(count)]
-
-
-def _promoted(version: int, now: float) -> Any:
-    return event_message(
-        stream=STREAM,
-        branch=MAIN_BRANCH,
-        kind="promoted",
-        key=f"benchmark-{version}-{now}",
-        data={"to_version": version},
-        time_seconds=now,
-    )
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
