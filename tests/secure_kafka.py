@@ -18,6 +18,7 @@ from kafka.admin import (
     ACL,
     ACLOperation,
     ACLPermissionType,
+    ACLResourcePatternType,
     ResourcePattern,
     ResourceType,
     UserScramCredentialUpsertion,
@@ -174,7 +175,11 @@ class SecureBroker:
                     host="*",
                     operation=_OPERATIONS[operation],
                     permission_type=ACLPermissionType.ALLOW,
-                    resource_pattern=ResourcePattern(_RESOURCES[acl.resource], acl.name),
+                    resource_pattern=ResourcePattern(
+                        _RESOURCES[acl.resource],
+                        acl.name,
+                        ACLResourcePatternType.PREFIXED if acl.prefixed else ACLResourcePatternType.LITERAL,
+                    ),
                 )
                 for acl in acls
                 for operation in acl.operations

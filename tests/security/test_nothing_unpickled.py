@@ -113,10 +113,17 @@ def test_a_learner_its_registrar_and_its_next_start_unpickle_nothing(
         assert lines[0]["resumed"] is resumed
         if not resumed:
             assert [line["version"] for line in lines if line["event"] == "version"] != []
+    MlflowRegistry(f"sqlite:///{tmp_path / 'mlflow.db'}").set_alias(stream_name, "champion", 1)
+    predict = ["predict", "--stream", stream_name, "--input", f"{stream_name}.samples", "--models", tmp_path / "models"]
+    predict += ["--settings", settings, "--tracking-uri", f"sqlite:///{tmp_path / 'mlflow.db'}"]
+    done = palimpsest(*predict, "--port", 0, "--until-idle", 1, env=hooked)
+    assert done.returncode == 0, done.stderr
+    assert events(done.stderr)[-1]["answered"] == 200
     seen = told(hooked)
     watched = {" ".join(entry["argv"]) for entry in seen}
     assert any("deploy.cli" in command for command in watched)
     assert any("model_store.registrar" in command for command in watched)
+    assert any("model_store.version_fetcher" in command for command in watched)
     assert [entry for entry in seen if entry["event"] != "installed"] == []
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,11 @@ from deploy.commands.dead_letters import command as dead_letters
 from deploy.commands.erase import command as erase
 from deploy.learning import open_learner
 from deploy.settings import load_settings
+from model_store.mlflow_registry import MlflowRegistry
+from model_store.served_versions import RoleFile, ServedVersion
 from pipeline.user_error import UserError
-from tests.deploy.command_line import events
+from tests.deploy.command_line import events, palimpsest
+from tests.model_store.tiny_servable import payload, request, tiny_classifier
 from tests.secure_kafka import SecureBroker
 from tests.security.secure_learner import learn, send_digits, settings_file
 
@@ -88,6 +93,69 @@ def test_produce_learn_dead_letter_event_and_resume(
     assert gone.exit_code == 0, gone.output
 
 
+def asked_of(secure_broker: SecureBroker, stream_name: str) -> None:
+    """A topic of requests with one of them, and the stream's other topics."""
+    topics.ensure_source_topics(secure_broker.plain, stream_name)
+    topics.ensure_report_topics(secure_broker.plain, stream_name)
+    asked = topics.requests(stream_name)
+    with kafka_connection.admin(secure_broker.plain) as admin:
+        admin.create_topics({asked: {"num_partitions": 1, "replication_factor": 1}})
+        admin.wait_for_topics([asked])
+    with kafka_connection.producer(secure_broker.sasl()) as ann:
+        ann.send(asked, payload(0.0, 1.0), headers=[("ce_id", b"one"), ("content-type", b"application/x-npy")])
+        ann.flush()
+
+
+def test_a_predictor_of_either_role(
+    secure_broker: SecureBroker, stream_name: str, tracking_uri: str, tmp_path: Path
+) -> None:
+    asked_of(secure_broker, stream_name)
+    registry = MlflowRegistry(tracking_uri)
+    registry.register(request(tmp_path / "servable", stream=stream_name))
+    registry.set_alias(stream_name, "champion", 1)
+    user = f"{stream_name}-predict"
+    secure_broker.make_user(user, needed_acls("predict", stream_name))
+    usual = ["--stream", stream_name, "--settings", settings_file(tmp_path, secure_broker, user), "--port", 0]
+    usual += ["--models", tmp_path / "models", "--tracking-uri", tracking_uri, "--until-idle", 1]
+    for role, topic in (("champion", topics.predictions(stream_name)), ("challenger", topics.shadow(stream_name))):
+        done = palimpsest("predict", *usual, "--role", role)
+        assert done.returncode == 0, done.stderr
+        (answer,) = (json.loads(value or b"") for value in values_of(secure_broker, topic))
+        assert (answer["label"], answer["role"]) == ("köln", role)
+        assert [line["event"] for line in events(done.stderr)] == ["started", "serving", "stopped"], done.stderr
+
+
+@pytest.mark.parametrize(
+    ("resource", "name", "operation"),
+    [
+        ("transactional-id", ".champion.", "Write"),
+        ("group", ".champion", "Read"),
+        ("topic", ".requests", "Read"),
+        ("topic", ".predictions", "Write"),
+    ],
+)
+def test_a_predictor_without_one_acl_names_it(
+    secure_broker: SecureBroker, stream_name: str, tmp_path: Path, resource: str, name: str, operation: str
+) -> None:
+    asked_of(secure_broker, stream_name)
+    acls = needed_acls("predict", stream_name)
+    secure_broker.make_user(stream_name, without(acls, resource, name, operation))
+    file = settings_file(tmp_path, secure_broker, stream_name)
+    servable = tmp_path / "models" / "versions" / "1-made"
+    tiny_classifier().save(servable)
+    (servable / "servable.sha256").write_text(hashlib.sha256((servable / "servable.json").read_bytes()).hexdigest())
+    known = RoleFile(stream=stream_name, served=ServedVersion(version=1, run_id=None, name="1-made"))
+    (tmp_path / "models" / "champion.json").write_text(known.model_dump_json())
+    done = palimpsest(
+        "predict", "--stream", stream_name, "--settings", file, "--models", tmp_path / "models", "--port", 0,
+        "--tracking-uri", f"sqlite:///{tmp_path / 'none.db'}", "--until-idle", 30,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert f"{operation} on {resource} " in last
+    assert name.strip(".") in last
+
+
 def without(acls: tuple[Acl, ...], resource: str, name: str, operation: str) -> list[Acl]:
     left = [
         acl
@@ -97,7 +165,7 @@ def without(acls: tuple[Acl, ...], resource: str, name: str, operation: str) -> 
     (gone,) = set(acls) - set(left)
     rest = tuple(other for other in gone.operations if other != operation)
     # Describe comes with Read and Write; without it a topic is not to be seen at all.
-    return [*left, Acl(resource=gone.resource, name=gone.name, operations=(*rest, "Describe"), why="")]
+    return [*left, replace(gone, operations=(*rest, "Describe"), why="")]
 
 
 @pytest.mark.parametrize(
