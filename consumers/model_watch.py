@@ -2,8 +2,7 @@
 
 The new one is loaded and warmed up by a thread of its own, so that between two batches nothing is left to do but to
 take the other one. One that cannot be opened, says nothing sensible of an empty input, or takes another kind of input
-than the one that answers, is refused, and the old one goes on. A start begins with the last one that was good here, so
-that the same holds for it.
+than the one that answers, is refused, and the old one goes on. At a start that is the last one that was good here.
 """
 
 from __future__ import annotations
@@ -99,28 +98,29 @@ class ModelWatch:
             return
         if now < self._refused.get(served.name, now):
             return
-        if self._slot.model is None:
-            self._begin_with_good(served)
+        reserve = self._last_good(served) if self._slot.model is None else None
         began = time.monotonic()
         try:
-            model = self._loaded(served)
+            model = self._loaded(served, beside=self._slot.model or (None if reserve is None else reserve[1]))
         except Exception as error:  # whatever it holds that `Classifier.load` did not think of: this thread must live
             self._refused = {served.name: now + _RETRY_SECONDS}
             self._refuse(served, error)
+            if reserve is not None:
+                self._put(*reserve, began)
             return
         self._refused.clear()
         self._put(served, model, began)
 
-    def _begin_with_good(self, wanted: ServedVersion) -> None:
-        """Where the version that answered here before the start is another one, it answers first."""
+    def _last_good(self, wanted: ServedVersion) -> tuple[ServedVersion, ServingModel] | None:
+        """What answered here before the start, where that was another version: it answers if the other one cannot."""
         good = self._versions.good(self._role)
         if good is None or good == wanted:
-            return
-        began = time.monotonic()
+            return None
         try:
-            self._put(good, self._loaded(good), began)
+            return good, self._loaded(good, beside=None)
         except Exception as error:
             self._refuse(good, error)
+            return None
 
     def _put(self, served: ServedVersion, model: ServingModel, began: float) -> None:
         before = self._slot.model
@@ -141,14 +141,13 @@ class ModelWatch:
         for observer in self._observers:
             observer.version_refused(served.version, why)
 
-    def _loaded(self, served: ServedVersion) -> ServingModel:
-        """`UserError` where it is not to be served."""
+    def _loaded(self, served: ServedVersion, *, beside: ServingModel | None) -> ServingModel:
+        """`UserError` where it is not to be served, or takes another input than the one `beside` it."""
         if self._versions.is_damaged(served):
             raise ServableDamaged(f"{self._versions.path(served)} is not what was fetched")
         classifier = Classifier.load(self._versions.path(served), device=self._device)
-        serving = self._slot.model
-        if serving is not None:
-            _check_takes_the_same(serving.classifier.spec, classifier.spec)
+        if beside is not None:
+            _check_takes_the_same(beside.classifier.spec, classifier.spec)
         for rows in _WARM_UP_ROWS:
             x = np.zeros((rows, *classifier.spec.shape), classifier.spec.dtype)
             if not np.isfinite(classifier.predict_probabilities(x)).all():

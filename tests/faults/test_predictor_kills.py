@@ -32,8 +32,8 @@ PROMOTIONS = 20
 PARTITIONS = 4
 REQUESTS_PER_SECOND = 100
 # From the alias to the answers of an instance: the look at MLflow, the download, the load, on a machine that is busy.
-# No promotion is closer to the next one, so that an answer may be by one of three versions of twenty.
-SWAP_SECONDS = 4.0
+# Some four of the twenty-one versions are promoted in such a time.
+SWAP_SECONDS = 8.0
 DEADLINE_SECONDS = 120.0
 OPEN = {"predict.begun", "predict.sent", "predict.offsets_added"}
 
