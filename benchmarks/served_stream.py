@@ -21,7 +21,7 @@ from consumers import kafka_connection, topics
 from consumers.answers import Answer, parse_answer
 from consumers.kafka_record_source import KafkaRecordSource
 from consumers.kafka_settings import KafkaSettings
-from consumers.replay_transactions import topic_partitions
+from consumers.topics import topic_partitions
 from model_store.mlflow_registry import MlflowRegistry
 from model_store.registry import RegistrationRequest
 from pipeline.classifier import Classifier

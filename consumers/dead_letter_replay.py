@@ -28,7 +28,8 @@ from consumers.kafka_record_source import KafkaRecordSource
 from consumers.kafka_settings import KafkaSettings
 from consumers.record_source import RecordSource, SourceUnavailable, read_records
 from consumers.replay_position import ReplayPosition
-from consumers.replay_transactions import ReplayTransactions, replay_group, topic_partitions
+from consumers.replay_transactions import ReplayTransactions, replay_group
+from consumers.topics import topic_partitions
 from pipeline.record import Partition, Record
 from pipeline.sample import DeadLetterReason
 from pipeline.user_error import UserError

@@ -224,6 +224,19 @@ def _records_of(batch: Any, partition: TopicPartition, check_crcs: bool) -> Iter
         )
 
 
+def our_record(theirs: Any) -> Record:
+    """Of what `poll` gives where `unpack_into_records` could not change it."""
+    return Record(
+        theirs.topic,
+        theirs.partition,
+        theirs.offset,
+        theirs.value,
+        theirs.key,
+        tuple(theirs.headers),
+        theirs.timestamp,
+    )
+
+
 def topic_id(consumer: Any, topic: str) -> str | None:
     """The topic's id, as of the last time that the client asked for the topic; None: not known."""
     known = consumer._cluster.topic_id(topic) if mends_this_version() else None

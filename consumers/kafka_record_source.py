@@ -90,7 +90,7 @@ class KafkaRecordSource(RecordSource):
         if self._topic_id is not None:
             self._check_topic_id(kafka_python_mending.topic_id(self._consumer, self._topic) or self._topic_id)
         records = [record for of_partition in polled.values() for record in of_partition]
-        return records if self._gives_ours else [_ours(record) for record in records]
+        return records if self._gives_ours else [kafka_python_mending.our_record(record) for record in records]
 
     def positions(self) -> dict[Partition, int]:
         return {ours: self._position(theirs) for theirs, ours in self._ours.items()}
@@ -249,18 +249,6 @@ class KafkaRecordSource(RecordSource):
             self._admin.close()
             self._admin = None
         self._consumer.close(autocommit=False)
-
-
-def _ours(record: Any) -> Record:
-    return Record(
-        record.topic,
-        record.partition,
-        record.offset,
-        record.value,
-        record.key,
-        tuple(record.headers),
-        record.timestamp,
-    )
 
 
 def _what(error: kafka_errors.KafkaError) -> str:

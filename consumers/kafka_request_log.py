@@ -100,7 +100,7 @@ class KafkaRequestLog(RequestLog):
         self._producer: KafkaProducer | None = None
         self._consumer: Any = None
         self._gives_ours = False
-        self._polled: dict[TopicPartition, tuple[int, int]] = {}  # first offset, and past the last one
+        self._polled: dict[TopicPartition, int] = {}  # past the last one
         self._as_member: Any = None  # the group's generation as of the last poll
         self._committed: dict[TopicPartition, int] = {}  # by this member
         self._seems_replaced = False  # at the poll before
@@ -179,12 +179,12 @@ class KafkaRequestLog(RequestLog):
         requests: list[Record] = []
         for theirs, records in polled.items():
             wanted = [
-                record if self._gives_ours else _ours(record)
+                record if self._gives_ours else kafka_python_mending.our_record(record)
                 for record in records
                 if record.offset >= self._committed.get(theirs, 0)
             ]
             if wanted and theirs in ours:
-                self._polled[theirs] = wanted[0].offset, wanted[-1].offset + 1
+                self._polled[theirs] = wanted[-1].offset + 1
                 requests += wanted
         if polled:
             self._away_since = None
@@ -202,18 +202,11 @@ class KafkaRequestLog(RequestLog):
                 with kafka_connection.hearing(self._stop):
                     self._open_producer(_ATTEMPT_SECONDS)
             within(_ATTEMPT_SECONDS, lambda: self._transact(answers, polled))
-        except (
-            kafka_errors.KafkaError,
-            TimeoutError,
-            BrokerUnavailable,
-            SourceUnavailable,
-            BrokersUnreachable,
-        ) as error:
+        except (*_DOUBT, TimeoutError) as error:
             # 2.
             if not self._give_up(error, answers, polled, began):
                 return False
-        for theirs, (_, end) in polled.items():
-            self._committed[theirs] = end
+        self._committed |= polled
         self._away_since = None
         return True
 
@@ -238,7 +231,7 @@ class KafkaRequestLog(RequestLog):
 
     # -- how -------------------------------------------------------------------------------------------------------
 
-    def _transact(self, answers: Sequence[OutboxMessage], polled: dict[TopicPartition, tuple[int, int]]) -> None:
+    def _transact(self, answers: Sequence[OutboxMessage], polled: Mapping[TopicPartition, int]) -> None:
         """1. Send the answers, and wait until the brokers have all of them: a batch that fails later would let the
         client restart the transaction without the rest. 2. Add the offsets. 3. Commit."""
         producer = self._producer
@@ -260,7 +253,7 @@ class KafkaRequestLog(RequestLog):
             future.get()
         fault_point("predict.sent")
         # 2.
-        offsets = {theirs: OffsetAndMetadata(end, "", -1) for theirs, (_, end) in polled.items()}
+        offsets = {theirs: OffsetAndMetadata(end, "", -1) for theirs, end in polled.items()}
         producer.send_offsets_to_transaction(offsets, self._member())
         fault_point("predict.offsets_added")
         # 3.
@@ -278,7 +271,7 @@ class KafkaRequestLog(RequestLog):
         self,
         error: Exception,
         answers: Sequence[OutboxMessage],
-        polled: Mapping[TopicPartition, tuple[int, int]],
+        polled: Mapping[TopicPartition, int],
         began: float,
     ) -> bool:
         """The transaction did not go through, or nobody knows; what is not answered comes again. True: it had gone
@@ -323,7 +316,7 @@ class KafkaRequestLog(RequestLog):
             self._away(problem)
             self._rejoin()
             return False
-        return all((committed[theirs] or 0) >= end for theirs, (_, end) in polled.items())
+        return all((committed[theirs] or 0) >= end for theirs, end in polled.items())
 
     def _abort(self) -> None:
         """Readers of the answers need not wait until the brokers do it."""
@@ -432,15 +425,3 @@ class KafkaRequestLog(RequestLog):
         if output is not None:
             return refusal("topic", output, "Write")
         return refusal("topic", self._topic, "Read")
-
-
-def _ours(record: Any) -> Record:
-    return Record(
-        record.topic,
-        record.partition,
-        record.offset,
-        record.value,
-        record.key,
-        tuple(record.headers),
-        record.timestamp,
-    )

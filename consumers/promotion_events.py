@@ -12,13 +12,15 @@ from model_store.promotion import Verdict
 from model_store.promotion_history import Promotion
 from model_store.snapshot import OutboxMessage
 
+PROMOTED = "promoted"
+
 
 def promoted(stream: str, promotion: Promotion) -> OutboxMessage:
     """The champion has moved, forward or back. Told twice it has one id."""
     return event_message(
         stream=stream,
         branch=MAIN_BRANCH,
-        kind="promoted",
+        kind=PROMOTED,
         key=promotion.id,
         data={"promotion": promotion.id, **promotion.as_json},
         time_seconds=time.time(),

@@ -9,12 +9,11 @@ from consumers import topics
 from consumers.events import event_data
 from consumers.kafka_record_source import KafkaRecordSource
 from consumers.kafka_settings import KafkaSettings
+from consumers.promotion_events import PROMOTED
 from consumers.record_source import LogTruncated, SourceUnavailable
-from consumers.replay_transactions import topic_partitions
-from consumers.topics import MAIN_BRANCH
+from consumers.topics import MAIN_BRANCH, topic_partitions
 from pipeline.user_error import UserError
 
-PROMOTED = "promoted"
 # Events are a short cut: where they cannot be read, the look at MLflow a few seconds later does as well.
 _RETRY_SECONDS = 10.0
 _POLL_SECONDS = 0.5

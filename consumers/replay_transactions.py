@@ -195,7 +195,7 @@ class ReplayTransactions:
 
     def _told_positions(self, stop: threading.Event | None) -> dict[Partition, ReplayPosition]:
         """Those of the newest event about this very topic; one that was made anew since was never replayed."""
-        _, events = topic_partitions(self._settings, topics.events(self._stream))
+        _, events = topics.topic_partitions(self._settings, topics.events(self._stream))
         found: dict[Partition, ReplayPosition] = {}
         if not events:
             return found
@@ -253,21 +253,6 @@ class ReplayTransactions:
             if is_fenced(error) and time.monotonic() - began < 0.8 * TRANSACTION_TIMEOUT_SECONDS:
                 raise ReplayFenced(f"a newer replay has taken over {self._group}; this one ends") from error
             raise BrokerUnavailable(f"the brokers did not take a transaction ({error}); {_AGAIN}") from error
-
-
-def topic_partitions(settings: KafkaSettings, topic: str) -> tuple[str, tuple[Partition, ...]]:
-    """Topic id and partitions; no partitions where there is no such topic. Raises `UserError`."""
-    with kafka_connection.admin(settings) as admin, kafka_connection.talking(settings):
-        (described,) = admin.describe_topics([topic])
-    error = kafka_errors.for_code(described["error_code"])
-    if error is kafka_errors.UnknownTopicOrPartitionError:
-        return "", ()
-    if issubclass(error, kafka_errors.AuthorizationError):
-        raise UserError(refusal("topic", topic, "Describe"))
-    if error is not kafka_errors.NoError and not issubclass(error, kafka_errors.LeaderNotAvailableError):
-        raise error
-    numbers = sorted(entry["partition_index"] for entry in described["partitions"])
-    return str(described["topic_id"]), tuple(Partition(topic, number) for number in numbers)
 
 
 def _are_positions(value: object) -> bool:

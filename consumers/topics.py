@@ -107,17 +107,12 @@ def ensure_answers_topic(settings: KafkaSettings, name: str, *, requests: str) -
     if name == requests:
         raise UserError(f"requests and answers are both {name}: a predictor would answer itself; give another --output")
     with kafka_connection.admin(settings) as admin, kafka_connection.talking(settings):
-        (described,) = admin.describe_topics([requests])
-    error = kafka_errors.for_code(described["error_code"])
-    if error is kafka_errors.UnknownTopicOrPartitionError:
+        described = _described(admin, requests, "Read")
+    if described is None:
         raise UserError(
             f"topic {requests} does not exist at {kafka_connection.bootstrap_servers(settings)}: make it, with as many "
             "partitions as there are to be predictors, or check --input"
         )
-    if issubclass(error, kafka_errors.AuthorizationError):
-        raise UserError(refusal("topic", requests, "Read"))
-    if error is not kafka_errors.NoError and not issubclass(error, kafka_errors.LeaderNotAvailableError):
-        raise error
     _check_allowed(described, "Read")
     partitions = max(1, len(described["partitions"]))
     shape = {"num_partitions": partitions, "replication_factor": -1, "configs": {"cleanup.policy": "delete"}}
@@ -205,15 +200,15 @@ def readable_partitions(settings: KafkaSettings, name: str) -> tuple[Partition, 
     Raises `UserError` where it is not to be read, or no broker lets us in.
     """
     with kafka_connection.admin(settings) as admin, kafka_connection.talking(settings):
-        (described,) = admin.describe_topics([name])
-    error = kafka_errors.for_code(described["error_code"])
-    if error is kafka_errors.UnknownTopicOrPartitionError:
-        return ()
-    if issubclass(error, kafka_errors.AuthorizationError):
-        raise UserError(refusal("topic", name, "Read", "Describe"))
-    if error is not kafka_errors.NoError and not issubclass(error, kafka_errors.LeaderNotAvailableError):
-        raise error
-    return tuple(sorted(Partition(name, partition["partition_index"]) for partition in described["partitions"]))
+        described = _described(admin, name, "Read", "Describe")
+    return () if described is None else _partitions(described)
+
+
+def topic_partitions(settings: KafkaSettings, topic: str) -> tuple[str, tuple[Partition, ...]]:
+    """Topic id and partitions; no partitions where there is no such topic. Raises `UserError`."""
+    with kafka_connection.admin(settings) as admin, kafka_connection.talking(settings):
+        described = _described(admin, topic, "Describe")
+    return ("", ()) if described is None else (str(described["topic_id"]), _partitions(described))
 
 
 def check_samples_topic(settings: KafkaSettings, stream: str) -> SamplesTopic:
@@ -225,17 +220,12 @@ def check_samples_topic(settings: KafkaSettings, stream: str) -> SamplesTopic:
     name = samples(stream)
     with kafka_connection.admin(settings) as admin, kafka_connection.talking(settings):
         cluster_id = str(admin.describe_cluster()["cluster_id"])
-        (described,) = admin.describe_topics([name])
-        error = kafka_errors.for_code(described["error_code"])
-        if error is kafka_errors.UnknownTopicOrPartitionError:
+        described = _described(admin, name, "Read", "DescribeConfigs")
+        if described is None:
             raise UserError(
                 f"topic {name} does not exist at {kafka_connection.bootstrap_servers(settings)}; "
                 f"make it with `palimpsest produce --stream {stream}`, or check --stream{_similar(admin, stream)}"
             )
-        if issubclass(error, kafka_errors.AuthorizationError):
-            raise UserError(refusal("topic", name, "Read", "DescribeConfigs"))
-        if error is not kafka_errors.NoError and not issubclass(error, kafka_errors.LeaderNotAvailableError):
-            raise error
         _check_allowed(described, "Read", "DescribeConfigs")
         policy = _config(admin, name, "cleanup.policy")
         if "compact" in policy:
@@ -247,10 +237,28 @@ def check_samples_topic(settings: KafkaSettings, stream: str) -> SamplesTopic:
         topic=name,
         topic_id=str(described["topic_id"]),
         cluster_id=cluster_id,
-        partitions=tuple(
-            Partition(name, number) for number in sorted(entry["partition_index"] for entry in described["partitions"])
-        ),
+        partitions=_partitions(described),
     )
+
+
+def _described(admin: KafkaAdminClient, name: str, *operations: Operation) -> dict[str, Any] | None:
+    """What the brokers say of a topic; None: there is none. `UserError` where it is not to be seen: `operations` are
+    what is to be done with it."""
+    described: dict[str, Any]
+    (described,) = admin.describe_topics([name])
+    error = kafka_errors.for_code(described["error_code"])
+    if error is kafka_errors.UnknownTopicOrPartitionError:
+        return None
+    if issubclass(error, kafka_errors.AuthorizationError):
+        raise UserError(refusal("topic", name, *operations))
+    if error is not kafka_errors.NoError and not issubclass(error, kafka_errors.LeaderNotAvailableError):
+        raise error
+    return described
+
+
+def _partitions(described: Mapping[str, Any]) -> tuple[Partition, ...]:
+    """In the order of their numbers."""
+    return tuple(sorted(Partition(described["name"], entry["partition_index"]) for entry in described["partitions"]))
 
 
 def _check_allowed(described: Mapping[str, Any], *operations: Operation) -> None:

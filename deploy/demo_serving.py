@@ -20,7 +20,7 @@ from consumers.answers import parse_answer
 from consumers.kafka_record_source import KafkaRecordSource
 from consumers.kafka_settings import KafkaSettings
 from consumers.record_source import read_records
-from consumers.replay_transactions import topic_partitions
+from consumers.topics import topic_partitions
 from deploy.predicting import open_predictor
 from deploy.predictor_console import PredictorConsole
 from deploy.promoting import PromotionReport, promote

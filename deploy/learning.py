@@ -26,6 +26,7 @@ from consumers.observers import Observer, Observers
 from consumers.state_lock import shared_lock
 from consumers.topics import MAIN_BRANCH
 from consumers.version_submission import VersionSubmission
+from deploy.local_port import on_port
 from deploy.process_facts import process_facts
 from deploy.settings import Settings
 from deploy.state_folder import make_state_folder
@@ -36,7 +37,6 @@ from model_store.snapshot_store import SnapshotStore
 from pipeline.device import choose_device, configure_torch
 from pipeline.state import Json
 from pipeline.stream_learner import StreamLearner
-from pipeline.user_error import UserError
 
 _USUAL_METRICS_PORT = 9095
 
@@ -157,9 +157,6 @@ def _opened(
 
 
 def _metrics_server(settings: Settings, metrics: LearnerMetrics) -> MetricsServer:
-    """On the port that was asked for, or not at all. Nobody asked for the usual one: where another learner of this
-    machine has it, say of another branch, a free one does as well."""
-
     def on(port: int) -> MetricsServer:
         return MetricsServer(
             registry=metrics.registry,
@@ -170,12 +167,7 @@ def _metrics_server(settings: Settings, metrics: LearnerMetrics) -> MetricsServe
             stale_after_seconds=settings.metrics.stale_after_seconds,
         )
 
-    if settings.metrics.port is not None:
-        return on(settings.metrics.port)
-    try:
-        return on(_USUAL_METRICS_PORT)
-    except UserError:
-        return on(0)
+    return on_port(settings.metrics.port, _USUAL_METRICS_PORT, on)
 
 
 def chosen_tracking_uri(settings: Settings, state: Path | None) -> str:

@@ -1,8 +1,14 @@
-"""Ports of 127.0.0.1: is this one free, and which one is."""
+"""Ports of this machine: is this one free, which one is, and which one a server of ours gets."""
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
+from typing import TypeVar
+
+from pipeline.user_error import UserError
+
+Server = TypeVar("Server")
 
 LOCAL_HOST = "127.0.0.1"
 
@@ -33,3 +39,14 @@ def answers(port: int) -> bool:
             return True
     except OSError:
         return False
+
+
+def on_port(asked: int | None, usual: int, serve: Callable[[int], Server]) -> Server:
+    """`serve(port)` on the port that was asked for, or not at all. Nobody asked for the usual one: where another
+    process of ours on this machine has it, a free one does as well."""
+    if asked is not None:
+        return serve(asked)
+    try:
+        return serve(usual)
+    except UserError:
+        return serve(0)

@@ -24,6 +24,7 @@ from consumers.predictor_settings import PredictorSettings
 from consumers.promotion_watch import watch_promotions
 from consumers.shadow_metrics import ShadowMetrics
 from deploy.learning import chosen_tracking_uri
+from deploy.local_port import on_port
 from deploy.predictor_console import PredictorConsole
 from deploy.settings import Settings
 from deploy.shadow import shadow_reader
@@ -32,7 +33,6 @@ from model_store.served_versions import ServedVersions
 from model_store.tracking_uri import check_tracking_uri
 from pipeline.device import choose_device
 from pipeline.evaluation.shadow_scores import Role
-from pipeline.user_error import UserError
 
 _USUAL_PORT = 9096
 _FETCHER_SECONDS = 5.0  # for the fetcher to end a download that is under way
@@ -177,8 +177,6 @@ def _thread(
 
 
 def _server(settings: PredictorSettings, metrics: PredictorMetrics, route: PredictRoute) -> MetricsServer:
-    """On the port that was asked for, or not at all; the usual one, or else a free one, where nobody asked."""
-
     def on(port: int) -> MetricsServer:
         return MetricsServer(
             registry=metrics.registry,
@@ -193,9 +191,4 @@ def _server(settings: PredictorSettings, metrics: PredictorMetrics, route: Predi
             admissions=route.admissions,
         )
 
-    if settings.port is not None:
-        return on(settings.port)
-    try:
-        return on(_USUAL_PORT)
-    except UserError:
-        return on(0)
+    return on_port(settings.port, _USUAL_PORT, on)

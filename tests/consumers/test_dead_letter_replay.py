@@ -29,7 +29,8 @@ from consumers.kafka_record_source import KafkaRecordSource
 from consumers.kafka_settings import KafkaSettings
 from consumers.record_source import read_records
 from consumers.replay_position import ReplayPosition, parse_position
-from consumers.replay_transactions import ReplayFenced, ReplayTransactions, replay_group, topic_partitions
+from consumers.replay_transactions import ReplayFenced, ReplayTransactions, replay_group
+from consumers.topics import topic_partitions
 from deploy.embedded_kafka import EmbeddedKafka
 from model_store.fault_points import on_fault_point
 from pipeline.codec.record_decoder import RecordDecoder

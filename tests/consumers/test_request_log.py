@@ -16,8 +16,8 @@ from consumers.kafka_settings import KafkaSettings
 from consumers.memory_record_source import InMemoryLog
 from consumers.memory_request_log import InMemoryRequestLog, InMemoryRequests
 from consumers.record_source import LogTruncated, read_records
-from consumers.replay_transactions import topic_partitions
 from consumers.request_log import PredictorFenced, RequestLog
+from consumers.topics import topic_partitions
 from deploy.embedded_kafka import EmbeddedKafka
 from model_store.fault_points import on_fault_point
 from model_store.snapshot import OutboxMessage

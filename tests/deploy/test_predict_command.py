@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from consumers import kafka_connection, topics
 from consumers.kafka_record_source import KafkaRecordSource
 from consumers.record_source import read_records
-from consumers.replay_transactions import topic_partitions
+from consumers.topics import topic_partitions
 from deploy.commands.predict import command
 from deploy.embedded_kafka import EmbeddedKafka
 from deploy.exit_codes import exit_code, one_line

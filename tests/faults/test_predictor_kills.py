@@ -18,7 +18,7 @@ from consumers.answers import Answer, parse_answer
 from consumers.kafka_record_source import KafkaRecordSource
 from consumers.kafka_settings import KafkaSettings
 from consumers.record_source import read_records
-from consumers.replay_transactions import topic_partitions
+from consumers.topics import topic_partitions
 from deploy.embedded_kafka import EmbeddedKafka
 from deploy.promoting import EventTeller
 from model_store.mlflow_registry import MlflowRegistry
