@@ -13,7 +13,7 @@ from tests.docs.pages import Block
 _HERE_DOCUMENT = re.compile(r"<<-?\s*(['\"]?)(\w+)\1")
 _ASSIGNMENT = re.compile(r"\w+=")
 _OPERATORS = frozenset(";&|()\n")
-_KEYWORDS = {"for", "in", "do", "done", "while", "until", "if", "then", "else", "fi", "!", "{", "}"}
+_KEYWORDS = {"do", "done", "while", "until", "if", "then", "else", "fi", "!", "{", "}"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,8 @@ class Command:
                 continue
             else:
                 calls[-1].append(word)
-        return [_without_redirections(call) for call in calls if call]
+        # "for n in 1 2" calls nothing.
+        return [_without_redirections(call) for call in calls if call and call[0] != "for"]
 
     @property
     def programs(self) -> list[str]:

@@ -61,7 +61,7 @@ def test_a_page_can_be_followed(page: str, page_machine: PageMachine, tmp_path: 
     folder.mkdir()
     (folder / "seven.png").write_bytes(encode_png(digit_images()[0][7]))  # a reader has a picture of one
     source = ROOT
-    if page.startswith(treatment.IN_A_COPY):
+    if treatment.wants_a_copy(page, _commands(page)):
         source = page_machine.copy_of_the_repository(folder)
     registers = bool(_ASKS_FOR_VERSIONS.search(page_text(page)))
     if registers:

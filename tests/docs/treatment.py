@@ -6,7 +6,7 @@ Nothing is passed over silently: a tag, a program or a page that stands in none 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from tests.docs.command_lines import check_files, check_make, check_module, check_palimpsest
@@ -78,10 +78,20 @@ LISTS = {
 AWAITED = tuple(f"docs/operator/{name}.md" for name in ("alerts", "dashboards", "deploy", "page", "terminal"))
 
 # Pages whose commands are run by `make test-slow`.
-SLOW: dict[str, str] = {}
+SLOW = {
+    "docs/operator/predictors.md": "versions: MLflow is imported by each process that asks it",
+    "docs/operator/promotion.md": "versions, and two evaluations of each",
+    "docs/operator/restructuring.md": "two jobs",
+    "docs/research/add-a-backbone.md": "programs of a copy of the repository, which import all anew",
+    "docs/research/add-a-codec.md": "as above",
+    "docs/research/add-a-data-set.md": "as above",
+    "docs/research/golden-losses.md": "as above",
+    "docs/research/r-matrix.md": "as above",
+    "docs/research/reproduce-the-tables.md": "as above",
+}
 
-# Pages for those who work on the repository: they are run in a copy of it.
-IN_A_COPY = "docs/research/"
+# Modules of ours that a page may run by themselves; they write into the repository.
+_OURS = ("pipeline", "consumers", "producers", "model_store", "deploy", "benchmarks", "tests")
 
 # Pages whose YAML may be another program's: manifests, scrape configs. Settings of ours are checked there, too.
 FOREIGN_YAML = ("docs/operator/deploy.md", "docs/operator/alerts.md", "docs/operator/dashboards.md")
@@ -101,6 +111,14 @@ def is_list(command: Command) -> bool:
 def is_run(command: Command) -> bool:
     """All that it calls is run; a command is made as a whole or not at all."""
     return not is_list(command) and all(not_run(call) is None for call in command.calls)
+
+
+def wants_a_copy(page: str, commands: Iterable[Command]) -> bool:
+    """Whether it is for those who work on the repository: it is followed in a copy of it."""
+    modules = [
+        call[2] for command in commands if is_run(command) for call in command.calls if call[:2] == ["python", "-m"]
+    ]
+    return page.startswith("docs/research/") or any(module.split(".")[0] in _OURS for module in modules)
 
 
 def stays(command: Command) -> bool:
