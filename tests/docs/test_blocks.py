@@ -29,6 +29,7 @@ def _ids(items: list[Block]) -> list[str]:
 def test_its_tag_says_what_becomes_of_it(block: Block) -> None:
     known = {*treatment.SHELL, *treatment.CHECKED, *treatment.SHOWN}
     assert block.tag in known, f"{block.where}: tag {block.tag!r}; known are {', '.join(sorted(known))}"
+    assert block.tag != "java" or block.file_name, f"{block.where}: a first line '// Name.java' says where it is saved"
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=[f"{c.block.where} {c.text[:60]}" for c in COMMANDS])

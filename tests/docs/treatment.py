@@ -28,7 +28,7 @@ RUN = frozenset(
     [
         *("palimpsest", "python", "pytest", "curl", "kcat", "javac", "java"),
         *("cd", "export", "echo", "printf", "cat", "cp", "ls", "mkdir", "rm", "touch", "head", "tail", "grep", "sort"),
-        *("wc", "du", "sed", "sleep", "wait", "kill", "test"),
+        *("wc", "du", "sed", "tee", "sleep", "wait", "kill", "test", "true", "eval", "source"),
     ]
 )
 SYSTEM_PACKAGES = {"kcat": "kcat", "javac": "default-jdk-headless", "curl": "curl"}
