@@ -6,7 +6,7 @@ import os
 import platform
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,10 +16,12 @@ import torch
 
 from consumers import kafka_connection, topics
 from consumers.branch_name import check_branch_name
+from consumers.http_server import Route
 from consumers.kafka_commit_log import KafkaCommitLog
 from consumers.kafka_record_source import KafkaRecordSource
 from consumers.kafka_reports import kafka_reports
 from consumers.learner_process import LearnerProcess
+from consumers.learner_status import LearnerStatus
 from consumers.metrics import LearnerMetrics
 from consumers.metrics_server import MetricsServer
 from consumers.observers import Observer, Observers
@@ -101,13 +103,16 @@ def _opened(
     source = stack.enter_context(KafkaRecordSource(settings.kafka, samples.partitions, samples.topic_id))
     commit_log = stack.enter_context(KafkaCommitLog(settings.kafka, stream, branch, samples.partitions))
     metrics = LearnerMetrics(settings.metrics, stream=stream, branch=branch)
-    observer = Observers([metrics, *observers])
+    facts = environment(settings)
+    status = LearnerStatus(settings.snapshots, stream=stream, branch=branch, device=str(facts["device"]))
+    observer = Observers([metrics, status, *observers])
     server = None
     if settings.metrics.enabled:
-        server = stack.enter_context(_metrics_server(settings, metrics))
+        server = stack.enter_context(_metrics_server(settings, metrics, routes=status.routes))
 
     def note_version(version: str, run_id: str) -> None:
         metrics.registered(version, run_id)
+        status.registered(version, run_id)
         registered(version, run_id)
 
     learner = StreamLearner(settings.learner)
@@ -118,6 +123,7 @@ def _opened(
         tracking_uri = chosen_tracking_uri(settings, state)
         queue = RegistrationQueue(state / "registrations")
         metrics.watch_registrations(lambda: len(queue.pending_numbers()))
+        status.watch_registrations(lambda: len(queue.pending_numbers()))
         submission = stack.enter_context(
             VersionSubmission(
                 queue,
@@ -138,9 +144,7 @@ def _opened(
         source=source,
         commit_log=commit_log,
         store=store,
-        facts=process_facts(
-            samples, stream=stream, branch=branch, state_id=state_id, environment=environment(settings)
-        ),
+        facts=process_facts(samples, stream=stream, branch=branch, state_id=state_id, environment=facts),
         stream_settings=settings.stream,
         snapshot_settings=settings.snapshots,
         registry_settings=settings.registry,
@@ -151,12 +155,16 @@ def _opened(
         offers=OfferStore(state / "offers"),
     )
     resumed = process.start(stop)
+    if process.resumed_from is not None:
+        status.resumed_from(process.resumed_from)
     return OpenLearner(
         process=process, metrics_url=server.url if server else None, tracking_uri=tracking_uri, resumed=resumed
     )
 
 
-def _metrics_server(settings: Settings, metrics: LearnerMetrics) -> MetricsServer:
+def _metrics_server(
+    settings: Settings, metrics: LearnerMetrics, routes: Mapping[str, Mapping[str, Route]]
+) -> MetricsServer:
     def on(port: int) -> MetricsServer:
         return MetricsServer(
             registry=metrics.registry,
@@ -165,6 +173,7 @@ def _metrics_server(settings: Settings, metrics: LearnerMetrics) -> MetricsServe
             last_turn=lambda: metrics.last_turn,
             ready=lambda: metrics.ready,
             stale_after_seconds=settings.metrics.stale_after_seconds,
+            routes=routes,
         )
 
     return on_port(settings.metrics.port, _USUAL_METRICS_PORT, on)
