@@ -26,6 +26,7 @@ from consumers.metrics import LearnerMetrics
 from consumers.metrics_server import MetricsServer
 from consumers.observers import Observer, Observers
 from consumers.state_lock import shared_lock
+from consumers.status_answer import StatusAnswer
 from consumers.topics import MAIN_BRANCH
 from consumers.version_submission import VersionSubmission
 from deploy.local_port import on_port
@@ -48,6 +49,7 @@ class OpenLearner:
     """A learner that has started: its process, and where its metrics are shown."""
 
     process: LearnerProcess
+    status: Callable[[], StatusAnswer]  # as it is at this moment; any thread may ask
     metrics_url: str | None
     tracking_uri: str | None
     resumed: bool
@@ -158,7 +160,11 @@ def _opened(
     if process.resumed_from is not None:
         status.resumed_from(process.resumed_from)
     return OpenLearner(
-        process=process, metrics_url=server.url if server else None, tracking_uri=tracking_uri, resumed=resumed
+        process=process,
+        status=status.answer,
+        metrics_url=server.url if server else None,
+        tracking_uri=tracking_uri,
+        resumed=resumed,
     )
 
 

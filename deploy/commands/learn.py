@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,7 @@ Example:
     metavar="PORT",
     help="Port of /metrics; 0: a free one.  [default: 9095]",
 )
+@click.option("--no-live", is_flag=True, help="On a terminal: lines alone, and no figures at the bottom.")
 @click.pass_context
 def command(
     context: click.Context,
@@ -83,13 +85,15 @@ def command(
     bootstrap_servers: str | None,
     tracking_uri: str | None,
     metrics_port: int | None,
+    no_live: bool,
 ) -> None:
     """Learn from a stream and keep what was learnt.
 
     Goes on where the state's newest snapshot stands. Stops on SIGTERM or Ctrl-C after the update under way, with a
     snapshot; a second signal ends it at once. A second learner on the same branch takes over: the first one exits.
 
-    Says what it does on stderr: lines for a person on a terminal, one JSON object a line elsewhere.
+    Says what it does on stderr. On a terminal that is lines for a person, with the figures of the moment below them
+    (without colours where NO_COLOR is set, lines alone where TERM is dumb); elsewhere one JSON object a line.
     """
     from deploy.settings import load_settings
     from deploy.settled_objects import settled
@@ -150,7 +154,13 @@ def command(
             if opened.metrics_url:
                 console.metrics_shown(opened.metrics_url)
             try:
-                with settled():
+                with settled(), ExitStack() as drawing:
+                    if not (no_live or console.as_json):
+                        from deploy.live_status import LiveStatus, is_drawn_on
+
+                        if is_drawn_on(sys.stderr):
+                            console.shows_figures = False
+                            drawing.enter_context(LiveStatus(opened.status, is_stopping=stop.is_set))
                     report = opened.process.run(
                         stop=stop, until_idle_seconds=until_idle_seconds, max_records=max_records
                     )
