@@ -21,4 +21,5 @@ SHORT_HELP = {  # in alphabetical order
     "rollback": "Make the version before the champion again.",
     "settings": "Print all settings, and which are fixed for a state.",
     "snapshots": "List the snapshots of a state folder.",
+    "status": "Ask a running learner how far and how good it is.",
 }

@@ -94,6 +94,7 @@ def command(
 
     Says what it does on stderr. On a terminal that is lines for a person, with the figures of the moment below them
     (without colours where NO_COLOR is set, lines alone where TERM is dumb); elsewhere one JSON object a line.
+    `palimpsest status` asks a learner that runs somewhere else.
     """
     from deploy.settings import load_settings
     from deploy.settled_objects import settled
@@ -152,6 +153,9 @@ def command(
                 console.failed(error, DISK_REFUSED)
                 context.exit(DISK_REFUSED)
             if opened.metrics_url:
+                from deploy.running_learners import announced
+
+                stack.enter_context(announced(stream=stream, branch=branch, url=opened.metrics_url, state=state))
                 console.metrics_shown(opened.metrics_url)
             try:
                 with settled(), ExitStack() as drawing:
