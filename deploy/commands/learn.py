@@ -9,6 +9,14 @@ from typing import Any
 
 import click
 
+from deploy.command_options import (
+    SAMPLES_AND_EVENTS,
+    bootstrap_servers_option,
+    branch_option,
+    settings_option,
+    state_option,
+    stream_option,
+)
 from deploy.exit_codes import DISK_REFUSED, EPILOG, exit_code
 
 
@@ -19,16 +27,10 @@ Example:
 
 {EPILOG}"""
 )
-@click.option("--stream", required=True, metavar="NAME", help="The stream: topics NAME.samples, NAME.events, ...")
-@click.option(
-    "--state", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the snapshots."
-)
-@click.option(
-    "--settings", "settings_file", type=click.Path(path_type=Path), help="YAML file; see `palimpsest settings`."
-)
-@click.option(
-    "--branch", default="main", show_default=True, metavar="NAME", help="Another one disturbs nothing of main's."
-)
+@stream_option(SAMPLES_AND_EVENTS)
+@state_option("Folder of the snapshots.")
+@settings_option
+@branch_option("Another one disturbs nothing of main's.")
 @click.option(
     "--until-idle",
     "until_idle_seconds",
@@ -56,7 +58,7 @@ Example:
     metavar="P:O,...",
     help="Another --branch than main begins with a new model at these offsets, at an RFC 3339 time, beginning or end.",
 )
-@click.option("--bootstrap-servers", metavar="HOST:PORT", help="A Kafka cluster; default: the embedded broker.")
+@bootstrap_servers_option
 @click.option(
     "--tracking-uri",
     metavar="URI",

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import click
 
+from deploy.command_options import state_option, stream_option
+from deploy.completed_values import branch_names
+
 
 @click.command(
     epilog="""\b
@@ -20,11 +23,9 @@ Exit codes:
   2  something you can put right: an option
   9  no learner answers: it does not run, or elsewhere"""
 )
-@click.option("--stream", metavar="NAME", help="Of this stream.  [default: whichever runs here]")
-@click.option("--branch", metavar="NAME", help="Of this branch.  [default: all of them]")
-@click.option(
-    "--state", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="The one that works on this state."
-)
+@stream_option("Of this stream.  [default: whichever runs here]", required=False)
+@click.option("--branch", metavar="NAME", shell_complete=branch_names, help="Of this branch.  [default: all of them]")
+@state_option("The one that works on this state.", required=False)
 @click.option("--url", metavar="URL", help="Where it shows its metrics, as it says at its start; asks nobody else.")
 @click.option("--json", "as_json", is_flag=True, help="JSON, one object a line for each that answers.")
 @click.option("--watch", is_flag=True, help="Again every second, until Ctrl-C.")

@@ -37,9 +37,11 @@ class Terminal:
         self.raw = b""  # all that was written to it
         self._ours, theirs = os.openpty()
         self._set_size(columns, rows)
+        # what the terminal of who runs the tests says of itself
+        sane = {"TERM": "xterm-256color", "COLUMNS": "", "LINES": "", "NO_COLOR": "", "FORCE_COLOR": ""}
         self.process = subprocess.Popen(
             [sys.executable, "-c", _PROGRAM + program, *map(str, arguments)],
-            env=environment(**{"TERM": "xterm-256color", **variables}),
+            env=environment(**{**sane, **variables}),
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
