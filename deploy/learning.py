@@ -6,7 +6,7 @@ import os
 import platform
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,14 +17,17 @@ import torch
 from consumers import kafka_connection, topics
 from consumers.branch_name import check_branch_name
 from consumers.device_memory import DeviceMemory
+from consumers.http_server import Route
 from consumers.kafka_commit_log import KafkaCommitLog
 from consumers.kafka_record_source import KafkaRecordSource
 from consumers.kafka_reports import kafka_reports
 from consumers.learner_process import LearnerProcess
+from consumers.learner_status import LearnerStatus
 from consumers.metrics import LearnerMetrics
 from consumers.metrics_server import MetricsServer
 from consumers.observers import Observer, Observers
 from consumers.state_lock import shared_lock
+from consumers.status_answer import StatusAnswer
 from consumers.topics import MAIN_BRANCH
 from consumers.version_submission import VersionSubmission
 from deploy.local_port import on_port
@@ -47,6 +50,7 @@ class OpenLearner:
     """A learner that has started: its process, and where its metrics are shown."""
 
     process: LearnerProcess
+    status: Callable[[], StatusAnswer]  # as it is at this moment; any thread may ask
     metrics_url: str | None
     tracking_uri: str | None
     resumed: bool
@@ -105,13 +109,16 @@ def _opened(
     device = choose_device(settings.learner.device)
     if device.type == "cuda":
         metrics.registry.register(DeviceMemory(device))
-    observer = Observers([metrics, *observers])
+    facts = environment(settings)
+    status = LearnerStatus(settings.snapshots, stream=stream, branch=branch, device=str(facts["device"]))
+    observer = Observers([metrics, status, *observers])
     server = None
     if settings.metrics.enabled:
-        server = stack.enter_context(_metrics_server(settings, metrics))
+        server = stack.enter_context(_metrics_server(settings, metrics, routes=status.routes))
 
     def note_version(version: str, run_id: str) -> None:
         metrics.registered(version, run_id)
+        status.registered(version, run_id)
         registered(version, run_id)
 
     learner = StreamLearner(settings.learner)
@@ -122,6 +129,7 @@ def _opened(
         tracking_uri = chosen_tracking_uri(settings, state)
         queue = RegistrationQueue(state / "registrations")
         metrics.watch_registrations(lambda: len(queue.pending_numbers()))
+        status.watch_registrations(lambda: len(queue.pending_numbers()))
         submission = stack.enter_context(
             VersionSubmission(
                 queue,
@@ -142,9 +150,7 @@ def _opened(
         source=source,
         commit_log=commit_log,
         store=store,
-        facts=process_facts(
-            samples, stream=stream, branch=branch, state_id=state_id, environment=environment(settings)
-        ),
+        facts=process_facts(samples, stream=stream, branch=branch, state_id=state_id, environment=facts),
         stream_settings=settings.stream,
         snapshot_settings=settings.snapshots,
         registry_settings=settings.registry,
@@ -155,12 +161,20 @@ def _opened(
         offers=OfferStore(state / "offers"),
     )
     resumed = process.start(stop)
+    if process.resumed_from is not None:
+        status.resumed_from(process.resumed_from)
     return OpenLearner(
-        process=process, metrics_url=server.url if server else None, tracking_uri=tracking_uri, resumed=resumed
+        process=process,
+        status=status.answer,
+        metrics_url=server.url if server else None,
+        tracking_uri=tracking_uri,
+        resumed=resumed,
     )
 
 
-def _metrics_server(settings: Settings, metrics: LearnerMetrics) -> MetricsServer:
+def _metrics_server(
+    settings: Settings, metrics: LearnerMetrics, routes: Mapping[str, Mapping[str, Route]]
+) -> MetricsServer:
     def on(port: int) -> MetricsServer:
         return MetricsServer(
             registry=metrics.registry,
@@ -169,6 +183,7 @@ def _metrics_server(settings: Settings, metrics: LearnerMetrics) -> MetricsServe
             last_turn=lambda: metrics.last_turn,
             ready=lambda: metrics.ready,
             stale_after_seconds=settings.metrics.stale_after_seconds,
+            routes=routes,
         )
 
     return on_port(settings.metrics.port, _USUAL_METRICS_PORT, on)

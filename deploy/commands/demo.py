@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from deploy.command_options import settings_option
+
 
 @click.command(
     epilog="""\b
@@ -35,9 +37,7 @@ Examples:
 @click.option(
     "--seed", type=int, default=0, show_default=True, metavar="N", help="The same seed gives the same stream."
 )
-@click.option(
-    "--settings", "settings_file", type=click.Path(path_type=Path), help="YAML file; see `palimpsest settings`."
-)
+@settings_option
 @click.option("--bootstrap-servers", metavar="HOST:PORT", help="A Kafka cluster; default: a broker of the demo's own.")
 def command(
     dataset: str,

@@ -6,6 +6,14 @@ from pathlib import Path
 
 import click
 
+from deploy.command_options import (
+    SAMPLES_AND_UNLABELLED,
+    bootstrap_servers_option,
+    settings_option,
+    state_option,
+    stream_option,
+)
+
 
 @click.command(
     epilog="""\b
@@ -19,16 +27,9 @@ Exit codes:
   2    something you can put right: an option, a setting, a folder
   130  ended by a second Ctrl-C before it could stop by itself"""
 )
-@click.option("--stream", required=True, metavar="NAME", help="The stream: topics NAME.samples and NAME.unlabelled.")
-@click.option(
-    "--state",
-    required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder given to `palimpsest learn`, which runs beside it.",
-)
-@click.option(
-    "--settings", "settings_file", type=click.Path(path_type=Path), help="YAML file; see `palimpsest settings`."
-)
+@stream_option(SAMPLES_AND_UNLABELLED)
+@state_option("Folder given to `palimpsest learn`, which runs beside it.")
+@settings_option
 @click.option(
     "--until-idle",
     "until_idle_seconds",
@@ -36,7 +37,7 @@ Exit codes:
     metavar="SECONDS",
     help="Stop when nothing was asked for so long. Default: never.",
 )
-@click.option("--bootstrap-servers", metavar="HOST:PORT", help="A Kafka cluster; default: the embedded broker.")
+@bootstrap_servers_option
 @click.option(
     "--metrics-port",
     type=click.IntRange(0, 65535),
