@@ -6,7 +6,7 @@ import os
 import platform
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,6 +16,7 @@ import torch
 
 from consumers import kafka_connection, topics
 from consumers.branch_name import check_branch_name
+from consumers.http_server import Route
 from consumers.kafka_commit_log import KafkaCommitLog
 from consumers.kafka_record_source import KafkaRecordSource
 from consumers.kafka_reports import kafka_reports
@@ -23,6 +24,10 @@ from consumers.learner_process import LearnerProcess
 from consumers.metrics import LearnerMetrics
 from consumers.metrics_server import MetricsServer
 from consumers.observers import Observer, Observers
+from consumers.page.baseline import Baseline
+from consumers.page.event_follower import EventFollower, events_topic
+from consumers.page.event_log import EventLog
+from consumers.page.learner_page import LearnerPage
 from consumers.state_lock import shared_lock
 from consumers.topics import MAIN_BRANCH
 from consumers.version_submission import VersionSubmission
@@ -101,10 +106,13 @@ def _opened(
     source = stack.enter_context(KafkaRecordSource(settings.kafka, samples.partitions, samples.topic_id))
     commit_log = stack.enter_context(KafkaCommitLog(settings.kafka, stream, branch, samples.partitions))
     metrics = LearnerMetrics(settings.metrics, stream=stream, branch=branch)
-    observer = Observers([metrics, *observers])
+    heard: list[Observer] = [metrics, *observers]
     server = None
     if settings.metrics.enabled:
-        server = stack.enter_context(_metrics_server(settings, metrics))
+        page = _page(stack, settings, stream, branch)
+        heard.append(page)
+        server = stack.enter_context(_metrics_server(settings, metrics, routes=page.routes))
+    observer = Observers(heard)
 
     def note_version(version: str, run_id: str) -> None:
         metrics.registered(version, run_id)
@@ -156,7 +164,26 @@ def _opened(
     )
 
 
-def _metrics_server(settings: Settings, metrics: LearnerMetrics) -> MetricsServer:
+def _page(stack: ExitStack, settings: Settings, stream: str, branch: str) -> LearnerPage:
+    """Only the branch that tells events has any to read."""
+    events = EventLog()
+    follower = None
+    if branch == MAIN_BRANCH:
+        follower = stack.enter_context(EventFollower(events_topic(settings.kafka, stream), events))
+    beside = settings.page.baseline_state
+    return LearnerPage(
+        stream=stream,
+        branch=branch,
+        events=events,
+        follower=follower,
+        baseline=None if beside is None else Baseline(beside, stream=stream),
+        baseline_title=settings.page.baseline_title,
+    )
+
+
+def _metrics_server(
+    settings: Settings, metrics: LearnerMetrics, routes: Mapping[str, Mapping[str, Route]]
+) -> MetricsServer:
     def on(port: int) -> MetricsServer:
         return MetricsServer(
             registry=metrics.registry,
@@ -165,6 +192,7 @@ def _metrics_server(settings: Settings, metrics: LearnerMetrics) -> MetricsServe
             last_turn=lambda: metrics.last_turn,
             ready=lambda: metrics.ready,
             stale_after_seconds=settings.metrics.stale_after_seconds,
+            routes=routes,
         )
 
     return on_port(settings.metrics.port, _USUAL_METRICS_PORT, on)
