@@ -21,17 +21,15 @@ from consumers.kafka_commit_log import KafkaCommitLog
 from consumers.kafka_record_source import KafkaRecordSource
 from consumers.kafka_reports import kafka_reports
 from consumers.learner_process import LearnerProcess
+from consumers.learner_status import LearnerStatus
 from consumers.metrics import LearnerMetrics
 from consumers.metrics_server import MetricsServer
 from consumers.observers import Observer, Observers
-from consumers.page.baseline import Baseline
-from consumers.page.event_follower import EventFollower, events_topic
-from consumers.page.event_log import EventLog
-from consumers.page.learner_page import LearnerPage
 from consumers.state_lock import shared_lock
 from consumers.topics import MAIN_BRANCH
 from consumers.version_submission import VersionSubmission
 from deploy.local_port import on_port
+from deploy.page_of_learner import page_of_learner
 from deploy.process_facts import process_facts
 from deploy.settings import Settings
 from deploy.state_folder import make_state_folder
@@ -106,16 +104,20 @@ def _opened(
     source = stack.enter_context(KafkaRecordSource(settings.kafka, samples.partitions, samples.topic_id))
     commit_log = stack.enter_context(KafkaCommitLog(settings.kafka, stream, branch, samples.partitions))
     metrics = LearnerMetrics(settings.metrics, stream=stream, branch=branch)
-    heard: list[Observer] = [metrics, *observers]
+    facts = environment(settings)
+    status = LearnerStatus(settings.snapshots, stream=stream, branch=branch, device=str(facts["device"]))
+    heard: list[Observer] = [metrics, status, *observers]
     server = None
     if settings.metrics.enabled:
-        page = _page(stack, settings, stream, branch)
+        page = stack.enter_context(page_of_learner(settings, stream=stream, branch=branch))
         heard.append(page)
-        server = stack.enter_context(_metrics_server(settings, metrics, routes=page.routes))
+        routes = {**page.routes, **status.routes}
+        server = stack.enter_context(_metrics_server(settings, metrics, routes))
     observer = Observers(heard)
 
     def note_version(version: str, run_id: str) -> None:
         metrics.registered(version, run_id)
+        status.registered(version, run_id)
         registered(version, run_id)
 
     learner = StreamLearner(settings.learner)
@@ -126,6 +128,7 @@ def _opened(
         tracking_uri = chosen_tracking_uri(settings, state)
         queue = RegistrationQueue(state / "registrations")
         metrics.watch_registrations(lambda: len(queue.pending_numbers()))
+        status.watch_registrations(lambda: len(queue.pending_numbers()))
         submission = stack.enter_context(
             VersionSubmission(
                 queue,
@@ -146,9 +149,7 @@ def _opened(
         source=source,
         commit_log=commit_log,
         store=store,
-        facts=process_facts(
-            samples, stream=stream, branch=branch, state_id=state_id, environment=environment(settings)
-        ),
+        facts=process_facts(samples, stream=stream, branch=branch, state_id=state_id, environment=facts),
         stream_settings=settings.stream,
         snapshot_settings=settings.snapshots,
         registry_settings=settings.registry,
@@ -159,25 +160,10 @@ def _opened(
         offers=OfferStore(state / "offers"),
     )
     resumed = process.start(stop)
+    if process.resumed_from is not None:
+        status.resumed_from(process.resumed_from)
     return OpenLearner(
         process=process, metrics_url=server.url if server else None, tracking_uri=tracking_uri, resumed=resumed
-    )
-
-
-def _page(stack: ExitStack, settings: Settings, stream: str, branch: str) -> LearnerPage:
-    """Only the branch that tells events has any to read."""
-    events = EventLog()
-    follower = None
-    if branch == MAIN_BRANCH:
-        follower = stack.enter_context(EventFollower(events_topic(settings.kafka, stream), events))
-    beside = settings.page.baseline_state
-    return LearnerPage(
-        stream=stream,
-        branch=branch,
-        events=events,
-        follower=follower,
-        baseline=None if beside is None else Baseline(beside, stream=stream),
-        baseline_title=settings.page.baseline_title,
     )
 
 
