@@ -30,12 +30,15 @@ const classColumns = (history) => {
 };
 
 const makeClassTable = (place) => {
-  const sheet = sheetOf('Classes');
+  const sheet = sheetOf('Table of classes');
   const table = element('table');
   sheet.append(table);
   place.replaceChildren(sheet);
-  return (history, classes) => fillTable(table, 'As at the newest evaluation: the classes of the picture, in its order. '
-    + 'Stored is what the reservoir holds for replay.', classColumns(history), classes);
+  return (history, classes) => {
+    const at = history.evaluated === null ? '' : `As evaluated after ${count(history.evaluated.at)} records: `;
+    fillTable(table, `${at}the classes of the picture, in its order. Stored is what the reservoir holds for replay.`,
+      classColumns(history), classes);
+  };
 };
 
 // The picture's columns in a table, a dozen at a time; made only while somebody has it open.
@@ -73,7 +76,7 @@ const makeMomentTable = (details, place) => {
 };
 
 const makeEventTable = (place) => makePagedTable(place, {
-  label: 'Events', what: 'events', size: LINES_A_PAGE, caption: 'The newest first.', empty: 'None is known yet.',
+  label: 'Table of events', what: 'events', size: LINES_A_PAGE, caption: 'The newest first.', empty: 'None is known yet.',
   columns: [
     { title: 'what', words: true, long: true, cell: (event) => [glyphOf(event.kind), element('bdi', {}, shown(event.text))] },
     { title: 'when', words: true, cell: (event) => moment(event.time) },
@@ -83,7 +86,7 @@ const makeEventTable = (place) => makePagedTable(place, {
 });
 
 const makeVersionTable = (place) => makePagedTable(place, {
-  label: 'Versions', what: 'versions', size: LINES_A_PAGE, empty: 'None is registered, as far as the events tell.',
+  label: 'Table of versions', what: 'versions', size: LINES_A_PAGE, empty: 'None is registered, as far as the events tell.',
   caption: 'As the events tell of them, the newest first; MLflow has the last word on roles.',
   columns: [
     { title: 'version', words: true, cell: (each) => String(each.version) },

@@ -49,7 +49,7 @@ const makeTiles = () => {
     const worst = evaluated && history.classes.find((each) => each.name === evaluated.worst);
     tile.worst(percent(worst ? worst.accuracy : null), worst ? shown(worst.name) : '');
     tile.classes(count(evaluated && evaluated.classes));
-    tile.records(count(history.records));
+    tile.records(count(history.records), evaluated ? `evaluated at ${count(evaluated.at)}` : '');
     const { snapshot } = history;
     tile.written(snapshot ? `${snapshot.generation}-${snapshot.sequence}` : null, snapshot ? moment(snapshot.time) : '');
     registered(history.versions);
