@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import threading
 import time
 import urllib.request
 from collections.abc import Callable
@@ -14,9 +15,11 @@ from typing import Any
 import pytest
 
 from deploy.embedded_kafka import EmbeddedKafka
+from deploy.learning import open_learner
+from deploy.settings import load_settings
 from tests.browser.watched_page import OpenPage, WatchedPage
 from tests.deploy.command_line import Running
-from tests.deploy.streams import learn, send, settings_file
+from tests.deploy.streams import send, settings_file
 
 pytestmark = [pytest.mark.slow, pytest.mark.kafka]
 
@@ -56,6 +59,17 @@ def alike(shown: str, share: float | None) -> bool:
     return abs(float(shown.removesuffix(" %")) - 100 * share) <= 0.0501
 
 
+def wait_for_the_newest(view: WatchedPage, url: str) -> None:
+    """The page asks for the history every few seconds."""
+
+    def is_there() -> bool:
+        told = ask(url, "history")
+        caption, lines = f"As evaluated after {told['evaluated']['at']:,} records", told["events"]["lines"]
+        return view.text("#classes caption").startswith(caption) and len(view.rows("#events")) == min(25, len(lines))
+
+    wait_for(view, is_there)
+
+
 def assert_shows(view: WatchedPage, history: dict[str, Any], status: dict[str, Any]) -> None:
     """The figures of an idle learner."""
     tiles = view.tiles()
@@ -90,13 +104,16 @@ def test_it_shows_the_right_figures_and_goes_on_by_itself(
     3. It goes away, and the page says since when; it comes back, and the page goes on.
     """
     port = free_port()
-    more = f"registry: {{enabled: false}}\nsnapshots: {{every_seconds: 0.5}}\npage: {{baseline_state: '{tmp_path}/plain'}}\n"
+    more = "registry: {enabled: false}\nsnapshots: {every_seconds: 0.5}\n"
+    more += f"page: {{baseline_state: '{tmp_path}/plain'}}\n"
     file = settings_file(tmp_path, kafka_broker, more)
     file.write_text(file.read_text().replace("metrics: {port: 0}", f"metrics: {{port: {port}}}"))
     send(kafka_broker, stream_name, 600)
     plain = tmp_path / "plain.yaml"
     plain.write_text(file.read_text().replace("learner:\n", "learner:\n  retention: {}\n").replace(str(port), "0"))
-    learn(stream_name, tmp_path / "plain", plain)
+    settings = load_settings(plain)
+    with open_learner(stream=stream_name, state=tmp_path / "plain", settings=settings, branch="plain") as opened:
+        opened.process.run(stop=threading.Event(), until_idle_seconds=0.5)
     url = f"http://127.0.0.1:{port}"
     command = ("learn", "--stream", stream_name, "--state", tmp_path / "state", "--settings", file)
 
@@ -111,7 +128,8 @@ def test_it_shows_the_right_figures_and_goes_on_by_itself(
         for each in (view, phone):
             wait_for(each, is_idle)
             wait_for(each, lambda: each.text("#state") == "idle: all that came is learnt")  # noqa: B023
-            wait_for(each, lambda: len(ask(url, "history")["events"]["lines"]) == len(each.rows("#events")) > 0)  # noqa: B023
+            wait_for(each, lambda: len(ask(url, "history")["events"]["lines"]) > 0)
+            wait_for_the_newest(each, url)
             assert_shows(each, ask(url, "history"), ask(url, "status"))
             assert each.accessibility_faults() == []
             assert not each.scrolls_sideways()
@@ -126,9 +144,7 @@ def test_it_shows_the_right_figures_and_goes_on_by_itself(
         wait_for(view, is_idle)
         wait_for(view, lambda: view.tiles()["Lag"][0] == "0" and view.text("#state").startswith("idle"))
         assert len(ask(url, "history")["course"]["at"]) > columns
-        newest = ask(url, "history")["evaluated"]["at"]
-        wait_for(view, lambda: view.text("#classes caption").startswith(f"As evaluated after {newest:,} records"))
-        wait_for(view, lambda: len(ask(url, "history")["events"]["lines"]) <= len(view.rows("#events")))
+        wait_for_the_newest(view, url)
         assert_shows(view, ask(url, "history"), ask(url, "status"))
         assert view.js("() => window.mine === document.activeElement"), (
             "neither loaded anew nor out of somebody's hands"
