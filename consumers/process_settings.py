@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pipeline.settings_section import Section, changeable
 
 
@@ -74,3 +76,12 @@ class MetricsSettings(Section):
     stale_after_seconds: float = changeable(
         300.0, gt=0, why="/livez answers 503 when the loop has not turned for so long; one update may take seconds"
     )
+
+
+class PageSettings(Section):
+    """The page for a person, at / of the learner's metrics."""
+
+    baseline_state: Path | None = changeable(
+        None, why="state folder of another learner of the same stream, such as one without retention, to show beside"
+    )
+    baseline_title: str = changeable("no retention", min_length=1, max_length=60, why="what that one is called there")

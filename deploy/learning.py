@@ -31,6 +31,7 @@ from consumers.status_answer import StatusAnswer
 from consumers.topics import MAIN_BRANCH
 from consumers.version_submission import VersionSubmission
 from deploy.local_port import on_port
+from deploy.page_of_learner import page_of_learner
 from deploy.process_facts import process_facts
 from deploy.settings import Settings
 from deploy.state_folder import make_state_folder
@@ -111,10 +112,14 @@ def _opened(
         metrics.registry.register(DeviceMemory(device))
     facts = environment(settings)
     status = LearnerStatus(settings.snapshots, stream=stream, branch=branch, device=str(facts["device"]))
-    observer = Observers([metrics, status, *observers])
+    heard: list[Observer] = [metrics, status, *observers]
     server = None
     if settings.metrics.enabled:
-        server = stack.enter_context(_metrics_server(settings, metrics, routes=status.routes))
+        page = stack.enter_context(page_of_learner(settings, stream=stream, branch=branch))
+        heard.append(page)
+        routes = {**page.routes, **status.routes}
+        server = stack.enter_context(_metrics_server(settings, metrics, routes))
+    observer = Observers(heard)
 
     def note_version(version: str, run_id: str) -> None:
         metrics.registered(version, run_id)
