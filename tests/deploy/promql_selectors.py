@@ -1,7 +1,7 @@
 """The selectors of a PromQL expression: what has to be there for the expression to have something to say.
 
-An alert's expression returns nothing while all is well, and nothing, too, where a metric was renamed. So a test looks at
-what it is made of: every metric with the labels that it asks for, without functions, comparisons and ranges.
+An alert's expression returns nothing while all is well, and nothing, too, where a metric was renamed. So a test looks
+at what it is made of: every metric with the labels that it asks for, without functions, comparisons and ranges.
 """
 
 from __future__ import annotations
