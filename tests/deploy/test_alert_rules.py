@@ -1,4 +1,4 @@
-"""What is shipped for Prometheus: promtool takes it, every alert fires where it should, and the runbook has them all."""
+"""What is shipped for Prometheus: promtool takes it, each alert fires where it should, and the runbook has them all."""
 
 from __future__ import annotations
 
