@@ -23,6 +23,9 @@ DISK_REFUSED = 7
 DIVERGED = 8
 INTERRUPTED = 130
 
+# Those that no restart mends, whoever started it and whenever: a supervisor that restarts all the same makes it worse.
+FOR_A_PERSON = frozenset({FENCED, REFUSED, DIVERGED})
+
 # In the help of the commands that can end so.
 EPILOG = """\b
 Exit codes:
