@@ -53,12 +53,19 @@ class WorkerSettings(Section):
     nice: int = changeable(10, ge=0, le=19, why="lowers the worker's priority: the learner goes first")
     look_seconds: float = changeable(2.0, gt=0, why="how often it looks for what the learner asks for")
     retry_seconds: float = changeable(30.0, gt=0, why="pause before a job is tried again: the brokers were away")
+    metrics_host: str = changeable("127.0.0.1", why="address to listen on; 0.0.0.0 shows the page to the network")
+    metrics_port: int | None = changeable(
+        None, ge=0, le=65535, why="0 picks a free one; none: 9097, or a free one where something else has that"
+    )
+    stale_after_seconds: float = changeable(
+        3600.0, gt=0, why="/livez answers 503 when neither the worker nor its job has made a step for so long"
+    )
 
 
 class MetricsSettings(Section):
-    """The page that Prometheus scrapes."""
+    """The page of the learner that Prometheus scrapes."""
 
-    enabled: bool = changeable(True, why="false: no HTTP server")
+    enabled: bool = changeable(True, why="false: no HTTP server, nor the worker's")
     host: str = changeable("127.0.0.1", why="address to listen on; 0.0.0.0 shows the page to the network")
     port: int | None = changeable(
         None, ge=0, le=65535, why="0 picks a free one; none: 9095, or a free one where something else has that"

@@ -16,6 +16,7 @@ import torch
 
 from consumers import kafka_connection, topics
 from consumers.branch_name import check_branch_name
+from consumers.device_memory import DeviceMemory
 from consumers.kafka_commit_log import KafkaCommitLog
 from consumers.kafka_record_source import KafkaRecordSource
 from consumers.kafka_reports import kafka_reports
@@ -100,7 +101,10 @@ def _opened(
         topics.check_may_report(settings.kafka, stream)
     source = stack.enter_context(KafkaRecordSource(settings.kafka, samples.partitions, samples.topic_id))
     commit_log = stack.enter_context(KafkaCommitLog(settings.kafka, stream, branch, samples.partitions))
-    metrics = LearnerMetrics(settings.metrics, stream=stream, branch=branch)
+    metrics = LearnerMetrics(settings.metrics, stream=stream, branch=branch, snapshots=settings.snapshots)
+    device = choose_device(settings.learner.device)
+    if device.type == "cuda":
+        metrics.registry.register(DeviceMemory(device))
     observer = Observers([metrics, *observers])
     server = None
     if settings.metrics.enabled:
