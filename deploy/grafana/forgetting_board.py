@@ -139,6 +139,17 @@ def _classes() -> list[AnyPanel]:
             "with the class-balanced reservoir the bars are of about one length, once it is full.",
             COUNT,
             Query(f"sort_desc(max by (class_name) ({here('palimpsest_replay_samples')}))", "{{class_name}}"),
+            width=6,
+            height=10,
+        ),
+        ranking(
+            "Held-out samples",
+            "Of how many samples the accuracy of each class is. Below 20 a class stays out of the averages, and one "
+            "sample more or less moves its accuracy by 5 % and more: do not read much into its row.",
+            COUNT,
+            Query(f"sort(max by (class_name) ({here('palimpsest_class_held_out_samples')}))", "{{class_name}}"),
+            colours=better_from(10, 20),
+            width=6,
             height=10,
         ),
     ]
@@ -205,7 +216,16 @@ def _done() -> list[AnyPanel]:
                 "{{kind}}: {{reason}}",
             ),
             bars=True,
-            width=8,
+            width=6,
+        ),
+        lines(
+            "Restructurings not answered yet",
+            "1: asked for, and the worker has not offered anything yet. For long: no worker runs, or its job is long.",
+            COUNT,
+            Query(f"max by (kind) ({here('palimpsest_restructuring_waiting')})", "{{kind}}"),
+            between=SHARE,
+            steps=True,
+            width=6,
         ),
         lines(
             "Restructurings adopted and refused",
@@ -215,7 +235,7 @@ def _done() -> list[AnyPanel]:
             Query(f"sum by (outcome) ({added('palimpsest_consolidations_total')})", "consolidation {{outcome}}"),
             Query(f"sum by (outcome) ({added('palimpsest_expansions_total')})", "expansion {{outcome}}"),
             bars=True,
-            width=8,
+            width=6,
         ),
         lines(
             "Records to learn once more",
@@ -223,6 +243,6 @@ def _done() -> list[AnyPanel]:
             "0 it is still at it, and its figures are of an earlier place in the log.",
             COUNT,
             Query(f"max({here('palimpsest_relearning_records')})", "records"),
-            width=8,
+            width=6,
         ),
     ]

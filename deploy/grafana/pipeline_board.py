@@ -278,20 +278,28 @@ def _processes() -> list[AnyPanel]:
             "where learning runs on the CPU.",
             BYTES,
             Query(f"sum by (instance, kind) ({here('palimpsest_device_memory_bytes')})", "{{instance}} {{kind}}"),
-            width=8,
+            width=6,
         ),
         lines(
             "Memory of the processes",
             "Resident memory. A learner's is bounded by its settings: one that grows for days is a bug.",
             BYTES,
             Query(f"max by (instance) ({here('process_resident_memory_bytes')})", "{{instance}}"),
-            width=8,
+            width=6,
         ),
         lines(
             "CPU of the processes",
             "Cores in use: 1 is one core, all of the time.",
             COUNT,
             Query(f"max by (instance) ({rate('process_cpu_seconds_total')})", "{{instance}}"),
-            width=8,
+            width=6,
+        ),
+        lines(
+            "Silence of the loop",
+            "Since the loop of each process last turned. Where it is silent for longer than its setting "
+            "stale_after_seconds, /livez says so, and a supervisor starts it anew.",
+            SECONDS,
+            Query(f"max by (instance) ({age('palimpsest_loop_last_turn_timestamp_seconds')})", "{{instance}}"),
+            width=6,
         ),
     ]

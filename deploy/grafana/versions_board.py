@@ -220,6 +220,7 @@ def _answers() -> list[AnyPanel]:
 
 
 def _compared() -> list[AnyPanel]:
+    # Every instance of the challenger shows the same figures, of the whole stream: the greatest of them, not their sum.
     accuracy, by_class = "palimpsest_shadow_accuracy_ratio", "palimpsest_shadow_class_accuracy_ratio"
     return [
         lines(
@@ -276,23 +277,23 @@ def _compared() -> list[AnyPanel]:
             width=8,
         ),
         lines(
-            "Answers and labels a second",
-            "answered: by a role. labelled: those whose true label came in time. A comparison is as good as its "
-            "labels are many.",
-            REQUESTS_PER_SECOND,
-            Query(f"sum by (role) ({rate('palimpsest_shadow_answers_total')})", "{{role}} answered"),
-            Query(f"sum by (role) ({rate('palimpsest_shadow_labelled_total')})", "{{role}} labelled"),
+            "Answers that were compared",
+            "answered: by a role. labelled: those whose true label came in time; a comparison is as good as these "
+            "are many. They are counted since a horizon before the predictor's start, and climb through it again "
+            "after each.",
+            COUNT,
+            Query(f"max by (role) ({here('palimpsest_shadow_answers_total')})", "{{role}} answered"),
+            Query(f"max by (role) ({here('palimpsest_shadow_labelled_total')})", "{{role}} labelled"),
             width=8,
         ),
         lines(
             "What the comparison lost",
             "late labels: came after the horizon. dropped: given up for want of memory. cuts: a topic did not hold "
-            "what was to be read next.",
+            "what was to be read next. Counted as the answers are.",
             COUNT,
-            Query(f"sum({added('palimpsest_shadow_late_labels_total')})", "late labels"),
-            Query(f"sum by (what) ({added('palimpsest_shadow_dropped_total')})", "dropped {{what}}"),
-            Query(f"sum({added('palimpsest_shadow_log_cuts_total')})", "cuts"),
-            bars=True,
+            Query(f"max({here('palimpsest_shadow_late_labels_total')})", "late labels"),
+            Query(f"max by (what) ({here('palimpsest_shadow_dropped_total')})", "dropped {{what}}"),
+            Query(f"max({here('palimpsest_shadow_log_cuts_total')})", "cuts"),
             width=8,
         ),
     ]

@@ -44,6 +44,8 @@ def all_asked() -> Iterator[Asked]:
     for board in read_boards().values():
         for panel in panels(board):
             for target in panel["targets"]:
-                yield Asked(f"{board['title']} / {panel['title']} / {target['refId']}", target["expr"], target["instant"])
+                yield Asked(
+                    f"{board['title']} / {panel['title']} / {target['refId']}", target["expr"], target["instant"]
+                )
         for annotation in board["annotations"]["list"]:
             yield Asked(f"{board['title']} / event {annotation['name']}", annotation["target"]["expr"], instant=False)

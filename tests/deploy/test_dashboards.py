@@ -26,9 +26,7 @@ from tests.deploy.dashboard_files import all_asked, panels, read_boards
 from tests.system_package import require_program
 
 BOARDS = read_boards()
-PANELS = [
-    pytest.param(panel, id=f"{name}-{panel['id']}") for name, board in BOARDS.items() for panel in panels(board)
-]
+PANELS = [pytest.param(panel, id=f"{name}-{panel['id']}") for name, board in BOARDS.items() for panel in panels(board)]
 VARIABLE = {"type": "prometheus", "uid": "${datasource}"}
 UNITS = {value for name, value in vars(units).items() if name.isupper()}
 # What Prometheus makes itself, or the client of every process.
