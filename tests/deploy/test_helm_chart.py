@@ -225,8 +225,10 @@ def test_probes_let_a_learner_load_and_be_slow(tmp_path: Path) -> None:
     assert learner["livenessProbe"]["httpGet"]["path"] == "/livez"
     assert learner["livenessProbe"]["failureThreshold"] >= 3
     (worker,) = [container for container in containers("as it comes") if container["name"] == "worker"]
-    assert "livenessProbe" not in worker
+    assert worker["livenessProbe"]["httpGet"]["path"] == "/livez"
+    assert "readinessProbe" not in worker, "the learner is ready without it"
     settings = _settings("as it comes", tmp_path)
+    assert settings.worker.stale_after_seconds >= 3600
     (spec,) = [spec for spec in pod_specs("as it comes") if len(spec["containers"]) == 2]
     assert spec["terminationGracePeriodSeconds"] > settings.registry.drain_seconds_at_signal + 20
 
