@@ -44,8 +44,8 @@ COMBINATIONS: Mapping[str, Sequence[str]] = {
         "mlflow.username=palimpsest",
         "mlflow.password=hush",
         "challenger.enabled=true",
-        "learner.extraEnv[0].name=PALIMPSEST_LEARNER__BATCH_SIZE",
-        "learner.extraEnv[0].value=32",
+        "learner.extraEnv[0].name=PALIMPSEST_LEARNER__DEVICE",
+        "learner.extraEnv[0].value=cpu",
         "learner.nodeSelector.disk=ssd",
         "learner.priorityClassName=high",
         "imagePullSecrets[0].name=pull",
@@ -99,7 +99,7 @@ COMBINATIONS: Mapping[str, Sequence[str]] = {
 def helm(*arguments: str, values: Iterable[str] = ()) -> subprocess.CompletedProcess[str]:
     """Helm with the chart as its last argument; what it said."""
     sets = [part for value in values for part in ("--set", value)]
-    command = [require_go_program("helm"), *arguments, "--kube-version", "1.34.0", *sets]
+    command = [require_go_program("helm"), *arguments, *sets]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
