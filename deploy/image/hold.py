@@ -1,10 +1,10 @@
 """`palimpsest`, for a supervisor that starts whatever ends again: what no restart can mend is not ended, but held.
 
 `python -m deploy.image.hold learn --stream ...` runs `palimpsest learn --stream ...` and ends as it did. Where that is
-with a code that a person has to look at (deploy/exit_codes.py), it says so and waits: Docker Compose knows exit codes in
-none of its restart policies, so two learners of one branch would end each other for ever, and one whose log has lost
-records would start a thousand times a day. The container stays, its health says `unhealthy`, and it starts again when
-somebody restarts it, or the machine.
+with a code that a person has to look at (deploy/exit_codes.py), it says so and waits: Docker Compose knows exit codes
+in none of its restart policies, so two learners of one branch would end each other for ever, and one whose log has
+lost records would start a thousand times a day. The container stays, its health says `unhealthy`, and it starts again
+when somebody restarts it, or the machine.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The chart's rules and dashboards are those of deploy/prometheus and deploy/grafana: Helm reads no file outside a chart.
+"""The chart's rules and dashboards are those of deploy/prometheus and deploy/grafana: Helm reads nothing outside a chart.
 
 `python -m tests.deploy.test_chart_files` copies them anew.
 """

@@ -73,9 +73,7 @@ def test_the_variables_find_the_stream_and_all_its_processes(
     assert variables["branch"] == "main"
     scraped = {target["labels"]["instance"] for target in observed_stream.prometheus.targets()}
     assert len(scraped) == 4, "learner, worker, champion, challenger"
-    assert {
-        address for address in scraped if re.fullmatch(variables["instance"].replace("\\\\", "\\"), address)
-    } == scraped
+    assert {address for address in scraped if re.fullmatch(variables["instance"].replace("\\\\", "\\"), address)} == scraped
 
 
 @pytest.mark.usefixtures("eventful")

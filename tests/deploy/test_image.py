@@ -78,8 +78,15 @@ def test_what_is_copied_is_there_and_not_ignored(stages: dict[str, list[tuple[st
     needed += [f"{name.rstrip('*')}/__init__.py" for name in packages["find"]["include"]]
     for path in needed:
         assert not _ignored(path), path
-    for path in (".git/config", ".env", "deploy/.env", "deploy/helm/palimpsest/values.yaml", "runs/x", "tests/conftest.py",
-                 "deploy/__pycache__/cli.pyc"):  # fmt: skip
+    for path in (
+        ".git/config",
+        ".env",
+        "deploy/.env",
+        "deploy/helm/palimpsest/values.yaml",
+        "runs/x",
+        "tests/conftest.py",
+        "deploy/__pycache__/cli.pyc",
+    ):
         assert _ignored(path), path
 
 
