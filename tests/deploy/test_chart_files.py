@@ -1,4 +1,4 @@
-"""The chart's rules and dashboards are those of deploy/prometheus and deploy/grafana: Helm reads nothing outside a chart.
+"""The chart's rules and dashboards are those of deploy/prometheus and deploy/grafana: Helm reads only a chart's files.
 
 `python -m tests.deploy.test_chart_files` copies them anew.
 """

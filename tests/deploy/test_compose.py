@@ -253,7 +253,7 @@ def test_mlflow_takes_its_command_line_and_the_clients_name_for_it(settings: Set
     assert called["serve_artifacts"] is True
     assert settings.registry.tracking_uri == f"http://mlflow:{called['port']}"
     assert {"mlflow:5000", "localhost:*", "127.0.0.1:*"} <= set(called["allowed_hosts"].split(","))
-    assert called["backend_store_uri"] == "postgresql://mlflow@postgres:5432/mlflow"
+    assert called["backend_store_uri"] == "postgresql+psycopg2://mlflow@postgres:5432/mlflow"
     database = services()["postgres"]["environment"]
     assert (database["POSTGRES_USER"], database["POSTGRES_DB"]) == ("mlflow", "mlflow")
     assert called["artifacts_destination"].startswith(services()["mlflow"]["volumes"][0]["target"])
