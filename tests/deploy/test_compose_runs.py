@@ -1,8 +1,8 @@
-"""The services of compose.yaml run together as it says, without Docker: real Kafka, Postgres, MLflow and Prometheus, and
-our three processes with the demo's stream, until a version is promoted and answers.
+"""The services of compose.yaml run together as it says, without Docker: real Kafka, Postgres, MLflow and Prometheus,
+and our three processes with the demo's stream, until a version is promoted and answers.
 
-What is not its images': Kafka comes from the embedded broker's jars with the same settings, Postgres and Prometheus from
-Debian, and Grafana does not run.
+What is not its images': Kafka comes from the embedded broker's jars with the same settings, Postgres and Prometheus
+from Debian, and Grafana does not run.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,12 @@ from tests.system_package import require_program
 
 pytestmark = [pytest.mark.slow, pytest.mark.kafka, pytest.mark.timeout(900)]
 
+# Variables that the image sets.
 _IMAGE = dict(
-    re.findall(
-        r"([A-Z_]+)=([^\s\\]+)", re.search(r"ENV PATH=(.*?)\nWORKDIR", (DEPLOY / "Dockerfile").read_text(), re.S)[1]
-    )  # type: ignore[index]
+    pair
+    for block in re.findall(r"ENV PATH=.*?\nWORKDIR", (DEPLOY / "Dockerfile").read_text(encoding="utf-8"), re.DOTALL)
+    for pair in re.findall(r"([A-Z_]+)=([^\s\\]+)", block)
+    if pair[0] != "PATH"
 )
 _BROKER = """
 import json, sys
@@ -116,9 +118,7 @@ def _run_all(network: Network, folder: Path) -> None:
     wait_until("MLflow answers to its name", lambda: _answers(network, f"http://mlflow:{search}"), 180)
     assert not _answers(network, f"http://postgres:{search}"), "and to that of no other"
     for name in ("learner", "worker", "predictor"):
-        _, *test = services()[name]["healthcheck"]["test"]
-        health = {**services()[name], "entrypoint": [], "command": test}
-        wait_until(f"{name} is healthy", lambda health=health: _ends_well(network, health), 180)
+        wait_until(f"{name} is healthy", partial(_is_healthy, network, services()[name]), 180)
     wait_until("a version is promoted and served", lambda: _answers(network, "http://predictor:9096/readyz"), 400)
     model = json.loads(_asked(network, "http://predictor:9096/model"))
     assert model["version"] == "1" or model["version"] == 1
@@ -136,38 +136,28 @@ def _start_postgres(network: Network, folder: Path, password: Path) -> None:
     (programs,) = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1:]
     data = folder / "postgres"
     data.mkdir()
-    for path in (folder, *folder.parents[:-1]):
-        if path.stat().st_mode & 0o011 != 0o011 and path.is_relative_to("/tmp"):
-            path.chmod(path.stat().st_mode | 0o011)  # pytest's folders are its user's alone
-    shutil.chown(data, "postgres")
-    as_postgres = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
-    (folder / "pw").write_text(password.read_text(encoding="utf-8"), encoding="utf-8")
-    network.run(
-        [
-            *as_postgres,
-            programs / "initdb",
-            "--auth=scram-sha-256",
-            "--username=mlflow",
-            f"--pwfile={folder / 'pw'}",
-            data,
-        ]
-    )
-    network.start(
-        [*as_postgres, programs / "postgres", "-D", data, "-k", data, "-h", "127.0.0.1"], folder / "postgres.log"
-    )
+    # Postgres will not be root; within it is not, and the folder is still its own.
+    wall = [require_program("bwrap", package="bubblewrap"), "--dev-bind", "/", "/", "--unshare-user"]
+    wall += ["--uid", "10001", "--gid", "10001", "--"]
+    first = ["--auth=scram-sha-256", "--username=mlflow", f"--pwfile={password}"]
+    network.run([*wall, programs / "initdb", *first, data])
+    network.start([*wall, programs / "postgres", "-D", data, "-k", data, "-h", "127.0.0.1"], folder / "postgres.log")
     _, *ready = services()["postgres"]["healthcheck"]["test"]
-    wait_until("Postgres", lambda: _ends_well(network, None, [*ready, "--host=127.0.0.1"]), 60)
+    wait_until("Postgres", lambda: _ends_well(network, [*ready, "--host=127.0.0.1"]), 60)
     network.run(
         ["createdb", "--host=127.0.0.1", "--username=mlflow", "mlflow"], env={**os.environ, "PGPASSWORD": "hush"}
     )
 
 
-def _ends_well(network: Network, service: dict[str, Any] | None, command: list[str] | None = None) -> bool:
+def _is_healthy(network: Network, service: dict[str, Any]) -> bool:
+    """By its own health check, run as a process of that container."""
+    _, *test = service["healthcheck"]["test"]
+    return _ends_well(network, network.walled({**service, "entrypoint": [], "command": test}, {}, extra=_IMAGE))
+
+
+def _ends_well(network: Network, command: Sequence[str]) -> bool:
     try:
-        if service is not None:
-            network.run(network.walled(service, {}, extra=_IMAGE))
-        else:
-            network.run(command or [])
+        network.run(command)
     except subprocess.CalledProcessError:
         return False
     return True

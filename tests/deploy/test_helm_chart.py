@@ -391,7 +391,7 @@ _OPEN = {"settings", "podSecurityContext", "containerSecurityContext", "global"}
 
 def _documented(values: dict[str, Any], path: str = "") -> set[str]:
     """Paths of all values, down to what a schema describes."""
-    names = set()
+    names: set[str] = set()
     for name, value in values.items():
         if name in _OPEN or name in ("resources", "labels", "annotations"):
             continue
@@ -400,7 +400,7 @@ def _documented(values: dict[str, Any], path: str = "") -> set[str]:
 
 
 def _described(schema: dict[str, Any], definitions: dict[str, Any], path: str = "") -> set[str]:
-    names = set()
+    names: set[str] = set()
     for name, entry in schema["properties"].items():
         if name in _OPEN or name in ("resources", "labels", "annotations"):
             continue

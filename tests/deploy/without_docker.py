@@ -7,7 +7,6 @@ compose.yaml names are theirs whatever else runs here. Needs root, as CI has it.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -46,10 +45,15 @@ class Network:
         self._stack.close()
 
     def run(self, command: Sequence[str | Path], **options: Any) -> subprocess.CompletedProcess[str]:
-        """To its end; raises where that is none of 0."""
-        return subprocess.run(
-            [*self._enter, *command], capture_output=True, text=True, check=True, timeout=120, **options
+        """To its end; raises where that is none of 0, and shows what was said."""
+        ran = subprocess.run(
+            [*self._enter, *command], capture_output=True, text=True, check=False, timeout=120, **options
         )
+        if ran.returncode:
+            raise subprocess.CalledProcessError(ran.returncode, ran.args, ran.stdout, ran.stderr) from RuntimeError(
+                ran.stdout + ran.stderr
+            )
+        return ran
 
     def start(self, command: Sequence[str | Path], log: Path) -> subprocess.Popen[bytes]:
         """Ended with this network at the latest."""
@@ -83,7 +87,11 @@ class Network:
         ]
         seen = {"/usr", "/bin", "/lib", "/lib64", "/etc", sys.base_prefix, sys.prefix}
         for path in sorted(seen):
-            command += ["--symlink", os.readlink(path), path] if Path(path).is_symlink() else ["--ro-bind", path, path]
+            command += (
+                ["--symlink", str(Path(path).readlink()), path]
+                if Path(path).is_symlink()
+                else ["--ro-bind", path, path]
+            )
         command += ["--ro-bind", str(self._hosts), "/etc/hosts", "--ro-bind", str(ROOT), _SOURCE]
         for target, source in mounts.items():
             command += ["--bind" if target in writable else "--ro-bind", str(source), _within(target)]
