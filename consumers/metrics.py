@@ -244,7 +244,8 @@ class LearnerMetrics(Observer):
         self.last_turn = time.monotonic()
         for partition, lag in lag_records.items():
             self._lag.labels(partition.topic, partition.number).set(lag)
-            self._consumed.labels(partition.topic, partition.number)  # there before its first record
+            for counter in (self._consumed, self._gaps, self._gap_records):  # there before its first record
+                counter.labels(partition.topic, partition.number)
 
     def warned(self, message: str) -> None:
         """Warnings are for the log."""

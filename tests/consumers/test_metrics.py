@@ -258,9 +258,9 @@ def test_records_since_the_newest_evaluation_are_counted_also_where_none_comes(t
 def test_a_partition_is_counted_before_its_first_record() -> None:
     metrics = new_metrics()
     metrics.turned({Partition("digits.samples", 1): 7})
-    assert samples(metrics)["palimpsest_samples_consumed_total"] == {
-        (("partition", "1"), ("topic", "digits.samples")): 0
-    }
+    found = samples(metrics)
+    for name in ("samples_consumed_total", "accepted_gaps_total", "accepted_gap_records_total"):
+        assert found[f"palimpsest_{name}"] == {(("partition", "1"), ("topic", "digits.samples")): 0}
 
 
 def test_when_the_loop_last_turned_is_a_unix_time() -> None:
