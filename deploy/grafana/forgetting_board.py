@@ -103,7 +103,6 @@ def _now() -> list[AnyPanel]:
             "old. Evaluations come every so many records: with no records, there are none.",
             SECONDS,
             Query(f"min({age('palimpsest_evaluation_last_timestamp_seconds')})"),
-            colours=worse_from(1800, 7200),
             decimals=0,
         ),
     ]

@@ -55,16 +55,14 @@ def _now() -> list[AnyPanel]:
             "ce_time leave it empty.",
             SECONDS,
             Query(f"max({here('palimpsest_event_lag_seconds')} >= 0)"),
-            colours=worse_from(60, 600),
             decimals=0,
         ),
         figure(
             "Age of the snapshot",
             "Since the newest one was written and told. What came after it is learnt once more after a crash. While "
-            "nothing new is learnt, none is written.",
+            "nothing new is learnt, none is written: so it has no colour, and an alert looks at both.",
             SECONDS,
             Query(f"min({age('palimpsest_snapshot_last_success_timestamp_seconds')})"),
-            colours=worse_from(600, 1800),
             decimals=0,
         ),
         figure(
@@ -196,7 +194,7 @@ def _snapshots() -> list[AnyPanel]:
     return [
         lines(
             "Age of the snapshot",
-            "A saw-tooth of the setting checkpoint.every_seconds is well. A line that only rises while records come: "
+            "A saw-tooth of the setting snapshots.every_seconds is well. A line that only rises while records come: "
             "snapshots fail.",
             SECONDS,
             Query(f"min({age('palimpsest_snapshot_last_success_timestamp_seconds')})", "age"),

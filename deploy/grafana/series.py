@@ -37,10 +37,10 @@ def added(name: str, *matchers: str) -> str:
     return f"clamp_min({counter} - {counter} offset $__interval, 0)"
 
 
-def quantile(share: float, histogram: str, *by: str) -> str:
-    """Of the observations in the last moments; nothing where there were none."""
+def quantile(share: float, histogram: str, *by: str, of: tuple[str, ...] = ()) -> str:
+    """Of the last moments' observations, by these labels, of the series that match; nothing where there are none."""
     labels = ", ".join(("le", *by))
-    return f"histogram_quantile({share}, sum by ({labels}) ({rate(f'{histogram}_bucket')})) >= 0"
+    return f"histogram_quantile({share}, sum by ({labels}) ({rate(f'{histogram}_bucket', *of)})) >= 0"
 
 
 def age(name: str, *matchers: str) -> str:

@@ -56,20 +56,21 @@ def _now() -> list[AnyPanel]:
         ),
         figure(
             "Answers a second",
-            "Of all predictors of the stream.",
+            "Of all predictors of the stream, challengers too.",
             REQUESTS_PER_SECOND,
             Query(f"sum({rate('palimpsest_answers_total')})"),
         ),
         figure(
             "Latency p99",
-            "From a request's time in the log to its committed answer: 99 of 100 champion's answers come sooner.",
+            "Of the champion: 99 of 100 requests are answered sooner, from their time in the log to the committed "
+            "answer.",
             SECONDS,
-            Query(f"max({quantile(0.99, 'palimpsest_answer_latency_seconds')})"),
+            Query(quantile(0.99, "palimpsest_answer_latency_seconds", of=(_CHAMPION,))),
             colours=worse_from(1, 10),
         ),
         figure(
             "Requests behind",
-            "In the log, and not read yet by a predictor; of all partitions.",
+            "In the log, and not read yet by the predictors, champions and challengers; of all partitions.",
             COUNT,
             Query(f"sum({here('palimpsest_request_lag_records')})"),
             colours=worse_from(1_000, 10_000),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import signal
 import subprocess
@@ -137,9 +138,10 @@ def _start_postgres(network: Network, folder: Path, password: Path) -> None:
     (programs,) = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1:]
     data = folder / "postgres"
     data.mkdir()
-    # Postgres will not be root; within it is not, and the folder is still its own.
+    # Postgres will not be root, nor somebody whom the machine does not know; and the folder is still its own.
+    user = pwd.getpwnam("postgres")
     wall = [require_program("bwrap", package="bubblewrap"), "--dev-bind", "/", "/", "--unshare-user"]
-    wall += ["--uid", "10001", "--gid", "10001", "--"]
+    wall += ["--uid", str(user.pw_uid), "--gid", str(user.pw_gid), "--"]
     first = ["--auth=scram-sha-256", "--username=mlflow", f"--pwfile={password}"]
     network.run([*wall, programs / "initdb", *first, data])
     network.start([*wall, programs / "postgres", "-D", data, "-k", data, "-h", "127.0.0.1"], folder / "postgres.log")
