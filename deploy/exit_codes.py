@@ -25,6 +25,9 @@ DIVERGED = 8
 NO_LEARNER = 9
 INTERRUPTED = 130
 
+# Those that no restart mends, whoever started it and whenever: a supervisor that restarts all the same makes it worse.
+FOR_A_PERSON = frozenset({FENCED, REFUSED, DIVERGED})
+
 # In the help of the commands that can end so.
 EPILOG = """\b
 Exit codes:

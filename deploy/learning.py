@@ -16,6 +16,7 @@ import torch
 
 from consumers import kafka_connection, topics
 from consumers.branch_name import check_branch_name
+from consumers.device_memory import DeviceMemory
 from consumers.http_server import Route
 from consumers.kafka_commit_log import KafkaCommitLog
 from consumers.kafka_record_source import KafkaRecordSource
@@ -30,6 +31,7 @@ from consumers.status_answer import StatusAnswer
 from consumers.topics import MAIN_BRANCH
 from consumers.version_submission import VersionSubmission
 from deploy.local_port import on_port
+from deploy.page_of_learner import page_of_learner
 from deploy.process_facts import process_facts
 from deploy.settings import Settings
 from deploy.state_folder import make_state_folder
@@ -104,13 +106,20 @@ def _opened(
         topics.check_may_report(settings.kafka, stream)
     source = stack.enter_context(KafkaRecordSource(settings.kafka, samples.partitions, samples.topic_id))
     commit_log = stack.enter_context(KafkaCommitLog(settings.kafka, stream, branch, samples.partitions))
-    metrics = LearnerMetrics(settings.metrics, stream=stream, branch=branch)
+    metrics = LearnerMetrics(settings.metrics, stream=stream, branch=branch, snapshots=settings.snapshots)
+    device = choose_device(settings.learner.device)
+    if device.type == "cuda":
+        metrics.registry.register(DeviceMemory(device))
     facts = environment(settings)
     status = LearnerStatus(settings.snapshots, stream=stream, branch=branch, device=str(facts["device"]))
-    observer = Observers([metrics, status, *observers])
+    heard: list[Observer] = [metrics, status, *observers]
     server = None
     if settings.metrics.enabled:
-        server = stack.enter_context(_metrics_server(settings, metrics, routes=status.routes))
+        page = stack.enter_context(page_of_learner(settings, stream=stream, branch=branch))
+        heard.append(page)
+        routes = {**page.routes, **status.routes}
+        server = stack.enter_context(_metrics_server(settings, metrics, routes))
+    observer = Observers(heard)
 
     def note_version(version: str, run_id: str) -> None:
         metrics.registered(version, run_id)

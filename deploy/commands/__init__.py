@@ -18,6 +18,7 @@ SHORT_HELP = {  # in alphabetical order
     "produce": "Send a data set as a stream whose classes change.",
     "promote": "Make a version the champion, if it passes the gate.",
     "r-matrix": "Accuracy on every task after every task (needs ce_task).",
+    "report": "Write the learner's page as one HTML file.",
     "restructure": "Do what a learner asks for: consolidations, expansions.",
     "rollback": "Make the version before the champion again.",
     "settings": "Print all settings, and which are fixed for a state.",

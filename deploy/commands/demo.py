@@ -24,7 +24,7 @@ Examples:
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("runs/demo"),
     show_default=True,
-    help="Folder for broker, state, MLflow and summary.json.",
+    help="Folder for broker, state, MLflow, report.html and summary.json.",
 )
 @click.option(
     "--records",

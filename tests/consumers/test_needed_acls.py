@@ -9,7 +9,7 @@ import pytest
 from consumers.acls import Acl, refusal
 from consumers.needed_acls import Role, needed_acls
 
-PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
+PAGE = Path(__file__).parents[2] / "docs" / "operator" / "topics.md"
 ROLES: tuple[Role, ...] = ("learner", "producer", "dead-letters", "restructure", "promote", "predict", "check")
 
 
