@@ -105,7 +105,8 @@ def _against_the_log(entries: list[SnapshotEntry], newest: SnapshotEntry, log: L
     ):
         if ours not in (None, theirs):
             way_out = (
-                f"it was learnt from {name} {ours}: connect to that one, or see --accept-gap in docs/operator/recover.md"
+                f"it was learnt from {name} {ours}: connect to that one, or see --accept-gap in "
+                "docs/operator/recover.md"
             )
             return [judged(_PART, f"same {name}", f"no: this one is {theirs}", "problem", way_out)]
     facts = []
