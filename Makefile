@@ -42,8 +42,10 @@ lint: $(VENV)/.installed-test$(TEST_ALL)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
+# A file's tests stay together: they share brokers and learners.
+TEST_JOBS ?= 2
 test: lint
-	@$(BIN)/pytest -m "not slow"
+	@$(BIN)/pytest -m "not slow" -n $(TEST_JOBS) --dist loadfile
 
 test-slow: $(VENV)/.installed-test$(TEST_ALL)
 	@$(BIN)/pytest -m slow

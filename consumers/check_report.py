@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from pipeline.state import Json
+if TYPE_CHECKING:  # `palimpsest status` says times as this does, and must not wait for torch
+    from pipeline.state import Json
 
 # "problem": a learner does not start, stops sooner or later, or loses something. "warning": it might.
 Verdict = Literal["ok", "warning", "problem"]

@@ -42,13 +42,17 @@ def event_id(headers: Sequence[tuple[str, bytes | None]]) -> str | None:
     return _text(headers, "ce_id")
 
 
+def event_kind(headers: Sequence[tuple[str, bytes | None]]) -> str | None:
+    """What happened; None for what is no event of ours."""
+    told = _text(headers, "ce_type") or ""
+    return told.removeprefix(_TYPE_PREFIX) if told.startswith(_TYPE_PREFIX) else None
+
+
 def event_data(record: Record, *, branch: str, kind: str | None = None) -> dict[str, Json] | None:
     """What a branch has told about itself; None for an event of another kind or branch, and for what is none at all.
     Without `kind`: an event of any."""
-    told = _text(record.headers, "ce_type") or ""
-    if not told.startswith(_TYPE_PREFIX) or record.value is None:
-        return None
-    if kind is not None and told != f"{_TYPE_PREFIX}{kind}":
+    told = event_kind(record.headers)
+    if told is None or record.value is None or (kind is not None and told != kind):
         return None
     try:
         data = json.loads(record.value)

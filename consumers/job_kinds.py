@@ -113,5 +113,6 @@ class ExpansionKind(JobKind):
         )
 
     def taken(self, rows: int) -> int:
-        hears = self._settings.mixmatch_weight or self._settings.pseudo_weight
-        return min(rows, self._settings.most_unlabelled) if hears else 0
+        settings = self._settings
+        hears = settings.mixmatch_weight or settings.pseudo_weight or settings.prune is not None  # distilled on them
+        return min(rows, settings.most_unlabelled) if hears else 0

@@ -95,6 +95,7 @@ class LearnerProcess:
         """
         self.learner = learner
         self.facts = facts
+        self.resumed_from: SnapshotEntry | None = None  # after the start; None: nothing was learnt before
         self._source = source
         self._stream_settings = stream_settings
         self._registry_settings = registry_settings
@@ -147,6 +148,7 @@ class LearnerProcess:
         """
         self._checkpoints.stop = stop or self._checkpoints.stop
         beginning = self._start.begin(self._checkpoints.stop)
+        self.resumed_from = beginning.entry
         self._checkpoints.begin_at(beginning)
         for passed_over in beginning.passed_over:
             self._observer.warned(f"snapshot {passed_over.path} was passed over: {passed_over.why}")

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
-from consumers.class_labels import OTHER, worst_and_rest
+from consumers.class_metrics import ClassMetrics
 from consumers.log_gap import Gap
 from consumers.observers import Observer
-from consumers.process_settings import MetricsSettings
+from consumers.process_metrics import register_process
+from consumers.process_settings import MetricsSettings, SnapshotSettings
 from consumers.snapshot_commit import CommitReport
 from pipeline.evaluation.forgetting import EvaluationReport
 from pipeline.record import Partition
@@ -30,59 +30,13 @@ _SNAPSHOT_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _LOSS_READ_SECONDS = 1.0
 
 
-class ClassMetrics(Collector):
-    """Per-class series, made anew from the newest evaluation at each scrape, so that none is ever half updated.
-
-    At most `limit` classes have series of their own, the ones the model does worst on; the others share `other` (their
-    mean accuracy and forgetting, their sum of samples): a stream of a thousand classes must not drown Prometheus.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._shown: tuple[Mapping[str, float], Mapping[str, float], Mapping[str, int]] = ({}, {}, {})
-
-    def show(self, report: EvaluationReport, replay: Mapping[str, int]) -> None:
-        """Show this evaluation and these counts of replayable samples from now on."""
-        entries = {entry.name: entry for entry in report.classes}
-        named, rest = worst_and_rest(
-            {name: entry.accuracy for name, entry in entries.items()}, self._limit, is_shared=len(replay) > self._limit
-        )
-        accuracy = {name: entries[name].accuracy for name in named}
-        forgetting = {name: entries[name].forgetting for name in named}
-        if rest:
-            accuracy[OTHER] = sum(entries[name].accuracy for name in rest) / len(rest)
-            forgetting[OTHER] = sum(entries[name].forgetting for name in rest) / len(rest)
-        counts: dict[str, int] = {}
-        for name, count in replay.items():
-            key = name if name in accuracy or len(replay) <= self._limit else OTHER
-            counts[key] = counts.get(key, 0) + count
-        self._shown = accuracy, forgetting, counts
-
-    def collect(self) -> Iterable[Metric]:
-        """Called by each scrape, from the server's thread."""
-        accuracy, forgetting, replay = self._shown
-        yield self._family("class_accuracy_ratio", "Hold-out accuracy of a class.", accuracy)
-        yield self._family(
-            "class_forgetting_ratio", "Best hold-out accuracy of a class so far minus the one now.", forgetting
-        )
-        yield self._family("replay_samples", "Samples of a class in the reservoir.", replay)
-
-    @staticmethod
-    def _family(name: str, text: str, values: Mapping[str, float]) -> GaugeMetricFamily:
-        family = GaugeMetricFamily(f"palimpsest_{name}", text, labels=["class_name"])
-        for class_name, value in values.items():
-            family.add_metric([class_name], value)
-        return family
-
-    def describe(self) -> Iterator[Metric]:
-        """Nothing to check for duplicates at registration."""
-        yield from ()
-
-
 class LearnerMetrics(Observer):
     """Hears what the learner's process did (its `Observer`) and keeps the numbers for the next scrape."""
 
-    def __init__(self, settings: MetricsSettings, *, stream: str, branch: str) -> None:
+    def __init__(
+        self, settings: MetricsSettings, *, stream: str, branch: str, snapshots: SnapshotSettings | None = None
+    ) -> None:
+        """`snapshots` None: their defaults."""
         self.registry = registry = CollectorRegistry()
         self.last_turn = time.monotonic()
         self.ready = False
@@ -90,6 +44,7 @@ class LearnerMetrics(Observer):
         self._newest_event_time_seconds = math.nan
         self._is_relearning = False
         self._caught_up_at: float | None = None  # expected, monotonic; None: nobody knows
+        self._evaluated_at_records = 0  # 0: the beginning, before the first evaluation
 
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return Gauge(f"palimpsest_{name}", text, labels, registry=registry)
@@ -118,6 +73,11 @@ class LearnerMetrics(Observer):
         self._average_forgetting = gauge("average_forgetting_ratio", "Mean forgetting over classes seen before.")
         self._backward = gauge("backward_transfer_ratio", "Mean of accuracy now minus at the end of the first burst.")
         self._early = gauge("early_accuracy_gain_ratio", "Accuracy on records 2 to 50 of a class minus chance.")
+        self._evaluated_at = gauge(
+            "evaluation_last_timestamp_seconds", "When this process last evaluated the hold-outs."
+        )
+        self._unevaluated = gauge("unevaluated_records", "Records since the newest evaluation, or the beginning.")
+        self._evaluation_every = gauge("evaluation_every_records", "Records between two evaluations: the setting.")
         self._known = gauge("known_classes", "Classes with a logit column.")
         self._loss = gauge("loss", "The newest update's loss.", "term")
         self._step = histogram("step_duration_seconds", "Time of one step, by stage.", _STEP_BUCKETS, "stage")
@@ -126,9 +86,14 @@ class LearnerMetrics(Observer):
             "snapshot_copy_duration_seconds", "Time that learning stood still to copy the state.", _COPY_BUCKETS
         )
         self._snapshot_at = gauge("snapshot_last_success_timestamp_seconds", "Unix time of the newest snapshot.")
+        snapshot_every = gauge("snapshot_every_seconds", "Time between two while records come: the setting.")
+        snapshot_every.set((snapshots or SnapshotSettings()).every_seconds)
         self._snapshot_failures = counter("snapshot_failures_total", "Snapshots that could not be written.")
         self._drifts = counter("drift_events_total", "Drifts detected.", "detector")
-        self._requests = counter("restructurings_requested_total", "Restructurings that were asked for.", "reason")
+        self._requests = counter(
+            "restructurings_requested_total", "Restructurings that were asked for.", "kind", "reason"
+        )
+        self._waiting = gauge("restructuring_waiting", "1: this kind is asked for, and nobody has answered.", "kind")
         self._restructurings = {
             Kind.CONSOLIDATION: counter("consolidations_total", "Consolidations, by what came of them.", "outcome"),
             Kind.EXPANSION: counter("expansions_total", "Expansions, by what came of them.", "outcome"),
@@ -149,8 +114,10 @@ class LearnerMetrics(Observer):
             self._dead_letters.labels(str(reason))
         for source in ("incoming", "replay"):
             self._trained.labels(source)
-        for asked_for in Reason:
-            self._requests.labels(str(asked_for))
+        for kind in Kind:
+            self._waiting.labels(str(kind))
+            for asked_for in Reason:
+                self._requests.labels(str(kind), str(asked_for))
         for restructurings in self._restructurings.values():
             for outcome in ("adopted", "refused"):
                 restructurings.labels(outcome)
@@ -160,11 +127,13 @@ class LearnerMetrics(Observer):
             self._average_forgetting,
             self._backward,
             self._early,
+            self._evaluated_at,
             self._snapshot_at,
         ):
             unknown.set(math.nan)
         self._classes = ClassMetrics(settings.max_class_labels)
         registry.register(self._classes)
+        register_process(registry, lambda: self.last_turn, settings.stale_after_seconds)
 
     # -- Observer --------------------------------------------------------------------------------------------------
 
@@ -172,18 +141,22 @@ class LearnerMetrics(Observer):
         """The state is loaded and the log is being read."""
         self.last_turn = time.monotonic()
         self.ready = True
+        self._evaluation_every.set(learner.settings.evaluation.every_records)
+        if learner.settings.drift.detector is not None:
+            self._drifts.labels(str(learner.settings.drift.detector))
+        for kind in Kind:
+            self._waiting.labels(str(kind)).set_function(partial(_is_asked_for, learner, kind))
         if resumed:
             self._show_relearning(learner)
             self._show_learner(learner)
-            newest = learner.forgetting.newest_report()
-            if newest is not None:
-                self.evaluated(learner, newest)
+            self._show_newest_evaluation(learner)
 
     def stepped(self, learner: StreamLearner, report: StepReport) -> None:
         """Count one step. Nothing here reads from the device but the losses, at most once a second."""
         self.last_turn = time.monotonic()  # a chunk of records may be many slow updates
         batch = report.batch
         self._show_relearning(learner)
+        self._show_unevaluated(learner)
         if learner.records_consumed > learner.high_water:  # else they were counted before an adoption went back
             for partition, records in batch.records_by_partition.items():
                 self._consumed.labels(partition.topic, partition.number).inc(records)
@@ -195,7 +168,7 @@ class LearnerMetrics(Observer):
             if report.drift:
                 self._drifts.labels(str(learner.settings.drift.detector)).inc()
             if report.request is not None:
-                self._requests.labels(str(report.request.reason)).inc()
+                self._requests.labels(str(report.request.kind), str(report.request.reason)).inc()
         if batch.newest_event_time_seconds is not None:
             self._newest_event_time_seconds = batch.newest_event_time_seconds
         for stage, seconds in report.seconds.items():
@@ -214,6 +187,20 @@ class LearnerMetrics(Observer):
 
     def evaluated(self, learner: StreamLearner, report: EvaluationReport) -> None:
         """Show the newest evaluation."""
+        self._evaluated_at.set_to_current_time()
+        self._show_evaluation(learner, report)
+
+    def _show_newest_evaluation(self, learner: StreamLearner) -> None:
+        """Of an earlier process, or of a state that was adopted: nobody knows when it was made."""
+        newest = learner.forgetting.newest_report()
+        self._evaluated_at_records = 0
+        if newest is not None:
+            self._show_evaluation(learner, newest)
+        self._show_unevaluated(learner)
+
+    def _show_evaluation(self, learner: StreamLearner, report: EvaluationReport) -> None:
+        self._evaluated_at_records = report.at_records
+        self._show_unevaluated(learner)
         self._average_accuracy.set(_known(report.average_accuracy))
         self._average_forgetting.set(_known(report.average_forgetting))
         self._backward.set(_known(report.backward_transfer))
@@ -242,6 +229,7 @@ class LearnerMetrics(Observer):
         self._caught_up_at = None if expected_seconds is None else time.monotonic() + expected_seconds
         self._show_relearning(learner)
         self._show_learner(learner)
+        self._show_newest_evaluation(learner)
 
     def refused(self, kind: str) -> None:
         """The learner goes on without it."""
@@ -256,6 +244,8 @@ class LearnerMetrics(Observer):
         self.last_turn = time.monotonic()
         for partition, lag in lag_records.items():
             self._lag.labels(partition.topic, partition.number).set(lag)
+            for counter in (self._consumed, self._gaps, self._gap_records):  # there before its first record
+                counter.labels(partition.topic, partition.number)
 
     def warned(self, message: str) -> None:
         """Warnings are for the log."""
@@ -277,6 +267,9 @@ class LearnerMetrics(Observer):
         self._is_relearning = learner.is_relearning
         self._relearning.set(max(0, learner.high_water - learner.records_consumed))
 
+    def _show_unevaluated(self, learner: StreamLearner) -> None:
+        self._unevaluated.set(max(0, learner.records_consumed - self._evaluated_at_records))
+
     def _expected_left(self) -> float:
         if self._caught_up_at is None:
             return math.nan if self._is_relearning else 0.0
@@ -289,6 +282,11 @@ class LearnerMetrics(Observer):
         if learner.learner is not None:
             self._parameters.set(learner.learner.parameters_count)
             self._sub_modules.set(learner.learner.sub_modules_count)
+
+
+def _is_asked_for(learner: StreamLearner, kind: Kind) -> bool:
+    request = learner.trigger.request
+    return request is not None and request.kind is kind
 
 
 def _known(value: float | None) -> float:

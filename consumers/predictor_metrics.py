@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from consumers.model_slot import ServingModel
 from consumers.predictor import PredictorObserver, Turn
+from consumers.process_metrics import register_process
 from consumers.request_log import RequestLog
 from pipeline.evaluation.shadow_scores import Role
 from pipeline.record import Partition
@@ -24,8 +25,8 @@ _BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 class PredictorMetrics(PredictorObserver):
     """Hears what the loop, the watch and the HTTP server do, from their threads."""
 
-    def __init__(self, *, stream: str, role: Role, instance: str, looked: Path) -> None:
-        """`looked`: the file that the fetcher touches whenever MLflow has answered."""
+    def __init__(self, *, stream: str, role: Role, instance: str, looked: Path, stale_after_seconds: float) -> None:
+        """`looked`: the file that the fetcher touches whenever MLflow has answered; `stale_after_seconds`: /livez's."""
         self.registry = registry = CollectorRegistry()
         self.last_turn = time.monotonic()
         self.ready = False
@@ -98,6 +99,7 @@ class PredictorMetrics(PredictorObserver):
         Gauge(
             "palimpsest_build_info", "What runs.", ("version", "stream", "instance", "role"), registry=registry
         ).labels(version("palimpsest"), stream, instance, role).set(1)
+        register_process(registry, lambda: self.last_turn, stale_after_seconds)
 
     # -- the loop --------------------------------------------------------------------------------------------------
 

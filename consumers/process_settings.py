@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pipeline.settings_section import Section, changeable
 
 
@@ -53,12 +55,19 @@ class WorkerSettings(Section):
     nice: int = changeable(10, ge=0, le=19, why="lowers the worker's priority: the learner goes first")
     look_seconds: float = changeable(2.0, gt=0, why="how often it looks for what the learner asks for")
     retry_seconds: float = changeable(30.0, gt=0, why="pause before a job is tried again: the brokers were away")
+    metrics_host: str = changeable("127.0.0.1", why="address to listen on; 0.0.0.0 shows the page to the network")
+    metrics_port: int | None = changeable(
+        None, ge=0, le=65535, why="0 picks a free one; none: 9097, or a free one where something else has that"
+    )
+    stale_after_seconds: float = changeable(
+        3600.0, gt=0, why="/livez answers 503 when neither the worker nor its job has made a step for so long"
+    )
 
 
 class MetricsSettings(Section):
-    """The page that Prometheus scrapes."""
+    """The page of the learner that Prometheus scrapes."""
 
-    enabled: bool = changeable(True, why="false: no HTTP server")
+    enabled: bool = changeable(True, why="false: no HTTP server, nor the worker's")
     host: str = changeable("127.0.0.1", why="address to listen on; 0.0.0.0 shows the page to the network")
     port: int | None = changeable(
         None, ge=0, le=65535, why="0 picks a free one; none: 9095, or a free one where something else has that"
@@ -67,3 +76,12 @@ class MetricsSettings(Section):
     stale_after_seconds: float = changeable(
         300.0, gt=0, why="/livez answers 503 when the loop has not turned for so long; one update may take seconds"
     )
+
+
+class PageSettings(Section):
+    """The page for a person, at / of the learner's metrics."""
+
+    baseline_state: Path | None = changeable(
+        None, why="state folder of another learner of the same stream, such as one without retention, to show beside"
+    )
+    baseline_title: str = changeable("no retention", min_length=1, max_length=60, why="what that one is called there")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
@@ -22,7 +22,8 @@ from consumers.manifest_facts import ProcessFacts, manifest_facts, settings_fact
 from consumers.state_checks import check_settings
 from model_store.manifest import NotWhole
 from model_store.snapshot import Snapshot
-from model_store.snapshot_store import SnapshotEntry, SnapshotStore
+from model_store.snapshot_choice import chosen_snapshot, listed
+from model_store.snapshot_store import SnapshotStore
 from pipeline.codec.cloud_event import unix_seconds
 from pipeline.record import Partition
 from pipeline.settings import LearnerSettings
@@ -33,9 +34,7 @@ from pipeline.user_error import UserError
 if TYPE_CHECKING:
     from pipeline.state import Json, StateTree
 
-_SNAPSHOT = re.compile(r"(?:0*(\d+)-)?0*(\d+)", re.ASCII)
 _OFFSETS = re.compile(r"\d{1,9}:\d{1,18}(,\d{1,9}:\d{1,18})*", re.ASCII)
-_SHOWN_SNAPSHOTS = 12
 # What was decided about the log after the moment that is gone back to, and holds for whoever learns it again: idle
 # flushes, so that the branch comes to the very model that decided them; subjects that asked to be forgotten.
 _DECIDED_SINCE = ("decisions", "erasures")
@@ -78,7 +77,7 @@ def rewind_to_snapshot(
     Raises `UserError`, `BrokerUnavailable`, and `OSError` where the snapshot cannot be written.
     """
     _check_branch(branch)
-    entry = _chosen(origin, which)
+    entry = chosen_snapshot(origin, which, option="--from-snapshot", state_option="--from-state")
     if entry.facts.get("stream") != stream:
         raise UserError(
             f"{origin.folder} holds the state of stream {entry.facts.get('stream')!r}, not {stream!r}; "
@@ -97,7 +96,7 @@ def rewind_to_snapshot(
     except NotWhole as problem:
         raise UserError(
             f"snapshot {entry.generation}-{entry.sequence} of {origin.folder} is not whole ({problem.why}); "
-            f"there is {_listed(origin.entries())}"
+            f"there is {listed(origin.entries())}"
         ) from None
     newest = snapshot if newest is None else newest
     first = rewound(snapshot, branch=branch, state_id=state_id, newest=newest, settings=settings)
@@ -206,33 +205,6 @@ def _is_new(store: SnapshotStore, state_id: str, place: str) -> bool:
     if not entries or entries[-1].facts.get("state_id") != state_id:
         raise UserError(f"{store.folder} holds snapshots that did not begin with {place}; give an empty --state")
     return False
-
-
-def _chosen(origin: SnapshotStore, which: str) -> SnapshotEntry:
-    entries = origin.entries()
-    if not entries:
-        raise UserError(f"{origin.folder} holds no snapshots; check --from-state")
-    match = _SNAPSHOT.fullmatch(which)
-    if match is None:
-        raise UserError(
-            f"--from-snapshot {which!r} is not SEQUENCE or GENERATION-SEQUENCE; there is {_listed(entries)}"
-        )
-    found = [
-        entry
-        for entry in entries
-        if entry.sequence == int(match[2]) and (match[1] is None or entry.generation == int(match[1]))
-    ]
-    if not found:
-        raise UserError(f"{origin.folder} holds no snapshot {which}; there is {_listed(entries)}")
-    if len(found) > 1:
-        raise UserError(f"sequence {which} stands in {origin.folder} more than once; choose of {_listed(found)}")
-    return found[0]
-
-
-def _listed(entries: Sequence[SnapshotEntry]) -> str:
-    names = [f"{entry.generation}-{entry.sequence}" for entry in entries]
-    older = len(names) - _SHOWN_SNAPSHOTS
-    return ", ".join(names[-_SHOWN_SNAPSHOTS:]) + (f" and {older} older ones" if older > 0 else "")
 
 
 def _offsets(

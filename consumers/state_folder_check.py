@@ -104,10 +104,8 @@ def _against_the_log(entries: list[SnapshotEntry], newest: SnapshotEntry, log: L
         ("topic", newest.facts.get("topic_id"), log.topic_id),
     ):
         if ours not in (None, theirs):
-            way_out = (
-                f"it was learnt from {name} {ours}: connect to that one, or see --accept-gap in "
-                "docs/operator/recover.md"
-            )
+            ways = "connect to that one, or see --accept-gap in docs/operator/recover.md"
+            way_out = f"it was learnt from {name} {ours}: {ways}"
             return [judged(_PART, f"same {name}", f"no: this one is {theirs}", "problem", way_out)]
     facts = []
     for title, entry in (("newest", newest), ("oldest", entries[0])):

@@ -11,6 +11,7 @@ from pathlib import Path
 from consumers.commit_log import BrokerUnavailable
 from consumers.kafka_connection import hearing
 from consumers.record_source import LogTruncated, SourceUnavailable
+from consumers.worker_observer import WorkerObserver
 from deploy.existing_registry import existing_registry, registry_errors
 from deploy.exit_codes import one_line
 from deploy.judging_versions import PairScores, no_shadow
@@ -43,6 +44,7 @@ class AutomaticPromotion:
         state: Path,
         settings: Settings,
         console: WorkerConsole,
+        observer: WorkerObserver | None = None,
         registry: Registry | None = None,
         shadow: PairScores = no_shadow,
     ) -> None:
@@ -51,6 +53,7 @@ class AutomaticPromotion:
         self._state = state
         self._settings = settings
         self._console = console
+        self._observer = observer or WorkerObserver()
         self._registry = registry
         self._shadow = shadow
         self._due = float("-inf")  # monotonic
@@ -71,6 +74,9 @@ class AutomaticPromotion:
         except (RegistryUnavailable, BrokerUnavailable, SourceUnavailable, LogTruncated, UserError, OSError) as error:
             if stop is None or not stop.is_set():
                 self._wait("the next promotion", error)
+                # before a learner has made the registry there is nothing to promote, and nothing failed
+                if self._registry is not None or not isinstance(error, UserError):
+                    self._observer.promotion_ended("failed")
         # from its end: reading the shadow's record takes as long as it takes
         self._due = time.monotonic() + self._settings.promotion.look_seconds
 
@@ -99,6 +105,7 @@ class AutomaticPromotion:
         )
         if report.promoted:
             self._console.promoted(challenger.version, report.champion)
+            self._observer.promotion_ended("promoted")
         if report.problem is not None:
             self._wait("the event of a promotion", report.problem)
         if report.moved is not None:
@@ -113,6 +120,7 @@ class AutomaticPromotion:
                 self._stream, challenger.version, REFUSED_TAG, _refused(report.champion, report.verdict)
             )
             self._console.promotion_refused(challenger.version, report.verdict.reasons)
+            self._observer.promotion_ended("refused")
 
 
 def _is_judged(challenger: RegisteredVersion) -> bool:

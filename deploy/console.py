@@ -1,4 +1,4 @@
-"""The one file that draws: what a learner tells a person (a line now and then) or a log collector (JSON lines)."""
+"""What a learner tells a person (a line now and then) or a log collector (JSON lines)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from consumers.observers import Observer
 from consumers.snapshot_commit import CommitReport
 from deploy.event_lines import EventLines
 from deploy.exit_codes import one_line
+from deploy.printable import printable
 from pipeline.evaluation.forgetting import EvaluationReport
 from pipeline.record import Partition
 from pipeline.stream_learner import StepReport, StreamLearner
@@ -21,7 +22,7 @@ _SECONDS_BETWEEN_LINES = 2.0
 
 
 class ConsoleObserver(Observer):
-    """One line every two seconds while records come: rate, lag, accuracy, worst class. JSON where nobody is watching.
+    """A line every two seconds while records come: rate, lag, accuracy, worst class. JSON where nobody is watching.
 
     Every line of JSON has `time` (seconds since 1970) and `event`: started, metrics, learning, new_class, drift,
     restructuring_requested, snapshot, snapshot_failed, accepted_gap, adopted, version, warning, stopped, failed.
@@ -31,6 +32,8 @@ class ConsoleObserver(Observer):
         """`as_json` None: where `out` (stderr) is no terminal."""
         self._lines = EventLines(out, as_json=as_json)
         self.as_json = self._lines.as_json
+        self.shows_figures = True  # False: they are drawn elsewhere while it runs (deploy/live_status.py)
+        self._learner: StreamLearner | None = None
         self._told_at = time.monotonic()
         self._records_told = 0
         self._lag: int | None = None  # until the brokers were asked where the log ends
@@ -38,6 +41,7 @@ class ConsoleObserver(Observer):
 
     def started(self, learner: StreamLearner, resumed: bool) -> None:
         """Where it goes on from."""
+        self._learner = learner
         self._told_at, self._records_told = time.monotonic(), learner.records_consumed
         self._say(
             "started",
@@ -63,7 +67,8 @@ class ConsoleObserver(Observer):
         """A line, if the last one is old enough."""
         update = report.update
         if update is not None and update.new_classes:
-            self._note("new_class", f"new: {', '.join(update.new_classes)}", {"classes": list(update.new_classes)})
+            names = ", ".join(map(printable, update.new_classes))
+            self._note("new_class", f"new: {names}", {"classes": list(update.new_classes)})
         if report.drift:
             self._note("drift", "drift of the prequential error", {"records_consumed": report.records_consumed})
         if report.request is not None:
@@ -73,20 +78,22 @@ class ConsoleObserver(Observer):
                 f"{kind} is asked for: {reason.replace('_', ' ')}",
                 {"kind": kind, "reason": reason, "records_consumed": report.records_consumed},
             )
-        now = time.monotonic()
-        if now - self._told_at < _SECONDS_BETWEEN_LINES:
-            return
-        rate = (report.records_consumed - self._records_told) / (now - self._told_at)
-        self._told_at, self._records_told = now, report.records_consumed
+        if self.shows_figures and time.monotonic() - self._told_at >= _SECONDS_BETWEEN_LINES:
+            self._say_figures(learner)
+
+    def _say_figures(self, learner: StreamLearner) -> None:
+        now, records = time.monotonic(), learner.records_consumed
+        rate = (records - self._records_told) / max(now - self._told_at, 1e-9)
+        self._told_at, self._records_told = now, records
         facts: dict[str, object] = {
-            "records_consumed": report.records_consumed,
+            "records_consumed": records,
             "records_per_second": round(rate, 1),
             "lag_records": self._lag,
             "classes": len(learner.class_names),
             "prequential_accuracy": learner.prequential.accuracy,
         }
         lag = "-" if self._lag is None else f"{self._lag:,}"
-        text = f"{report.records_consumed:>11,} records  {rate:>7,.0f}/s  lag {lag:>9}"
+        text = f"{records:>11,} records  {rate:>7,.0f}/s  lag {lag:>9}"
         text += f"  {len(learner.class_names):>4} classes"
         evaluation = self._evaluation
         if evaluation is not None and evaluation.average_accuracy is not None:
@@ -99,7 +106,7 @@ class ConsoleObserver(Observer):
             if evaluation.average_forgetting is not None:
                 text += f"  forgetting {evaluation.average_forgetting:>6.1%}"
             if evaluation.worst_class is not None:
-                text += f"  worst: {evaluation.worst_class}"
+                text += f"  worst: {printable(evaluation.worst_class)}"
         self._say("learning", text, facts)
 
     def committed(self, report: CommitReport) -> None:
@@ -163,7 +170,9 @@ class ConsoleObserver(Observer):
         self._say("warning", f"warning: {message}", {"message": message})
 
     def stopped(self, report: RunReport) -> None:
-        """The last line."""
+        """The last line; before it the figures, where they were shown live and are gone from the screen."""
+        if not self.shows_figures and self._learner is not None:
+            self._say_figures(self._learner)
         self._say(
             "stopped",
             f"stopped ({report.stopped_by.replace('_', ' ')}): {report.records:,} records in {report.seconds:.1f} s, "

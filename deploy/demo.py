@@ -8,7 +8,7 @@
 4. Learn the same topic again on another branch, with no retention at all: what forgetting looks like.
 5. Print both side by side.
 6. Promote the newest version, if it is no worse than the first one, and answer the records without a label with it.
-7. Write summary.json.
+7. Write report.html, the learner's page as a file, and summary.json.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from deploy.demo_worker import DemoWorker, demo_worker
 from deploy.embedded_kafka import EmbeddedKafka
 from deploy.kafka_jars import KAFKA_VERSION
 from deploy.learning import open_learner
+from deploy.reporting import write_report
 from deploy.settings import Settings
 from deploy.settled_objects import settled
 from model_store.mlflow_registry import MlflowRegistry
@@ -69,6 +70,7 @@ _OWN = (
     "mlruns",
     "metrics.prom",
     "summary.json",
+    "report.html",
     "worker.log",
 )
 # So many new classes, of the two of each step, ask for a job: those of a part of the stream (demo_stream.py).
@@ -148,7 +150,10 @@ def run_demo(
         mlflow = MlflowRegistry(tracking_uri)
         served = serve(stream, mlflow, mlflow.versions(stream), out=out, settings=settings)
         versions = mlflow.versions(stream)
-    # 7.
+        # 7.
+        page = write_report(out / "state", out / "report.html", settings=settings, baseline=out / "finetune")
+        if page.events_problem is not None:
+            _say(f"  warning: the report lacks events: {page.events_problem}")
     summary = {
         "broker": description,
         "seconds": round(time.monotonic() - began, 1),
@@ -348,6 +353,7 @@ where to look next:
         _say(f"  {palimpsest} r-matrix --stream {stream}")
     else:
         _say(f"  {palimpsest} r-matrix --stream {stream} --bootstrap-servers {cluster}")
+    _say(f"\nthe picture of it, for a browser:\n  {out / 'report.html'}")
 
 
 def _program(name: str) -> str:

@@ -10,6 +10,7 @@
 6    the brokers, or MLflow where a command needs it, are away; starting it again later goes on where it stopped
 7    the last snapshot could not be written; what came since the one before is learnt again at the next start
 8    the weights have diverged; the newest snapshot is from before, and the same settings lead there again
+9    `status`: no learner answers
 130  interrupted before it could stop by itself
 """
 
@@ -21,7 +22,11 @@ REFUSED = 5
 BROKERS_AWAY = 6
 DISK_REFUSED = 7
 DIVERGED = 8
+NO_LEARNER = 9
 INTERRUPTED = 130
+
+# Those that no restart mends, whoever started it and whenever: a supervisor that restarts all the same makes it worse.
+FOR_A_PERSON = frozenset({FENCED, REFUSED, DIVERGED})
 
 # In the help of the commands that can end so.
 EPILOG = """\b

@@ -6,7 +6,7 @@ import os
 import platform
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,17 +16,22 @@ import torch
 
 from consumers import kafka_connection, topics
 from consumers.branch_name import check_branch_name
+from consumers.device_memory import DeviceMemory
+from consumers.http_server import Route
 from consumers.kafka_commit_log import KafkaCommitLog
 from consumers.kafka_record_source import KafkaRecordSource
 from consumers.kafka_reports import kafka_reports
 from consumers.learner_process import LearnerProcess
+from consumers.learner_status import LearnerStatus
 from consumers.metrics import LearnerMetrics
 from consumers.metrics_server import MetricsServer
 from consumers.observers import Observer, Observers
 from consumers.state_lock import shared_lock
+from consumers.status_answer import StatusAnswer
 from consumers.topics import MAIN_BRANCH
 from consumers.version_submission import VersionSubmission
 from deploy.local_port import on_port
+from deploy.page_of_learner import page_of_learner
 from deploy.process_facts import process_facts
 from deploy.settings import Settings
 from deploy.state_folder import make_state_folder
@@ -46,6 +51,7 @@ class OpenLearner:
     """A learner that has started: its process, and where its metrics are shown."""
 
     process: LearnerProcess
+    status: Callable[[], StatusAnswer]  # as it is at this moment; any thread may ask
     metrics_url: str | None
     tracking_uri: str | None
     resumed: bool
@@ -100,14 +106,24 @@ def _opened(
         topics.check_may_report(settings.kafka, stream)
     source = stack.enter_context(KafkaRecordSource(settings.kafka, samples.partitions, samples.topic_id))
     commit_log = stack.enter_context(KafkaCommitLog(settings.kafka, stream, branch, samples.partitions))
-    metrics = LearnerMetrics(settings.metrics, stream=stream, branch=branch)
-    observer = Observers([metrics, *observers])
+    metrics = LearnerMetrics(settings.metrics, stream=stream, branch=branch, snapshots=settings.snapshots)
+    device = choose_device(settings.learner.device)
+    if device.type == "cuda":
+        metrics.registry.register(DeviceMemory(device))
+    facts = environment(settings)
+    status = LearnerStatus(settings.snapshots, stream=stream, branch=branch, device=str(facts["device"]))
+    heard: list[Observer] = [metrics, status, *observers]
     server = None
     if settings.metrics.enabled:
-        server = stack.enter_context(_metrics_server(settings, metrics))
+        page = stack.enter_context(page_of_learner(settings, stream=stream, branch=branch))
+        heard.append(page)
+        routes = {**page.routes, **status.routes}
+        server = stack.enter_context(_metrics_server(settings, metrics, routes))
+    observer = Observers(heard)
 
     def note_version(version: str, run_id: str) -> None:
         metrics.registered(version, run_id)
+        status.registered(version, run_id)
         registered(version, run_id)
 
     learner = StreamLearner(settings.learner)
@@ -118,6 +134,7 @@ def _opened(
         tracking_uri = chosen_tracking_uri(settings, state)
         queue = RegistrationQueue(state / "registrations")
         metrics.watch_registrations(lambda: len(queue.pending_numbers()))
+        status.watch_registrations(lambda: len(queue.pending_numbers()))
         submission = stack.enter_context(
             VersionSubmission(
                 queue,
@@ -138,9 +155,7 @@ def _opened(
         source=source,
         commit_log=commit_log,
         store=store,
-        facts=process_facts(
-            samples, stream=stream, branch=branch, state_id=state_id, environment=environment(settings)
-        ),
+        facts=process_facts(samples, stream=stream, branch=branch, state_id=state_id, environment=facts),
         stream_settings=settings.stream,
         snapshot_settings=settings.snapshots,
         registry_settings=settings.registry,
@@ -151,12 +166,20 @@ def _opened(
         offers=OfferStore(state / "offers"),
     )
     resumed = process.start(stop)
+    if process.resumed_from is not None:
+        status.resumed_from(process.resumed_from)
     return OpenLearner(
-        process=process, metrics_url=server.url if server else None, tracking_uri=tracking_uri, resumed=resumed
+        process=process,
+        status=status.answer,
+        metrics_url=server.url if server else None,
+        tracking_uri=tracking_uri,
+        resumed=resumed,
     )
 
 
-def _metrics_server(settings: Settings, metrics: LearnerMetrics) -> MetricsServer:
+def _metrics_server(
+    settings: Settings, metrics: LearnerMetrics, routes: Mapping[str, Mapping[str, Route]]
+) -> MetricsServer:
     def on(port: int) -> MetricsServer:
         return MetricsServer(
             registry=metrics.registry,
@@ -165,6 +188,7 @@ def _metrics_server(settings: Settings, metrics: LearnerMetrics) -> MetricsServe
             last_turn=lambda: metrics.last_turn,
             ready=lambda: metrics.ready,
             stale_after_seconds=settings.metrics.stale_after_seconds,
+            routes=routes,
         )
 
     return on_port(settings.metrics.port, _USUAL_METRICS_PORT, on)

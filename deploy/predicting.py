@@ -92,7 +92,13 @@ def open_predictor(
         # 2.
         versions = ServedVersions(models, stream)
         versions.prepare()
-        metrics = PredictorMetrics(stream=stream, role=role, instance=instance, looked=versions.looked(role))
+        metrics = PredictorMetrics(
+            stream=stream,
+            role=role,
+            instance=instance,
+            looked=versions.looked(role),
+            stale_after_seconds=settings.predictor.stale_after_seconds,
+        )
         slot = ModelSlot()
         arguments = ["--models", str(models.absolute()), "--stream", stream, "--role", role]
         arguments += ["--tracking-uri", tracking_uri, "--look-seconds", str(settings.predictor.look_seconds)]

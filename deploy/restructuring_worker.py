@@ -15,6 +15,7 @@ from consumers.record_source import LogTruncated, SourceUnavailable
 from consumers.requested_jobs import RequestedJob, request_facts, requested_job
 from consumers.restructuring_job import SnapshotLost, job_name
 from consumers.topics import UnlabelledMissing
+from consumers.worker_observer import JobOutcome, WorkerObserver
 from deploy.exit_codes import one_line
 from deploy.job_tries import JobTries
 from deploy.restructuring import COMMANDS, Chosen, restructure
@@ -56,11 +57,20 @@ class RestructuringWorker:
     5. Brokers that are away, a disk that takes nothing, a job by hand, an erasure: the same again, later.
     """
 
-    def __init__(self, *, stream: str, state: Path, settings: Settings, console: WorkerConsole) -> None:
+    def __init__(
+        self,
+        *,
+        stream: str,
+        state: Path,
+        settings: Settings,
+        console: WorkerConsole,
+        observer: WorkerObserver | None = None,
+    ) -> None:
         self._stream = stream
         self._state = state
         self._settings = settings
         self._console = console
+        self._observer = observer or WorkerObserver()
         self._snapshots = SnapshotStore(state / "snapshots")
         self._offers = OfferStore(state / "offers")
         self._tries = JobTries(state / "jobs")
@@ -72,7 +82,12 @@ class RestructuringWorker:
             from deploy.shadow import pair_scores
 
             self._promotion = AutomaticPromotion(
-                stream=stream, state=state, settings=settings, console=console, shadow=pair_scores(settings, stream)
+                stream=stream,
+                state=state,
+                settings=settings,
+                console=console,
+                observer=self._observer,
+                shadow=pair_scores(settings, stream),
             )
 
     def run(self, stop: threading.Event, until_idle_seconds: float | None = None) -> WorkReport:
@@ -80,9 +95,10 @@ class RestructuringWorker:
 
         `UserError` where the folder is another stream's.
         """
-        outcomes: list[bool] = []
+        outcomes: list[JobOutcome | None] = []
         busy_at = time.monotonic()
         while not stop.is_set():
+            self._observer.turned()
             # 4.
             if self._promotion is not None:
                 self._promotion.look(stop)
@@ -100,17 +116,24 @@ class RestructuringWorker:
                 continue
             name = job_name(job.kind, job.parent)
             self._console.requested(name, job.kind, job.reason)
+            began = time.monotonic()
+            self._observer.job_begun(job.kind, broken_off=self._tries.count(name))
+            problem: Exception | None = None
+            outcome: JobOutcome | None = None
             try:
                 self._tries.begin(name)
                 outcome = self._answer(job, stop)
                 self._tries.end(name)
-                if outcome is not None:
-                    outcomes.append(outcome)
-            # 5.
             except (UserError, BrokerUnavailable, SourceUnavailable, OSError) as error:
                 with suppress(OSError):
                     self._tries.end(name)
-                self._pause(name, error, stop)
+                problem, outcome = error, None if stop.is_set() else "failed"
+            finally:
+                self._observer.job_ended(job.kind, outcome, time.monotonic() - began)
+            outcomes.append(outcome)
+            # 5.
+            if problem is not None:
+                self._pause(name, problem, stop)
             busy_at = time.monotonic()
         return _report(outcomes, "signal")
 
@@ -129,8 +152,12 @@ class RestructuringWorker:
         self._console.waits(what, error, self._settings.worker.retry_seconds)
         stop.wait(self._settings.worker.retry_seconds)
 
-    def _answer(self, job: RequestedJob, stop: threading.Event) -> bool | None:
-        """True: offered; False: refused; None: neither, and the next look finds it again, unless `stop` is set."""
+    def _progress(self, stage: str, done: int, total: int) -> None:
+        self._observer.turned()
+        self._console.progress(stage, done, total)
+
+    def _answer(self, job: RequestedJob, stop: threading.Event) -> JobOutcome | None:
+        """None: neither offered nor refused, and the next look finds it again, unless `stop` is set."""
         name = job_name(job.kind, job.parent)
         if job.base is None:
             return self._refuse(
@@ -152,7 +179,7 @@ class RestructuringWorker:
                 state=self._state,
                 settings=self._settings,
                 unlabelled=None,
-                progress=self._console.progress,
+                progress=self._progress,
                 stop=stop,
             )
         except SnapshotLost as error:
@@ -170,9 +197,9 @@ class RestructuringWorker:
         if report is None:
             return None
         self._console.answered(report)
-        return report.judgement.accepted
+        return "offered" if report.judgement.accepted else "refused"
 
-    def _refuse(self, job: RequestedJob, why: str) -> bool:
+    def _refuse(self, job: RequestedJob, why: str) -> JobOutcome:
         name, new = job_name(job.kind, job.parent), [] if job.base is None else new_classes(job.parent, job.base)
         facts: dict[str, Json] = {
             **request_facts(job.parent, job.kind),
@@ -184,8 +211,8 @@ class RestructuringWorker:
         if begun.is_dir():
             remove_folder(begun)  # decided: what was saved of it is of no use to anybody
         self._console.refused(name, job.kind, why)
-        return False
+        return "refused"
 
 
-def _report(outcomes: list[bool], stopped_by: str) -> WorkReport:
-    return WorkReport(offered=sum(outcomes), refused=len(outcomes) - sum(outcomes), stopped_by=stopped_by)
+def _report(outcomes: list[JobOutcome | None], stopped_by: str) -> WorkReport:
+    return WorkReport(offered=outcomes.count("offered"), refused=outcomes.count("refused"), stopped_by=stopped_by)

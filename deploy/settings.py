@@ -27,6 +27,7 @@ from consumers.kafka_settings import KafkaSettings
 from consumers.predictor_settings import PredictorSettings
 from consumers.process_settings import (
     MetricsSettings,
+    PageSettings,
     RegistrySettings,
     SnapshotSettings,
     StreamSettings,
@@ -56,6 +57,7 @@ class Settings(BaseSettings):
     snapshots: SnapshotSettings = SnapshotSettings()
     registry: RegistrySettings = RegistrySettings()
     metrics: MetricsSettings = MetricsSettings()
+    page: PageSettings = PageSettings()
     consolidation: ConsolidationSettings = ConsolidationSettings()
     expansion: ExpansionSettings = ExpansionSettings()
     acceptance: AcceptanceSettings = AcceptanceSettings()

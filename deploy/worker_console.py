@@ -15,8 +15,8 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 
 class WorkerConsole:
-    """Every line of JSON has `time` (seconds since 1970) and `event`: started, requested, progress, offered, refused,
-    waiting, promoted, promotion_refused, promotion_waits, stopped."""
+    """Every line of JSON has `time` (seconds since 1970) and `event`: started, metrics, requested, progress, offered,
+    refused, waiting, promoted, promotion_refused, promotion_waits, stopped."""
 
     def __init__(self, *, as_json: bool | None = None) -> None:
         """`as_json` None: where stderr is no terminal."""
@@ -28,6 +28,10 @@ class WorkerConsole:
 
     def started(self, stream: str, state: str) -> None:
         self._say("started", f"waiting for what {state} asks for", {"stream": stream, "state": state})
+
+    def metrics_shown(self, url: str) -> None:
+        """Where Prometheus finds them."""
+        self._say("metrics", f"metrics: {url}/metrics", {"url": f"{url}/metrics"})
 
     def requested(self, job: str, kind: Kind, reason: str) -> None:
         if job != self._job:

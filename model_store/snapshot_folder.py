@@ -15,9 +15,11 @@ import json
 import math
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -46,7 +48,7 @@ from model_store.outbox_file import decode_message, encode_message
 from model_store.row_blocks import RowBlock, block_of, cut, joined
 from model_store.snapshot import Snapshot
 from model_store.tensor_file import tensor_file
-from pipeline.state import join, split
+from pipeline.state import Json, join, split
 from pipeline.user_error import UserError
 
 # Where a file cannot be linked it is written: another file system, one without links, a file with too many of them, or
@@ -139,18 +141,11 @@ def read_manifest(folder: Path, number: tuple[int, int]) -> Manifest:
 
 def read_snapshot(folder: Path, manifest: Manifest) -> Snapshot:
     """Read the other files, checking every size and sum. `NotWhole` where one is wrong."""
-    if manifest.sum_of(STATE_FILE).bytes > MAX_STATE_JSON_BYTES:
-        raise NotWhole(f"{STATE_FILE} is larger than {MAX_STATE_JSON_BYTES} bytes")
-    tensors = _tensors_in(TENSORS_FILE, _verified(folder, manifest.sum_of(TENSORS_FILE)))
-    _add_blocks(tensors, folder, manifest)
-    try:
-        facts = json.loads(_verified(folder, manifest.sum_of(STATE_FILE)))
-    except (ValueError, RecursionError) as error:
-        raise NotWhole(f"{STATE_FILE} is not JSON ({error})") from None
-    if not isinstance(facts, dict):
-        raise NotWhole(f"{STATE_FILE} is not a JSON object")
-    _check_paths([*tensors, *facts])
-    outbox = _verified(folder, manifest.sum_of(OUTBOX_FILE))
+    tensors = tensors_in(TENSORS_FILE, verified(folder, manifest.sum_of(TENSORS_FILE)))
+    add_blocks(tensors, folder, manifest.blocks)
+    facts = read_rest(folder, manifest)
+    check_paths([*tensors, *facts])
+    outbox = verified(folder, manifest.sum_of(OUTBOX_FILE))
     return Snapshot(
         generation=manifest.generation,
         sequence=manifest.sequence,
@@ -159,6 +154,20 @@ def read_snapshot(folder: Path, manifest: Manifest) -> Snapshot:
         facts=manifest.facts,
         outbox=tuple(decode_message(line) for line in outbox.splitlines()),
     )
+
+
+def read_rest(folder: Path, manifest: Manifest) -> dict[str, Json]:
+    """{path: value} of what no tensor holds."""
+    expected = manifest.sum_of(STATE_FILE)
+    if expected.bytes > MAX_STATE_JSON_BYTES:
+        raise NotWhole(f"{STATE_FILE} is larger than {MAX_STATE_JSON_BYTES} bytes")
+    try:
+        facts = json.loads(verified(folder, expected))
+    except (ValueError, RecursionError) as error:
+        raise NotWhole(f"{STATE_FILE} is not JSON ({error})") from None
+    if not isinstance(facts, dict):
+        raise NotWhole(f"{STATE_FILE} is not a JSON object")
+    return facts
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------
@@ -198,7 +207,7 @@ def _file_sum(name: str, size_and_sum: tuple[int, str]) -> FileSum:
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-def _verified(folder: Path, expected: FileSum | BlockSum) -> bytes:
+def verified(folder: Path, expected: FileSum | BlockSum) -> bytes:
     """The bytes of a file, which are the very bytes that were summed: nothing is read a second time."""
     content = _read(folder, expected.name, expected.bytes, exactly=True)
     if hashlib.sha256(content).hexdigest() != expected.sha256:
@@ -207,11 +216,18 @@ def _verified(folder: Path, expected: FileSum | BlockSum) -> bytes:
 
 
 def _read(folder: Path, name: str, limit: int, *, exactly: bool = False) -> bytes:
-    """A file of at most (or exactly) so many bytes; its size is looked at first. Links are not followed."""
+    """A file of at most (or exactly) so many bytes."""
+    with opened(folder, name, limit, exactly=exactly) as file:
+        return file.readall()
+
+
+@contextmanager
+def opened(folder: Path, name: str, limit: int, *, exactly: bool = False) -> Iterator[FileIO]:
+    """Such a file, to be read; its size is looked at first. Links are not followed."""
     try:
         # without O_NONBLOCK, opening a pipe would wait for its writer
         descriptor = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb", buffering=0) as file:
+        with FileIO(descriptor, "rb") as file:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise NotWhole(f"{name} is not a file")
@@ -219,7 +235,7 @@ def _read(folder: Path, name: str, limit: int, *, exactly: bool = False) -> byte
                 raise NotWhole(f"{name} has {status.st_size} bytes instead of {limit}")
             if status.st_size > limit:
                 raise NotWhole(f"{name} is larger than {limit} bytes")
-            return file.readall()
+            yield file
     except FileNotFoundError:
         raise NotWhole(f"{name} is missing") from None
     except OSError as error:
@@ -228,7 +244,8 @@ def _read(folder: Path, name: str, limit: int, *, exactly: bool = False) -> byte
         raise NotWhole(f"{name} cannot be read ({error})") from None
 
 
-def _tensors_in(name: str, content: bytes) -> dict[str, Tensor]:
+def tensors_in(name: str, content: bytes) -> dict[str, Tensor]:
+    """Of a safetensors file; `NotWhole` where it is none."""
     try:
         tensors = safetensors_torch.load(content)
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
@@ -239,19 +256,20 @@ def _tensors_in(name: str, content: bytes) -> dict[str, Tensor]:
     return tensors
 
 
-def _add_blocks(tensors: dict[str, Tensor], folder: Path, manifest: Manifest) -> None:
+def add_blocks(tensors: dict[str, Tensor], folder: Path, blocks: Sequence[BlockSum]) -> None:
+    """Put them together, each verified, and beside the other tensors. `NotWhole`."""
     rows: dict[str, list[Tensor]] = {}
-    for block in manifest.blocks:
+    for block in blocks:
         tensor, _ = block_of(block.name)
-        held = _tensors_in(block.name, _verified(folder, block))
+        held = tensors_in(block.name, verified(folder, block))
         if list(held) != [tensor]:
             raise NotWhole(f"{block.name} holds {sorted(held)[:3]} instead of rows of {tensor!r}")
         rows.setdefault(tensor, []).append(held[tensor])
-    for tensor, blocks in rows.items():
+    for tensor, parts in rows.items():
         if tensor in tensors:
             raise NotWhole(f"{tensor!r} stands both in {TENSORS_FILE} and in blocks")
         try:
-            tensors[tensor] = joined(blocks)
+            tensors[tensor] = joined(parts)
         except ValueError as error:
             raise NotWhole(f"{tensor!r}: {error}") from None
 
@@ -260,7 +278,7 @@ def _line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0][:200]
 
 
-def _check_paths(paths: list[str]) -> None:
+def check_paths(paths: list[str]) -> None:
     """No leaf lies under another leaf, and none stands twice: such a state cannot have come from a tree."""
     leaves = set(paths)
     if len(leaves) != len(paths):

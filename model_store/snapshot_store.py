@@ -22,8 +22,9 @@ from model_store.fault_points import fault_point
 from model_store.manifest import Manifest, NotWhole
 from model_store.snapshot import Snapshot
 from model_store.snapshot_folder import Filled, LinkSource, fill, read_manifest, read_snapshot
+from model_store.state_part import read_part
 from pipeline.record import Partition
-from pipeline.state import Json
+from pipeline.state import Json, StateTree
 from pipeline.user_error import UserError
 
 _FOLDER_NAME = re.compile(r"^(\d{6,})-(\d{10,})$", re.ASCII)
@@ -203,6 +204,10 @@ class SnapshotStore:
             self._whole, self._row = (entry,), 1
             self._last_good = entry.number
         return snapshot
+
+    def load_part(self, entry: SnapshotEntry, wanted: Collection[str]) -> StateTree:
+        """Of a snapshot's state what lies at these paths and below them (`state_part`), verified. `NotWhole`."""
+        return read_part(_place(entry.path), entry.manifest, wanted)
 
     def newest_whole(self, may_be: Callable[[SnapshotEntry], bool] = lambda _entry: True) -> Found:
         """The newest snapshot that is whole, by (generation, sequence) and never by offsets, among those that `may_be`.

@@ -4,4 +4,9 @@ import os
 # whole test run with it. Read when torch first multiplies; float32 does not use AMX.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 
-pytest_plugins = ["tests.kafka_broker", "tests.mlflow_database", "tests.secure_kafka"]
+pytest_plugins = [
+    "tests.kafka_broker",
+    "tests.mlflow_database",
+    "tests.secure_kafka",
+    "tests.deploy.observed_stream",
+]

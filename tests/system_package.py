@@ -14,9 +14,18 @@ import pytest
 
 def require_program(name: str, *, package: str) -> str:
     """Its path. Without it the test is skipped, loudly; with PALIMPSEST_TEST_ALL=1, as in CI, it fails."""
+    return _program(name, f"Install Debian's package {package}")
+
+
+def require_go_program(name: str) -> str:
+    """As above, of those that tests/deploy/programs/install builds."""
+    return _program(name, "Run tests/deploy/programs/install, which needs Go")
+
+
+def _program(name: str, way_out: str) -> str:
     path = shutil.which(name)
     if path is None:
-        _give_up(f"{name} is not on PATH: NOT TESTED HERE. Install Debian's package {package}")
+        _give_up(f"{name} is not on PATH: NOT TESTED HERE. {way_out}")
     return path
 
 

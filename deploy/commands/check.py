@@ -11,6 +11,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from deploy.command_options import (
+    SAMPLES_AND_EVENTS,
+    bootstrap_servers_option,
+    branch_option,
+    settings_option,
+    state_option,
+    stream_option,
+)
+
 if TYPE_CHECKING:
     from consumers.check_report import Fact
 
@@ -30,17 +39,11 @@ Exit codes:
   1  a problem: a learner would not start, or would stop or lose something sooner or later
   2  an option or a setting is wrong"""
 )
-@click.option("--stream", required=True, metavar="NAME", help="The stream: topics NAME.samples, NAME.events, ...")
-@click.option(
-    "--state",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder given to `palimpsest learn`, looked at too.",
-)
-@click.option(
-    "--settings", "settings_file", type=click.Path(path_type=Path), help="YAML file; see `palimpsest settings`."
-)
-@click.option("--branch", default="main", show_default=True, metavar="NAME", help="The learner's branch.")
-@click.option("--bootstrap-servers", metavar="HOST:PORT", help="A Kafka cluster; default: the embedded broker.")
+@stream_option(SAMPLES_AND_EVENTS)
+@state_option("Folder given to `palimpsest learn`, looked at too.", required=False)
+@settings_option
+@branch_option("The learner's branch.")
+@bootstrap_servers_option
 @click.option("--tracking-uri", metavar="URI", help="MLflow; default as with `palimpsest learn`.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, for programs.")
 @click.pass_context

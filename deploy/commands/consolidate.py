@@ -8,6 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from deploy.command_options import (
+    RUNNING_STATE,
+    SAMPLES_AND_UNLABELLED,
+    bootstrap_servers_option,
+    settings_option,
+    state_option,
+    stream_option,
+)
+
 if TYPE_CHECKING:
     from deploy.settings import Settings
 
@@ -30,12 +39,8 @@ Exit codes:
   7  the disk takes nothing
   130  interrupted; the same command goes on where it stopped"""
 )
-@click.option("--stream", metavar="NAME", help="The stream: topics NAME.samples and NAME.unlabelled.")
-@click.option(
-    "--state",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder given to `palimpsest learn`, which may be running.",
-)
+@stream_option(SAMPLES_AND_UNLABELLED, required=False)
+@state_option(RUNNING_STATE, required=False)
 @click.option(
     "--base", type=int, metavar="SEQUENCE", help="The old teacher's snapshot; default: before the newest classes."
 )
@@ -54,10 +59,8 @@ Exit codes:
 @click.option("--epochs", type=int, help="Passes of the student over the unlabelled records.")
 @click.option("--batch-size", type=int, help="Records of one step.")
 @click.option("--lr", "learning_rate", type=float, help="Largest step size.")
-@click.option(
-    "--settings", "settings_file", type=click.Path(path_type=Path), help="YAML file; see `palimpsest settings`."
-)
-@click.option("--bootstrap-servers", metavar="HOST:PORT", help="A Kafka cluster; default: the embedded broker.")
+@settings_option
+@bootstrap_servers_option
 @click.pass_context
 def command(
     context: click.Context,

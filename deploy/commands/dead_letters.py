@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deploy.command_options import bootstrap_servers_option, settings_option, stream_option
 from deploy.printable import preview, printable, printable_bytes
 
 if TYPE_CHECKING:
@@ -15,13 +16,7 @@ if TYPE_CHECKING:
     from pipeline.record import Record
     from pipeline.sample import DeadLetterReason
 
-_stream = click.option("--stream", required=True, metavar="NAME", help="The stream: topics NAME.dead-letters, ...")
-_settings = click.option(
-    "--settings", "settings_file", type=click.Path(path_type=Path), help="YAML file; see `palimpsest settings`."
-)
-_servers = click.option(
-    "--bootstrap-servers", metavar="HOST:PORT", help="A Kafka cluster; default: the embedded broker."
-)
+_stream = stream_option("The stream: topics NAME.dead-letters, ...")
 _reasons = click.option(
     "--reason", "reasons", multiple=True, metavar="REASON", help="Of this reason only; may be given several times."
 )
@@ -44,8 +39,8 @@ def command() -> None:
 @_reasons
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="The newest N only; the counts are of all.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line; the last one holds the counts.")
-@_settings
-@_servers
+@settings_option
+@bootstrap_servers_option
 def list_them(
     stream: str,
     reasons: tuple[str, ...],
@@ -124,8 +119,8 @@ def list_them(
 @click.option(
     "--value-to", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write the value there, as is."
 )
-@_settings
-@_servers
+@settings_option
+@bootstrap_servers_option
 def show(
     stream: str, offset: str, value_to: Path | None, settings_file: Path | None, bootstrap_servers: str | None
 ) -> None:
@@ -189,8 +184,8 @@ def show(
 @_reasons
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N; the next replay goes on from there.")
 @click.option("--dry-run", is_flag=True, help="Count what would be sent, and send nothing.")
-@_settings
-@_servers
+@settings_option
+@bootstrap_servers_option
 def replay(
     stream: str,
     reasons: tuple[str, ...],

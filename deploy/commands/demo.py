@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from deploy.command_options import settings_option
+
 
 @click.command(
     epilog="""\b
@@ -22,7 +24,7 @@ Examples:
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("runs/demo"),
     show_default=True,
-    help="Folder for broker, state, MLflow and summary.json.",
+    help="Folder for broker, state, MLflow, report.html and summary.json.",
 )
 @click.option(
     "--records",
@@ -35,9 +37,7 @@ Examples:
 @click.option(
     "--seed", type=int, default=0, show_default=True, metavar="N", help="The same seed gives the same stream."
 )
-@click.option(
-    "--settings", "settings_file", type=click.Path(path_type=Path), help="YAML file; see `palimpsest settings`."
-)
+@settings_option
 @click.option("--bootstrap-servers", metavar="HOST:PORT", help="A Kafka cluster; default: a broker of the demo's own.")
 def command(
     dataset: str,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from deploy.command_options import bootstrap_servers_option, branch_option, settings_option, state_option, stream_option
+
 if TYPE_CHECKING:
     from consumers.erasure import ErasureReport
 
@@ -16,24 +18,17 @@ if TYPE_CHECKING:
 Example:
   palimpsest erase --stream faces --state runs/faces --subject customer-4711"""
 )
-@click.option("--stream", required=True, metavar="NAME", help="The stream that the state was learnt from.")
-@click.option(
-    "--state",
-    required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder given to `palimpsest learn`.",
-)
+@stream_option("The stream that the state was learnt from.")
+@state_option("Folder given to `palimpsest learn`.")
 @click.option("--subject", required=True, metavar="ID", help="The ce_subject of the records to forget.")
-@click.option("--branch", default="main", show_default=True, metavar="NAME", help="The branch that learnt the state.")
+@branch_option("The branch that learnt the state.")
 @click.option(
     "--unknown-too",
     is_flag=True,
     help="Also remove rows that an older release stored without noting whose they are.",
 )
-@click.option(
-    "--settings", "settings_file", type=click.Path(path_type=Path), help="YAML file; see `palimpsest settings`."
-)
-@click.option("--bootstrap-servers", metavar="HOST:PORT", help="A Kafka cluster; default: the embedded broker.")
+@settings_option
+@bootstrap_servers_option
 @click.pass_context
 def command(
     context: click.Context,

@@ -6,6 +6,15 @@ from pathlib import Path
 
 import click
 
+from deploy.command_options import (
+    RUNNING_STATE,
+    SAMPLES_AND_UNLABELLED,
+    bootstrap_servers_option,
+    settings_option,
+    state_option,
+    stream_option,
+)
+
 
 @click.command(
     epilog="""\b
@@ -22,13 +31,8 @@ Exit codes:
   7  the disk takes nothing
   130  interrupted; the same command goes on where it stopped"""
 )
-@click.option("--stream", required=True, metavar="NAME", help="The stream: topics NAME.samples and NAME.unlabelled.")
-@click.option(
-    "--state",
-    required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder given to `palimpsest learn`, which may be running.",
-)
+@stream_option(SAMPLES_AND_UNLABELLED)
+@state_option(RUNNING_STATE)
 @click.option(
     "--base",
     type=int,
@@ -41,10 +45,8 @@ Exit codes:
 @click.option("--epochs", type=int, help="Passes of the temporary network over the new classes' records.")
 @click.option("--batch-size", type=int, help="Records of one step.")
 @click.option("--lr", "learning_rate", type=float, help="Largest step size.")
-@click.option(
-    "--settings", "settings_file", type=click.Path(path_type=Path), help="YAML file; see `palimpsest settings`."
-)
-@click.option("--bootstrap-servers", metavar="HOST:PORT", help="A Kafka cluster; default: the embedded broker.")
+@settings_option
+@bootstrap_servers_option
 @click.pass_context
 def command(
     context: click.Context,

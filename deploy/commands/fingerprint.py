@@ -6,18 +6,15 @@ from pathlib import Path
 
 import click
 
+from deploy.command_options import state_option
+
 
 @click.command(
     epilog="""\b
 Example:
   palimpsest fingerprint --state runs/digits"""
 )
-@click.option(
-    "--state",
-    required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder given to `palimpsest learn`.",
-)
+@state_option("Folder given to `palimpsest learn`.")
 def command(state: Path) -> None:
     """One SHA-256 over the newest snapshot's state: weights, optimizer, reservoir, retention, classes, hold-outs,
     detectors, triggers, offsets. Two learners of the same log and settings print the same, whatever befell them."""

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import click
 
+from deploy.command_options import (
+    SAMPLES_AND_EVENTS,
+    bootstrap_servers_option,
+    branch_option,
+    settings_option,
+    state_option,
+    stream_option,
+)
 from deploy.exit_codes import DISK_REFUSED, EPILOG, exit_code
 
 
@@ -18,16 +27,10 @@ Example:
 
 {EPILOG}"""
 )
-@click.option("--stream", required=True, metavar="NAME", help="The stream: topics NAME.samples, NAME.events, ...")
-@click.option(
-    "--state", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the snapshots."
-)
-@click.option(
-    "--settings", "settings_file", type=click.Path(path_type=Path), help="YAML file; see `palimpsest settings`."
-)
-@click.option(
-    "--branch", default="main", show_default=True, metavar="NAME", help="Another one disturbs nothing of main's."
-)
+@stream_option(SAMPLES_AND_EVENTS)
+@state_option("Folder of the snapshots.")
+@settings_option
+@branch_option("Another one disturbs nothing of main's.")
 @click.option(
     "--until-idle",
     "until_idle_seconds",
@@ -55,7 +58,7 @@ Example:
     metavar="P:O,...",
     help="Another --branch than main begins with a new model at these offsets, at an RFC 3339 time, beginning or end.",
 )
-@click.option("--bootstrap-servers", metavar="HOST:PORT", help="A Kafka cluster; default: the embedded broker.")
+@bootstrap_servers_option
 @click.option(
     "--tracking-uri",
     metavar="URI",
@@ -67,6 +70,7 @@ Example:
     metavar="PORT",
     help="Port of /metrics; 0: a free one.  [default: 9095]",
 )
+@click.option("--no-live", is_flag=True, help="On a terminal: lines alone, and no figures at the bottom.")
 @click.pass_context
 def command(
     context: click.Context,
@@ -83,13 +87,16 @@ def command(
     bootstrap_servers: str | None,
     tracking_uri: str | None,
     metrics_port: int | None,
+    no_live: bool,
 ) -> None:
     """Learn from a stream and keep what was learnt.
 
     Goes on where the state's newest snapshot stands. Stops on SIGTERM or Ctrl-C after the update under way, with a
     snapshot; a second signal ends it at once. A second learner on the same branch takes over: the first one exits.
 
-    Says what it does on stderr: lines for a person on a terminal, one JSON object a line elsewhere.
+    Says what it does on stderr. On a terminal that is lines for a person, with the figures of the moment below them
+    (without colours where NO_COLOR is set, lines alone where TERM is dumb); elsewhere one JSON object a line.
+    `palimpsest status` asks a learner that runs somewhere else.
     """
     from deploy.settings import load_settings
     from deploy.settled_objects import settled
@@ -148,9 +155,18 @@ def command(
                 console.failed(error, DISK_REFUSED)
                 context.exit(DISK_REFUSED)
             if opened.metrics_url:
+                from deploy.running_learners import announced
+
+                stack.enter_context(announced(stream=stream, branch=branch, url=opened.metrics_url, state=state))
                 console.metrics_shown(opened.metrics_url)
             try:
-                with settled():
+                with settled(), ExitStack() as drawing:
+                    if not (no_live or console.as_json):
+                        from deploy.live_status import LiveStatus, is_drawn_on
+
+                        if is_drawn_on(sys.stderr):
+                            console.shows_figures = False
+                            drawing.enter_context(LiveStatus(opened.status, is_stopping=stop.is_set))
                     report = opened.process.run(
                         stop=stop, until_idle_seconds=until_idle_seconds, max_records=max_records
                     )

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from deploy.command_options import MODEL, settings_option, stream_option
+
 
 @click.command(
     epilog="""\b
@@ -18,13 +20,11 @@ Exit codes:
   2  something you can put right: an option, a setting, a model that is not there
   6  MLflow is away: run it again later"""
 )
-@click.option("--stream", required=True, metavar="NAME", help="The stream, and its model in MLflow.")
+@stream_option(MODEL)
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="So many, the newest first.")
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
 @click.option("--tracking-uri", metavar="URI", help="MLflow; default: MLFLOW_TRACKING_URI, else runs/mlflow.db.")
-@click.option(
-    "--settings", "settings_file", type=click.Path(path_type=Path), help="YAML file; see `palimpsest settings`."
-)
+@settings_option
 def command(stream: str, limit: int, as_json: bool, tracking_uri: str | None, settings_file: Path | None) -> None:
     """List the versions of a stream's model: what made each, how good it was, which has a role, who promoted it.
 

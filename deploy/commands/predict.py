@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from deploy.command_options import bootstrap_servers_option, settings_option, stream_option
+
 
 @click.command(
     epilog="""\b
@@ -22,7 +24,7 @@ Exit codes:
   5  a request lies there that cannot be read as a record
   6  the brokers are away at the start: start it again later"""
 )
-@click.option("--stream", required=True, metavar="NAME", help="The stream, which is also the model's name in MLflow.")
+@stream_option("The stream, which is also the model's name in MLflow.")
 @click.option("--input", "source", metavar="TOPIC", help="Requests.  [default: NAME.requests]")
 @click.option("--output", metavar="TOPIC", help="Answers.  [default: NAME.predictions; of the challenger NAME.shadow]")
 @click.option(
@@ -40,9 +42,7 @@ Exit codes:
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder of the versions that it serves: with it, it starts without MLflow.  [default: runs/NAME.models]",
 )
-@click.option(
-    "--settings", "settings_file", type=click.Path(path_type=Path), help="YAML file; see `palimpsest settings`."
-)
+@settings_option
 @click.option(
     "--until-idle",
     "until_idle_seconds",
@@ -50,7 +50,7 @@ Exit codes:
     metavar="SECONDS",
     help="Stop when no request came for so long. Default: never.",
 )
-@click.option("--bootstrap-servers", metavar="HOST:PORT", help="A Kafka cluster; default: the embedded broker.")
+@bootstrap_servers_option
 @click.option(
     "--tracking-uri",
     metavar="URI",

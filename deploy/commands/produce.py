@@ -6,6 +6,9 @@ from pathlib import Path
 
 import click
 
+from deploy.command_options import SAMPLES_AND_UNLABELLED, bootstrap_servers_option, settings_option, stream_option
+from deploy.completed_values import names_in
+
 _STOPPED_EXIT_CODE = 130  # as a shell has it for a program that Ctrl-C ended
 _DATASETS = "digits|mnist|fashion-mnist|cifar10|torchvision:NAME|folder:DIR|csv:FILE|jsonl:FILE|npz:FILE|avalanche:NAME"
 _SCHEDULES = "split|blurred|recurring|long-tail|drifting"
@@ -18,14 +21,22 @@ Examples:
   palimpsest produce --stream mnist --dataset mnist --data-root ~/data --schedule drifting --rate 500
   palimpsest produce --stream news --dataset csv:news.tsv --text-column 1 --label-column 2 --classes-per-step 3"""
 )
-@click.option("--stream", required=True, metavar="NAME", help="The stream: topics NAME.samples and NAME.unlabelled.")
-@click.option("--dataset", "dataset_spec", required=True, metavar=_DATASETS, help="What is sent.")
+@stream_option(SAMPLES_AND_UNLABELLED)
+@click.option(
+    "--dataset",
+    "dataset_spec",
+    required=True,
+    metavar=_DATASETS,
+    shell_complete=names_in(_DATASETS),
+    help="What is sent.",
+)
 @click.option(
     "--schedule",
     "schedule_name",
     default="split",
     show_default=True,
     metavar=_SCHEDULES,
+    shell_complete=names_in(_SCHEDULES),
     help="Which classes come when.",
 )
 @click.option("--classes-per-step", type=click.IntRange(min=1), default=2, show_default=True, metavar="N")
@@ -108,10 +119,8 @@ Examples:
     metavar="N",
     help="Of topics that are made; those that are there stay as they are.",
 )
-@click.option(
-    "--settings", "settings_file", type=click.Path(path_type=Path), help="YAML file; see `palimpsest settings`."
-)
-@click.option("--bootstrap-servers", metavar="HOST:PORT", help="A Kafka cluster; default: the embedded broker.")
+@settings_option
+@bootstrap_servers_option
 @click.pass_context
 def command(
     context: click.Context,

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from deploy.command_options import MODEL, bootstrap_servers_option, settings_option, state_option, stream_option
+
 
 @click.command(
     epilog="""\b
@@ -22,13 +24,12 @@ Exit codes:
   6  MLflow is away, or the brokers are while it is judged: run it again later; or it is promoted, and the brokers did
      not take the event: run it again"""
 )
-@click.option("--stream", required=True, metavar="NAME", help="The stream, and its model in MLflow.")
+@stream_option(MODEL)
 @click.option("--version", "at", required=True, metavar="N|ALIAS", help="A version's number, or an alias: challenger.")
-@click.option(
-    "--state",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder given to `palimpsest learn`, which may be running: its hold-outs judge.  [default: runs/NAME, where "
+@state_option(
+    "Folder given to `palimpsest learn`, which may be running: its hold-outs judge.  [default: runs/NAME, where "
     "there is such a state]",
+    required=False,
 )
 @click.option("--force", is_flag=True, help="Promote what the gate refuses, unless it could not be served at all.")
 @click.option("--by", metavar="NAME", help="Who promotes, for the history; default: this user.")
@@ -38,10 +39,8 @@ Exit codes:
 @click.option(
     "--tracking-uri", metavar="URI", help="MLflow; default: MLFLOW_TRACKING_URI, else mlflow.db by --state, or in runs."
 )
-@click.option(
-    "--settings", "settings_file", type=click.Path(path_type=Path), help="YAML file; see `palimpsest settings`."
-)
-@click.option("--bootstrap-servers", metavar="HOST:PORT", help="A Kafka cluster; default: the embedded broker.")
+@settings_option
+@bootstrap_servers_option
 @click.pass_context
 def command(
     context: click.Context,

@@ -6,20 +6,20 @@ from pathlib import Path
 
 import click
 
+from deploy.command_options import bootstrap_servers_option, settings_option, stream_option
+
 
 @click.command(
     epilog="""\b
 Example:
   palimpsest r-matrix --stream digits --json runs/r-matrix.json"""
 )
-@click.option("--stream", required=True, metavar="NAME", help="A stream whose records carry ce_task.")
-@click.option(
-    "--settings", "settings_file", type=click.Path(path_type=Path), help="YAML file; see `palimpsest settings`."
-)
+@stream_option("A stream whose records carry ce_task.")
+@settings_option
 @click.option(
     "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write R and its figures here."
 )
-@click.option("--bootstrap-servers", metavar="HOST:PORT", help="A Kafka cluster; default: the embedded broker.")
+@bootstrap_servers_option
 def command(stream: str, settings_file: Path | None, json_file: Path | None, bootstrap_servers: str | None) -> None:
     """Accuracy on every task after every task, with ACC, BWT and FWT (Lopez-Paz and Ranzato 2017).
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from deploy.command_options import MODEL, bootstrap_servers_option, settings_option, stream_option
+
 
 @click.command(
     epilog="""\b
@@ -18,13 +20,11 @@ Exit codes:
   2  something you can put right: an option, a setting, no version to go back to
   6  MLflow is away: run it again later; or it is rolled back, and the brokers did not take the event: run it again"""
 )
-@click.option("--stream", required=True, metavar="NAME", help="The stream, and its model in MLflow.")
+@stream_option(MODEL)
 @click.option("--by", metavar="NAME", help="Who rolls back, for the history; default: this user.")
 @click.option("--tracking-uri", metavar="URI", help="MLflow; default: MLFLOW_TRACKING_URI, else runs/mlflow.db.")
-@click.option(
-    "--settings", "settings_file", type=click.Path(path_type=Path), help="YAML file; see `palimpsest settings`."
-)
-@click.option("--bootstrap-servers", metavar="HOST:PORT", help="A Kafka cluster; default: the embedded broker.")
+@settings_option
+@bootstrap_servers_option
 @click.pass_context
 def command(
     context: click.Context,

@@ -6,18 +6,15 @@ from pathlib import Path
 
 import click
 
+from deploy.command_options import state_option
+
 
 @click.command(
     epilog="""\b
 Example:
   palimpsest snapshots --state runs/digits"""
 )
-@click.option(
-    "--state",
-    required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder given to `palimpsest learn`.",
-)
+@state_option("Folder given to `palimpsest learn`.")
 def command(state: Path) -> None:
     """List the snapshots of a state folder, oldest first, and what of it is not whole."""
     from model_store.snapshot_store import SnapshotStore

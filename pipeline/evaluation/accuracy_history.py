@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pipeline.evaluation.accuracy_course import AccuracyCourse, HistoryRow
 from pipeline.state import StateTree
 
 _POINTS = 2_000
@@ -29,21 +29,12 @@ class HistoryPoint:
     class_accuracies: Mapping[str, float]  # float32 precision
 
 
-@dataclass(slots=True)
-class _Row:
-    number: int  # of the evaluation, from 0
-    at_records: int
-    average_accuracy: float  # NaN for None
-    average_forgetting: float  # NaN for None
-    accuracies_C: npt.NDArray[np.float32]  # by class index, NaN where not evaluated; only classes known then
-
-
 class AccuracyHistory:
     """Keeps every `stride`-th evaluation and the newest one; the stride doubles where there are too many."""
 
     def __init__(self) -> None:
         self._index: dict[str, int] = {}
-        self._rows: list[_Row] = []
+        self._rows: list[HistoryRow] = []
         self._evaluations = 0
         self._stride = 1
 
@@ -61,7 +52,7 @@ class AccuracyHistory:
         if self._rows and self._rows[-1].number % self._stride:
             self._rows.pop()  # it was kept for being the newest
         self._rows.append(
-            _Row(
+            HistoryRow(
                 self._evaluations,
                 at_records,
                 math.nan if average_accuracy is None else average_accuracy,
@@ -94,10 +85,13 @@ class AccuracyHistory:
             for row in self._rows
         ]
 
+    @property
+    def course(self) -> AccuracyCourse:
+        """All of it as it stands now, for another thread: only references are copied."""
+        return AccuracyCourse(labels_C=tuple(self._index), rows_P=tuple(self._rows), evaluations=self._evaluations)
+
     def state(self) -> StateTree:
-        accuracies_PC = np.full((len(self._rows), len(self._index)), np.nan, dtype=np.float32)
-        for place, row in enumerate(self._rows):
-            accuracies_PC[place, : len(row.accuracies_C)] = row.accuracies_C
+        accuracies_PC = np.ascontiguousarray(self.course.accuracies_CP.T)
         averages_P2 = [[row.average_accuracy, row.average_forgetting] for row in self._rows]
         return {
             "labels": list(self._index),
@@ -114,7 +108,7 @@ class AccuracyHistory:
         self._evaluations = cast(int, state["evaluations"])
         self._stride = cast(int, state["stride"])
         self._rows = [
-            _Row(number, at_records, accuracy, forgetting, accuracies_C.copy())
+            HistoryRow(number, at_records, accuracy, forgetting, accuracies_C.copy())
             for number, at_records, (accuracy, forgetting), accuracies_C in zip(
                 cast(Tensor, state["numbers"]).tolist(),
                 cast(Tensor, state["at_records"]).tolist(),

@@ -25,6 +25,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from pipeline.evaluation.accuracy_course import AccuracyCourse
 from pipeline.evaluation.accuracy_history import AccuracyHistory, HistoryPoint
 from pipeline.evaluation.first_burst import FirstBursts
 from pipeline.settings import EvaluationSettings
@@ -173,6 +174,11 @@ class ForgettingHistory:
     def points(self) -> list[HistoryPoint]:
         """The course of the accuracies, for plots; bounded, oldest first."""
         return self._history.points
+
+    @property
+    def course(self) -> AccuracyCourse:
+        """The same for another thread, at the cost of a copy of references."""
+        return self._history.course
 
     @property
     def best(self) -> dict[str, float]:

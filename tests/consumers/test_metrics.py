@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from consumers.metrics import ClassMetrics, LearnerMetrics
+from consumers.class_metrics import ClassMetrics
+from consumers.metrics import LearnerMetrics
 from consumers.observers import Observers
-from consumers.process_settings import MetricsSettings
+from consumers.process_settings import MetricsSettings, SnapshotSettings
 from pipeline.evaluation.forgetting import ClassEvaluation, EvaluationReport
 from pipeline.record import Partition
 from pipeline.sample import DeadLetterReason
@@ -34,15 +36,23 @@ PROMISED = {
     "palimpsest_backward_transfer_ratio": set(),
     "palimpsest_early_accuracy_gain_ratio": set(),
     "palimpsest_known_classes": set(),
+    "palimpsest_class_held_out_samples": {"class_name"},
+    "palimpsest_evaluation_last_timestamp_seconds": set(),
+    "palimpsest_evaluation_every_records": set(),
+    "palimpsest_unevaluated_records": set(),
+    "palimpsest_loop_last_turn_timestamp_seconds": set(),
+    "palimpsest_loop_stale_after_seconds": set(),
     "palimpsest_replay_samples": {"class_name"},
     "palimpsest_loss": {"term"},
     "palimpsest_step_duration_seconds_bucket": {"stage", "le"},
     "palimpsest_snapshot_duration_seconds_bucket": {"le"},
     "palimpsest_snapshot_last_success_timestamp_seconds": set(),
+    "palimpsest_snapshot_every_seconds": set(),
     "palimpsest_drift_events_total": {"detector"},
     "palimpsest_consolidations_total": {"outcome"},
     "palimpsest_expansions_total": {"outcome"},
-    "palimpsest_restructurings_requested_total": {"reason"},
+    "palimpsest_restructurings_requested_total": {"kind", "reason"},
+    "palimpsest_restructuring_waiting": {"kind"},
     "palimpsest_network_parameters": set(),
     "palimpsest_sub_modules": set(),
     "palimpsest_build_info": {"version", "torch", "stream", "branch"},
@@ -84,13 +94,10 @@ Learnt = tuple[LearnerMetrics, Witness, World]
 def test_every_promised_name_is_there_with_its_labels(learnt: Learnt) -> None:
     found = samples(learnt[0])
     for name, labels in PROMISED.items():
-        if name == "palimpsest_drift_events_total":
-            continue  # no drift came; its name stands in the page all the same
         assert name in found, name
         assert {frozenset(dict(key)) for key in found[name]} == {frozenset(labels)}, name
-    page = generate_latest(learnt[0].registry).decode()
-    assert "# TYPE palimpsest_drift_events_total counter" in page
-    assert not [name for name in found if not name.startswith("palimpsest_")]
+    assert not [name for name in found if not name.startswith(("palimpsest_", "process_"))]
+    assert found["process_resident_memory_bytes"][()] > 1e6
     ratios = {name: value for name, series in found.items() if name.endswith("_ratio") for value in series.values()}
     unknown = {name for name, value in ratios.items() if math.isnan(value)}
     assert unknown == {"palimpsest_early_accuracy_gain_ratio"}, "no class has had 50 records"
@@ -140,11 +147,20 @@ def test_the_newest_evaluation_is_shown(learnt: Learnt) -> None:
     }
     assert found["palimpsest_average_forgetting_ratio"][()] == pytest.approx(report.average_forgetting)
     assert found["palimpsest_backward_transfer_ratio"][()] == pytest.approx(report.backward_transfer)
+    assert found["palimpsest_class_held_out_samples"] == {
+        (("class_name", entry.name),): entry.n for entry in report.classes
+    }
+    assert time.time() - 600 < found["palimpsest_evaluation_last_timestamp_seconds"][()] <= time.time()
 
 
 def test_what_is_not_known_yet_is_not_shown_as_zero() -> None:
     found = samples(new_metrics())
-    for name in ("prequential_accuracy_ratio", "average_forgetting_ratio", "snapshot_last_success_timestamp_seconds"):
+    for name in (
+        "prequential_accuracy_ratio",
+        "average_forgetting_ratio",
+        "evaluation_last_timestamp_seconds",
+        "snapshot_last_success_timestamp_seconds",
+    ):
         assert math.isnan(found[f"palimpsest_{name}"][()]), name
 
 
@@ -159,6 +175,9 @@ def test_a_learner_that_goes_on_shows_its_last_evaluation_at_once(learnt: Learnt
     assert newest is not None
     found = samples(metrics)
     assert len(found["palimpsest_class_accuracy_ratio"]) == len(newest.classes)
+    assert math.isnan(found["palimpsest_evaluation_last_timestamp_seconds"][()]), "when it was made nobody knows"
+    assert found["palimpsest_unevaluated_records"][()] == process.learner.records_consumed - newest.at_records
+    assert found["palimpsest_drift_events_total"] == {(("detector", "adwin"),): 0}, "there before its first drift"
     assert found["palimpsest_known_classes"][()] == 6
 
 
@@ -215,6 +234,7 @@ def test_the_worst_classes_have_series_and_the_rest_share_one() -> None:
     assert found["class_accuracy_ratio"] == {"d": 0.1, "b": 0.2, "other": pytest.approx(0.85)}
     assert found["class_forgetting_ratio"] == {"d": 0.9, "b": 0.8, "other": pytest.approx(0.15)}
     assert found["replay_samples"] == {"d": 4, "b": 2, "other": 4}
+    assert found["class_held_out_samples"] == {"d": 30, "b": 30, "other": 60}
 
 
 def test_a_class_that_is_called_other_does_not_hide_the_rest() -> None:
@@ -222,6 +242,39 @@ def test_a_class_that_is_called_other_does_not_hide_the_rest() -> None:
     assert found["class_accuracy_ratio"] == {"b": 0.2, "other": pytest.approx((0.0 + 0.9 + 0.7) / 3)}
     assert found["replay_samples"] == {"b": 2, "other": 8}
     assert shown(9, {"other": 0.5, "b": 0.2}, {"other": 1, "b": 1})["class_accuracy_ratio"] == {"b": 0.2, "other": 0.5}
+
+
+def test_records_since_the_newest_evaluation_are_counted_also_where_none_comes(tmp_path: Path) -> None:
+    """A stream of records that nothing can be learnt from has no evaluations, and this is how one sees it."""
+    world = World(tmp_path)
+    world.write(of_fate(RECORDS, "bad"))
+    metrics = new_metrics()
+    world.learn(observer=metrics)
+    found = samples(metrics)
+    assert found["palimpsest_unevaluated_records"][()] == len(of_fate(RECORDS, "bad")) > 0
+    assert found["palimpsest_evaluation_every_records"][()] == world.settings.evaluation.every_records
+
+
+def test_a_partition_is_counted_before_its_first_record() -> None:
+    metrics = new_metrics()
+    metrics.turned({Partition("digits.samples", 1): 7})
+    found = samples(metrics)
+    for name in ("samples_consumed_total", "accepted_gaps_total", "accepted_gap_records_total"):
+        assert found[f"palimpsest_{name}"] == {(("partition", "1"), ("topic", "digits.samples")): 0}
+
+
+def test_when_the_loop_last_turned_is_a_unix_time() -> None:
+    metrics = new_metrics(stale_after_seconds=17)
+    metrics.last_turn = time.monotonic() - 100
+    found = samples(metrics)
+    assert time.time() - found["palimpsest_loop_last_turn_timestamp_seconds"][()] == pytest.approx(100, abs=5)
+    assert found["palimpsest_loop_stale_after_seconds"][()] == 17
+
+
+def test_how_often_snapshots_are_to_come_is_shown() -> None:
+    settings = SnapshotSettings(every_seconds=12.5)
+    metrics = LearnerMetrics(MetricsSettings(), stream="digits", branch="main", snapshots=settings)
+    assert samples(metrics)["palimpsest_snapshot_every_seconds"][()] == 12.5
 
 
 def test_lag_is_shown_and_the_loop_counts_as_turning() -> None:

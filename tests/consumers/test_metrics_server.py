@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import socket
-import subprocess
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import yaml
 from prometheus_client import CollectorRegistry, Gauge
 
 from consumers.metrics import LearnerMetrics
@@ -23,9 +18,8 @@ from consumers.process_settings import MetricsSettings
 from pipeline.user_error import UserError
 from tests.consumers.digit_records import digit_stream
 from tests.consumers.learner_world import World
+from tests.prometheus_server import running_prometheus
 from tests.system_package import require_program
-
-DEADLINE_SECONDS = 60.0
 
 
 class Process:
@@ -114,50 +108,24 @@ def test_the_default_address_is_not_seen_from_outside() -> None:
     assert MetricsSettings().host == "127.0.0.1"
 
 
-@contextmanager
-def running_prometheus(program: str, folder: Path, target: str) -> Iterator[str]:
-    """Debian's Prometheus, scraping `target` every fifth of a second; yields its URL."""
-    config = folder / "prometheus.yml"
-    config.write_text(
-        yaml.safe_dump(
-            {
-                "global": {"scrape_interval": "200ms"},
-                "scrape_configs": [{"job_name": "palimpsest", "static_configs": [{"targets": [target]}]}],
-            }
-        )
-    )
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    log = (folder / "prometheus.log").open("wb")
-    command = [program, f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}"]
-    with log, subprocess.Popen([*command, f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log) as process:
-        try:
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-
-
 def test_a_real_prometheus_scrapes_it_and_answers(tmp_path: Path) -> None:
-    program = require_program("prometheus", package="prometheus")
+    require_program("prometheus", package="prometheus")
     world = World(tmp_path / "world")
     records = digit_stream(40)
     world.write(records)
     metrics = LearnerMetrics(MetricsSettings(), stream="digits", branch="main")
     world.learn(observer=metrics)
-    with (
-        serve(Process(), registry=metrics.registry) as server,
-        running_prometheus(program, tmp_path, urllib.parse.urlparse(server.url).netloc) as prometheus,
-    ):
-        query = urllib.parse.urlencode({"query": 'sum by (topic) (palimpsest_samples_consumed_total{partition="0"})'})
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        result: list[dict[str, object]] = []
-        while not result:
-            assert time.monotonic() < deadline, (tmp_path / "prometheus.log").read_text()
-            time.sleep(0.1)
-            try:
-                _, _, body = get(f"{prometheus}/api/v1/query?{query}")
-                result = json.loads(body)["data"]["result"]
-            except (urllib.error.URLError, ConnectionError, ValueError, KeyError):
-                continue  # it is starting
-        assert result[0]["metric"] == {"topic": "digits.samples"}
-        assert result[0]["value"][1] == str(len(records))  # type: ignore[index]
+    with serve(Process(), registry=metrics.registry) as server:
+        config = {
+            "global": {"scrape_interval": "200ms"},
+            "scrape_configs": [
+                {
+                    "job_name": "palimpsest",
+                    "static_configs": [{"targets": [urllib.parse.urlparse(server.url).netloc]}],
+                }
+            ],
+        }
+        with running_prometheus(tmp_path / "prometheus", config) as prometheus:
+            (found,) = prometheus.wait_for('sum by (topic) (palimpsest_samples_consumed_total{partition="0"})')
+    assert found.labels == {"topic": "digits.samples"}
+    assert found.value == len(records)

@@ -88,7 +88,9 @@ class World:
         self.requests = InMemoryRequests(self.asked)
         self.slot, self.turns = ModelSlot(), Turns()
         self.looked = Path("nowhere") / "champion.looked"
-        self.metrics = PredictorMetrics(stream="pets", role="champion", instance="one", looked=self.looked)
+        self.metrics = PredictorMetrics(
+            stream="pets", role="champion", instance="one", looked=self.looked, stale_after_seconds=60.0
+        )
         self.settings = PredictorSettings.model_validate(settings)
         self.log = WatchedLog(self.requests, "one")
         self.predictor = Predictor(
@@ -383,7 +385,7 @@ def test_the_metrics_show_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_when_mlflow_answered_last_is_shown(tmp_path: Path) -> None:
     looked = tmp_path / "champion.looked"
-    metrics = PredictorMetrics(stream="pets", role="champion", instance="one", looked=looked)
+    metrics = PredictorMetrics(stream="pets", role="champion", instance="one", looked=looked, stale_after_seconds=60.0)
 
     def shown() -> float | None:
         return metrics.registry.get_sample_value("palimpsest_alias_last_look_timestamp_seconds", {"role": "champion"})

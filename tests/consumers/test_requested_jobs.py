@@ -312,7 +312,7 @@ def test_settings_that_ask_for_nothing(tmp_path: Path) -> None:
     assert requested_job(world.store.entries()) is None
 
 
-def test_requests_are_counted_by_reason(world: World) -> None:
+def test_requests_are_counted_by_kind_and_reason(world: World) -> None:
     metrics = LearnerMetrics(MetricsSettings(), stream=STREAM, branch="main")
     world.learn(observer=metrics, max_records=170, snapshots=SELDOM)
     found = {
@@ -320,8 +320,11 @@ def test_requests_are_counted_by_reason(world: World) -> None:
         for family in metrics.registry.collect()
         for sample in family.samples
     }
-    assert found[("palimpsest_restructurings_requested_total", "new_classes")] == 1
-    assert found[("palimpsest_restructurings_requested_total", "drift")] == 0
+    assert found[("palimpsest_restructurings_requested_total", "consolidation", "new_classes")] == 1
+    assert found[("palimpsest_restructurings_requested_total", "consolidation", "drift")] == 0
+    assert found[("palimpsest_restructurings_requested_total", "expansion", "new_classes")] == 0
+    assert found[("palimpsest_restructuring_waiting", "consolidation")] == 1
+    assert found[("palimpsest_restructuring_waiting", "expansion")] == 0
 
 
 def test_an_observer_hears_of_a_refusal(world: World) -> None:

@@ -205,10 +205,15 @@ def test_an_expansion_goes_on_without_unlabelled_records(expanding: Desk) -> Non
 
 
 def test_settings_that_hear_no_unlabelled_records_are_told_as_such(expanding: Desk) -> None:
-    deaf = QUICK_EXPANSION.model_copy(update={"mixmatch_weight": 0.0, "pseudo_weight": 0.0})
+    deaf = QUICK_EXPANSION.model_copy(update={"mixmatch_weight": 0.0, "pseudo_weight": 0.0, "prune": None})
     report = expanding.run(ExpansionKind(deaf))
     assert report is not None
     assert report.unlabelled_rows == 0
+
+
+def test_unlabelled_records_that_a_pruned_network_is_distilled_on_are_told_of() -> None:
+    deaf = QUICK_EXPANSION.model_copy(update={"mixmatch_weight": 0.0, "pseudo_weight": 0.0})
+    assert ExpansionKind(deaf).taken(400) == 400
 
 
 def test_only_an_old_teacher_must_be_whole(desk: Desk) -> None:

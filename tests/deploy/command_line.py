@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -18,9 +19,10 @@ DEADLINE_SECONDS = 120.0
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """Nothing of ours from outside, one thread, and these."""
+    """Nothing of ours from outside, one thread, and these. Learners leave their addresses where nobody else looks."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PALIMPSEST_", "MLFLOW_"))}
-    return {**inherited, "OMP_NUM_THREADS": "1", **variables}
+    learners = str(Path(tempfile.gettempdir()) / "palimpsest-tests-learners")
+    return {**inherited, "OMP_NUM_THREADS": "1", "PALIMPSEST_LEARNERS_DIR": learners, **variables}
 
 
 def palimpsest(

@@ -14,6 +14,7 @@ import pytest
 from consumers.commit_log import BrokerUnavailable
 from consumers.kafka_connection import heard_stop
 from consumers.record_source import ReadingStopped, SourceUnavailable
+from consumers.worker_metrics import WorkerMetrics
 from deploy.automatic_promotion import REFUSED_TAG, AutomaticPromotion
 from deploy.judging_versions import PairScores, no_shadow
 from deploy.promoting import roll_back
@@ -59,6 +60,7 @@ def topic(monkeypatch: pytest.MonkeyPatch) -> Topic:
 class Bench:
     def __init__(self, folder: Path, state: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.folder, self.state = folder, state
+        self.metrics = WorkerMetrics(stream=STREAM, stale_after_seconds=60.0)
         self.registry = InMemoryRegistry()
         self._capsys = capsys
 
@@ -68,12 +70,16 @@ class Bench:
             state=self.state,
             settings=settings_with(look_seconds=1e-9, automatic=True, **promotion),
             console=WorkerConsole(as_json=True),
+            observer=self.metrics,
             registry=self.registry,
             shadow=shadow,
         )
 
     def said(self) -> list[str]:
         return [json.loads(line)["event"] for line in self._capsys.readouterr().err.splitlines()]
+
+    def counted(self, outcome: str) -> float | None:
+        return self.metrics.registry.get_sample_value("palimpsest_promotions_total", {"outcome": outcome})
 
     def champion(self) -> int | None:
         champion = self.registry.alias(STREAM, "champion")
@@ -96,6 +102,7 @@ def test_a_challenger_that_passes_is_promoted(bench: Bench, topic: Topic) -> Non
     automatic.look()
     assert bench.champion() == 2
     assert bench.said() == ["promoted", "promoted"]
+    assert (bench.counted("promoted"), bench.counted("refused"), bench.counted("failed")) == (2, 0, 0)
     assert topic.kinds == ["promoted", "promoted"]
     (promotion,) = promotions_of(bench.registry.versions(STREAM)[1])
     assert (promotion.by, promotion.from_version, promotion.forced) == ("automatic", 1, False)
@@ -109,6 +116,7 @@ def test_one_that_is_refused_is_judged_once_also_by_the_next_process(bench: Benc
     bench.automatic().look()
     assert bench.champion() == 1
     assert bench.said() == ["promoted", "promotion_refused"]
+    assert (bench.counted("promoted"), bench.counted("refused")) == (1, 1)
     assert topic.kinds == ["promoted", "promotion_refused"]
     told = json.loads(topic.messages[-1].value or b"")
     assert (told["by"], told["from"], told["to"]) == ("automatic", 1, 2)
@@ -235,6 +243,7 @@ def test_a_registry_that_is_away_and_a_state_that_is_not_there_are_waited_for(
     automatic.look()
     automatic.look()
     assert bench.said() == ["waiting", "waiting"]
+    assert bench.counted("failed") == 3, "at each look, though it is said once"
     bench.registry.available, bench.state = True, state
     bench.automatic().look()
     versions_of(bench.registry, bench.folder, good())

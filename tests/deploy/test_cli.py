@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -55,22 +56,59 @@ def test_every_command_has_one_line_of_help() -> None:
         assert len(f"  {max(COMMANDS, key=len)}  {text}") <= 80, f"{name}: the line would be broken"
 
 
-@pytest.mark.parametrize("path", command_paths(), ids=" ".join)
-def test_help_has_an_example(path: tuple[str, ...]) -> None:
+def context_of(path: tuple[str, ...]) -> click.Context:
+    """Of the command with this path."""
     command: click.Command = cli.palimpsest
-    context = click.Context(cli.palimpsest, info_name="palimpsest")
+    context = click.Context(command, info_name="palimpsest")
     for name in path:
         assert isinstance(command, click.Group)
         below = command.get_command(context, name)
         assert below is not None
         command = below
         context = click.Context(command, info_name=name, parent=context)
-    text = command.get_help(context)
-    example = text.partition("Example")[2]
-    assert f"palimpsest {' '.join(path)}" in example, text
-    for option in command.params:
-        assert isinstance(option, click.Option)
-        assert option.opts[0] == f"--{option.opts[0].strip('-')}", "a long name"
+    return context
+
+
+@pytest.mark.parametrize("path", command_paths(), ids=" ".join)
+def test_help_has_an_example_that_is_one(path: tuple[str, ...]) -> None:
+    """A line of it calls this command, and every option in it is one of the command that it is given to."""
+    context = context_of(path)
+    text = context.get_help()
+    example = text.partition("Example")[2].partition("Exit codes:")[0]
+    calls = re.findall(r"palimpsest ((?:[a-z][a-z-]*)(?: [^|\n>#&]*)?)", example.replace("\\\n", " "))
+    assert any(call.split()[: len(path)] == list(path) for call in calls), text
+    for call in calls:
+        name, *words = call.split()
+        called = context_of((name,))
+        if isinstance(called.command, click.Group):
+            called = context_of((name, words[0]))
+        known = {option for parameter in called.command.get_params(called) for option in parameter.opts}
+        assert {word.partition("=")[0] for word in words if word.startswith("--")} <= known, call
+    for option in context.command.params:
+        assert isinstance(option, click.Argument) or option.opts[0].startswith("--"), "a long name"
+
+
+def test_help_of_every_command_is_there_at_once_and_loads_nothing_heavy() -> None:
+    """In one process after another as a user asks, the time of one after its start: what a shell waits for at each Tab
+    is the same."""
+    program = f"""
+import sys, time
+from deploy import cli
+began = time.process_time()
+context = cli.click.Context(cli.palimpsest, info_name="palimpsest")
+slowest = 0.0
+for name in cli.palimpsest.list_commands(context):
+    began = time.process_time()
+    command = cli.palimpsest.get_command(context, name)
+    assert command.get_short_help_str(), name
+    command.get_help(cli.click.Context(command, info_name=name, parent=context))
+    slowest = max(slowest, time.process_time() - began)
+assert slowest < 1.0, slowest
+assert time.process_time() < 3.0, "all of them, with Python's own start"
+print([name for name in {HEAVY!r} if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", program], env=environment(), capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
 
 
 def test_help_of_learn_names_every_exit_code() -> None:

@@ -99,7 +99,7 @@ def test_interrupted_it_exits_130_and_the_same_command_goes_on(
     file = settings_file(tmp_path, kafka_broker, SETTINGS)
     given = ["--old", f"models:/{stream_name}/1", "--new", f"models:/{stream_name}/2", "--settings", file]
     # its first line comes after three seconds, and it must not have ended by then on a fast machine
-    given += ["--tracking-uri", tracking_uri, "--work", tmp_path / "work", "--epochs", "1000"]
+    given += ["--tracking-uri", tracking_uri, "--work", tmp_path / "work", "--epochs", "500"]
     with Running("consolidate", *given) as running:
         running.wait_for(lambda lines: any(line.startswith("student: ") for line in lines))
         assert "s left" in next(line for line in running.lines if line.startswith("student: "))

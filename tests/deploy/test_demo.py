@@ -12,6 +12,7 @@ from deploy.commands.demo import command
 from deploy.embedded_kafka import EmbeddedKafka
 from pipeline.user_error import UserError
 from tests.deploy.command_line import Running, palimpsest
+from tests.deploy.report_file import embedded
 
 pytestmark = pytest.mark.kafka
 
@@ -114,6 +115,17 @@ def test_it_shows_forgetting_and_what_keeps_it_away(tmp_path: Path) -> None:
     for line in done.stdout.splitlines():
         assert len(line) <= 160
     assert not [line for line in done.stderr.splitlines() if not line.startswith("producing: ")], done.stderr
+    # It ends with the picture of it, which has the plain baseline and what was told.
+    assert done.stdout.splitlines()[-1] == f"  {out / 'report.html'}"
+    shown = embedded(folder / "report.html")
+    assert (shown["stream"], shown["branch"], shown["records"]) == ("demo-digits", "main", 10_200)
+    assert {entry["name"] for entry in shown["classes"]} == set(summary["classes"])
+    assert shown["baseline"]["evaluated"]["forgetting"] > shown["evaluated"]["forgetting"] + 0.1
+    assert shown["events"]["problem"] is None
+    told = [line["kind"] for line in shown["events"]["lines"]]
+    assert (told.count("new_class"), told.count("adopted"), told.count("promoted")) == (10, 2, 2)
+    roles = {version["role"]: version["version"] for version in shown["versions"]}
+    assert (roles["champion"], roles["previous"]) == (len(triggers), 1)
     # Nothing runs on, and what it made can be looked at as it says.
     assert EmbeddedKafka(folder / "broker").pid is None
     listed = palimpsest("snapshots", "--state", out / "state", cwd=tmp_path)

@@ -13,8 +13,11 @@ from click.testing import CliRunner, Result
 from consumers import kafka_connection, topics
 from consumers.requested_jobs import requested_job
 from consumers.restructuring_job import job_name
+from consumers.worker_metrics import WorkerMetrics
+from consumers.worker_observer import WorkerObserver
 from deploy.commands.restructure import command
 from deploy.embedded_kafka import EmbeddedKafka
+from deploy.job_tries import JobTries
 from deploy.local_port import bind_once
 from deploy.restructuring import choose
 from deploy.restructuring_worker import RestructuringWorker, WorkReport
@@ -309,13 +312,14 @@ def asking_state(folder: Path) -> None:
     assert requested_job(world.store.entries()) is not None
 
 
-def worker_without_brokers(folder: Path) -> tuple[RestructuringWorker, Path]:
+def worker_without_brokers(folder: Path, observer: WorkerObserver | None = None) -> tuple[RestructuringWorker, Path]:
     file = folder / "settings.yaml"
     servers = f"127.0.0.1:{bind_once(0)}"
     file.write_text(SETTINGS.format(servers=servers, margin=1, registry="false", folder=folder))
     settings = load_settings(file)
     state = folder / "state"
-    worker = RestructuringWorker(stream="digits", state=state, settings=settings, console=WorkerConsole(as_json=True))
+    console = WorkerConsole(as_json=True)
+    worker = RestructuringWorker(stream="digits", state=state, settings=settings, console=console, observer=observer)
     return worker, state
 
 
@@ -326,7 +330,8 @@ def test_without_a_state_it_waits(tmp_path: Path) -> None:
 
 
 def test_brokers_that_are_away_are_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    worker, state = worker_without_brokers(tmp_path)
+    metrics = WorkerMetrics(stream="digits", stale_after_seconds=60.0)
+    worker, state = worker_without_brokers(tmp_path, metrics)
     asking_state(state)
     stop = threading.Event()
     thread = threading.Thread(target=worker.run, args=(stop,))
@@ -343,11 +348,19 @@ def test_brokers_that_are_away_are_waited_for(tmp_path: Path, capsys: pytest.Cap
     waiting = [json.loads(line) for line in said.splitlines() if '"waiting"' in line]
     assert len(waiting) == 1, "said once"
     assert "no broker is reachable at 127.0.0.1" in waiting[0]["why"]
+    assert (counted(metrics, "failed") or 0) >= 1
+    assert metrics.registry.get_sample_value("palimpsest_job_running", {"kind": "consolidation"}) == 0
     assert OfferStore(state / "offers").answers() == []
 
 
+def counted(metrics: WorkerMetrics, outcome: str) -> float | None:
+    labels = {"kind": "consolidation", "outcome": outcome}
+    return metrics.registry.get_sample_value("palimpsest_jobs_total", labels)
+
+
 def test_a_base_that_is_gone_is_a_refusal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    worker, state = worker_without_brokers(tmp_path)
+    metrics = WorkerMetrics(stream="digits", stale_after_seconds=60.0)
+    worker, state = worker_without_brokers(tmp_path, metrics)
     asking_state(state)
     store = SnapshotStore(state / "snapshots")
     job = requested_job(store.entries())
@@ -360,3 +373,17 @@ def test_a_base_that_is_gone_is_a_refusal(tmp_path: Path, capsys: pytest.Capture
     assert refusal.facts["base_is_lost"] is True
     assert "is not kept any more" in refusal.facts["why"]
     assert "is not kept any more" in capsys.readouterr().err
+    assert (counted(metrics, "refused"), counted(metrics, "failed")) == (1, 0)
+
+
+def test_a_job_that_ended_its_worker_is_counted_by_the_next_one(tmp_path: Path) -> None:
+    metrics = WorkerMetrics(stream="digits", stale_after_seconds=60.0)
+    worker, state = worker_without_brokers(tmp_path, metrics)
+    asking_state(state)
+    job = requested_job(SnapshotStore(state / "snapshots").entries())
+    assert job is not None
+    tries = JobTries(state / "jobs")
+    for _ in range(11):  # so that it is refused at once, without brokers
+        tries.begin(job_name(job.kind, job.parent))
+    assert worker.run(threading.Event(), until_idle_seconds=0.1).refused == 1
+    assert (counted(metrics, "failed"), counted(metrics, "refused")) == (11, 1)

@@ -122,7 +122,8 @@ def test_a_predictor_of_either_role(
         assert done.returncode == 0, done.stderr
         (answer,) = (json.loads(value or b"") for value in values_of(secure_broker, topic))
         assert (answer["label"], answer["role"]) == ("köln", role)
-        assert [line["event"] for line in events(done.stderr)] == ["started", "serving", "stopped"], done.stderr
+        told = [line["event"] for line in events(done.stderr) if line["event"] != "answered"]  # by the clock
+        assert told == ["started", "serving", "stopped"], done.stderr
 
 
 @pytest.mark.parametrize(
@@ -200,7 +201,7 @@ def test_a_learner_without_one_acl_names_it_at_its_start(
                and operation in acl.operations]  # fmt: skip
     assert f"{operation} on {resource} {full}" in line
     assert f"--operation {operation} --{resource} {full}" in line, "the way out can be copied"
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 90
     assert not list((tmp_path / "state").glob("snapshots/0*"))
 
 
@@ -221,7 +222,7 @@ def refused(secure: SecureBroker, folder: Path, **kafka: Any) -> str:
     began = time.monotonic()
     ended = learn("nothing", folder / "state", settings_file(folder, secure, "ann", connect_timeout_seconds=2, **kafka))
     assert (ended.returncode, ended.stdout) == (2, ""), ended.stderr
-    assert time.monotonic() - began < 20, "not tried again for ever"
+    assert time.monotonic() - began < 90, "not tried again for ever"
     (line,) = ended.stderr.splitlines()
     assert line.startswith("palimpsest: ")
     return line
