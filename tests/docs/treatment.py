@@ -82,6 +82,7 @@ SLOW = {
     "docs/operator/predictors.md": "versions: MLflow is imported by each process that asks it",
     "docs/operator/promotion.md": "versions, and two evaluations of each",
     "docs/operator/restructuring.md": "two jobs",
+    "docs/operator/rewind.md": "five learners",
     "docs/research/add-a-backbone.md": "programs of a copy of the repository, which import all anew",
     "docs/research/add-a-codec.md": "as above",
     "docs/research/add-a-data-set.md": "as above",
