@@ -67,7 +67,7 @@ class Terminal:
 
     # -- what a person does ------------------------------------------------------------------------------------------
 
-    def type(self, keys: str) -> None:
+    def press(self, keys: str) -> None:
         os.write(self._ours, keys.encode())
 
     def resize(self, columns: int, rows: int) -> None:
