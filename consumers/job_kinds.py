@@ -28,6 +28,9 @@ class PipelineJob(Protocol):
     def run(self, *, progress: Progress, stop: Callable[[], bool]) -> Network | None:
         """The network, in eval mode; None where it was stopped. `Refused` where no good one could come of it."""
 
+    def did_without(self) -> list[str]:
+        """After `run`: what was asked for and could not be done; a line each, for a person."""
+
     def state(self) -> StateTree:
         """What has been done so far; "of" in it says of which inputs and settings."""
 

@@ -77,6 +77,7 @@ class JobReport:
     from_reservoir: bool  # the log no longer had the new classes' records
     before: Size  # the parent's network
     after: Size
+    did_without: tuple[str, ...]  # what was asked for and could not be done, for a person
     seconds: float
 
     @property
@@ -94,6 +95,7 @@ class JobReport:
             "average_accuracy_before": self.judgement.average_before,
             "average_accuracy_after": self.judgement.average_after,
             "reasons": list(self.judgement.reasons),
+            "did_without": list(self.did_without),
         }
 
 
@@ -210,6 +212,7 @@ class RestructuringJob:
             from_reservoir=is_cut,
             before=size_before,
             after=size_after,
+            did_without=tuple(making.did_without()),
             seconds=time.monotonic() - began,
         )
         # 5.

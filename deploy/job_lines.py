@@ -17,4 +17,5 @@ def job_lines(report: JobReport) -> list[str]:
         lines.append("the log no longer holds the new classes' first records: the reservoir's samples were taken")
     if not report.unlabelled_rows:
         lines.append("without unlabelled records: there are none, or the settings hear none")
+    lines += report.did_without
     return lines

@@ -16,7 +16,7 @@ import torch
 
 from consumers import kafka_connection, topics
 from consumers.branch_name import check_branch_name
-from consumers.device_memory import DeviceMemory
+from consumers.device_memory_metrics import DeviceMemory
 from consumers.http_server import Route
 from consumers.kafka_commit_log import KafkaCommitLog
 from consumers.kafka_record_source import KafkaRecordSource

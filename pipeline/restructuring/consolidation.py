@@ -146,6 +146,10 @@ class Consolidation:
             raise Refused("the student's weights are not finite: lower learning_rate")
         return student.network.eval()
 
+    def did_without(self) -> list[str]:
+        """What was asked for and could not be done: nothing; where a part of it cannot be done, the job is refused."""
+        return []
+
     def specialist(self) -> Teacher:
         """After step 1."""
         if self._specialist_training is None:

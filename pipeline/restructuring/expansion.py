@@ -162,6 +162,12 @@ class Expansion:
             raise Refused("the grown network's weights are not finite: lower expansion.learning_rate")
         return network
 
+    def did_without(self) -> list[str]:
+        """After `run`: what was asked for and could not be done; a line each, for a person."""
+        if self._pruned is None or _size(self._pruned.network) < _size(self._temporary.network):
+            return []
+        return ["the sub-module is not pruned: its backbone has no options for one with fewer channels"]
+
     def state(self) -> StateTree:
         """What has been done so far, on the CPU. Guessed labels are not in it: they are guessed again."""
         state: StateTree = {"of": self._of(), "temporary": self._temporary.state()}
@@ -313,6 +319,10 @@ def expansion_of(
         pretrained=pretrained,
     )
     return Expansion(inputs, settings, device=device, seed=seed)
+
+
+def _size(network: Network) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def _learnt(stage: str, learning: _Learning, progress: Progress, stop: Callable[[], bool]) -> bool:

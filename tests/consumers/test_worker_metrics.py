@@ -60,10 +60,10 @@ def test_one_that_goes_on_later_is_not_counted(metrics: WorkerMetrics) -> None:
 
 
 def test_it_is_ready_from_its_first_turn_and_alive_at_each(metrics: WorkerMetrics) -> None:
-    assert not metrics.ready
+    ready = [metrics.ready]
     metrics.last_turn = 0.0
     metrics.turned()
-    assert metrics.ready
+    assert [*ready, metrics.ready] == [False, True]
     assert time.monotonic() - metrics.last_turn < 60
     metrics.promotion_ended("refused")
     assert value(metrics, "promotions_total", outcome="refused") == 1

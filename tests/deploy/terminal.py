@@ -21,6 +21,7 @@ from tests.system_package import require_module
 DEADLINE_SECONDS = 120.0
 # The terminal becomes the one that Ctrl-C is typed on.
 _PROGRAM = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+_OF_A_TERMINAL = {"COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"}
 PALIMPSEST = "from deploy.cli import main; main()"
 
 
@@ -37,11 +38,11 @@ class Terminal:
         self.raw = b""  # all that was written to it
         self._ours, theirs = os.openpty()
         self._set_size(columns, rows)
-        # what the terminal of who runs the tests says of itself
-        sane = {"TERM": "xterm-256color", "COLUMNS": "", "LINES": "", "NO_COLOR": "", "FORCE_COLOR": ""}
+        # without what the terminal of who runs the tests says of itself
+        outside = {name: value for name, value in environment().items() if name not in _OF_A_TERMINAL}
         self.process = subprocess.Popen(
             [sys.executable, "-c", _PROGRAM + program, *map(str, arguments)],
-            env=environment(**{**sane, **variables}),
+            env={**outside, "TERM": "xterm-256color", **variables},
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
@@ -66,7 +67,7 @@ class Terminal:
 
     # -- what a person does ------------------------------------------------------------------------------------------
 
-    def type(self, keys: str) -> None:
+    def press(self, keys: str) -> None:
         os.write(self._ours, keys.encode())
 
     def resize(self, columns: int, rows: int) -> None:

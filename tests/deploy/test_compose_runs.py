@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import signal
 import subprocess
@@ -121,7 +122,8 @@ def _run_all(network: Network, folder: Path) -> None:
         wait_until(f"{name} is healthy", partial(_is_healthy, network, services()[name]), 180)
     wait_until("a version is promoted and served", lambda: _answers(network, "http://predictor:9096/readyz"), 400)
     model = json.loads(_asked(network, "http://predictor:9096/model"))
-    assert model["version"] == "1" or model["version"] == 1
+    assert model["role"] == "champion"
+    assert int(model["version"]) >= 1
     wait_until("Prometheus sees the three", lambda: _up(network) == {"learner", "worker", "predictor"}, 60)
     assert all(running[name].poll() is None for name in ("learner", "worker", "predictor"))
     _show_memory(running)
@@ -136,9 +138,10 @@ def _start_postgres(network: Network, folder: Path, password: Path) -> None:
     (programs,) = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1:]
     data = folder / "postgres"
     data.mkdir()
-    # Postgres will not be root; within it is not, and the folder is still its own.
+    # Postgres will not be root, nor somebody whom the machine does not know; and the folder is still its own.
+    user = pwd.getpwnam("postgres")
     wall = [require_program("bwrap", package="bubblewrap"), "--dev-bind", "/", "/", "--unshare-user"]
-    wall += ["--uid", "10001", "--gid", "10001", "--"]
+    wall += ["--uid", str(user.pw_uid), "--gid", str(user.pw_gid), "--"]
     first = ["--auth=scram-sha-256", "--username=mlflow", f"--pwfile={password}"]
     network.run([*wall, programs / "initdb", *first, data])
     network.start([*wall, programs / "postgres", "-D", data, "-k", data, "-h", "127.0.0.1"], folder / "postgres.log")

@@ -85,7 +85,7 @@ def test_a_learner_on_a_terminal_of_any_width_and_what_ctrl_c_leaves(
         terminal.wait_for(lambda seen: any("records 1,500" in line and "accuracy" in line for line in seen.lines))
         assert sum("state idle" in line for line in terminal.lines) == 1, "those drawn for 40 columns are gone"
         assert [line for line in terminal.lines if line.strip().startswith("new: ")], "lines are above the figures"
-        terminal.type("\x03")
+        terminal.press("\x03")
         assert terminal.end() == 0
         *_, figures_line, last = terminal.lines
         assert re.fullmatch(r" +1,500 records .*/s  lag +0 +10 classes  accuracy .*", figures_line)
@@ -132,7 +132,7 @@ def test_a_crash_leaves_its_traceback_and_the_cursor() -> None:
 def test_ctrl_c_that_nobody_catches_leaves_the_cursor() -> None:
     with looping("pass") as terminal:
         terminal.wait_for(is_drawn)
-        terminal.type("\x03")
+        terminal.press("\x03")
         assert terminal.end() == -signal.SIGINT
         assert terminal.lines[-1] == "KeyboardInterrupt"
         assert DRAWN not in terminal.text

@@ -226,7 +226,7 @@ def test_on_a_terminal_it_is_coloured_and_watched_until_ctrl_c() -> None:
         assert max(map(len, watching.lines)) < 40
     with watching:
         watching.wait_for(lambda seen: "Connection refused" in " ".join(seen.lines))
-        watching.type("\x03")
+        watching.press("\x03")
         assert watching.end() == 0
         assert watching.shows_cursor
 

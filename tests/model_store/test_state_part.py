@@ -19,18 +19,15 @@ WANTED = ("forgetting", "learner/reservoir/y")
 def state() -> StateTree:
     """The reservoir's labels are large enough to lie in blocks; the weights lie before and behind what is wanted."""
     generator = torch.Generator().manual_seed(0)
-    return {
-        "forgetting": {
-            "labels": ["a", "b"],
-            "best": torch.tensor([0.5, 1.0], dtype=torch.float64),
-            "history": {"accuracies": torch.rand(7, 2, generator=generator), "nothing": torch.empty(0, 2)},
-        },
-        "forgetting_too": torch.ones(3),  # another name that begins alike
-        "learner": {
-            "weights": torch.rand(700_000, generator=generator),
-            "reservoir": {"y": torch.arange(50_000), "seen": 50_000},
-        },
+    history: StateTree = {"accuracies": torch.rand(7, 2, generator=generator), "nothing": torch.empty(0, 2)}
+    forgetting: StateTree = {
+        "labels": ["a", "b"],
+        "best": torch.tensor([0.5, 1.0], dtype=torch.float64),
+        "history": history,
     }
+    reservoir: StateTree = {"y": torch.arange(50_000), "seen": 50_000}
+    learner: StateTree = {"weights": torch.rand(700_000, generator=generator), "reservoir": reservoir}
+    return {"forgetting": forgetting, "forgetting_too": torch.ones(3), "learner": learner}  # a name that begins alike
 
 
 @pytest.fixture

@@ -68,11 +68,10 @@ const showHistory = (newer) => {
 const showStatus = (newer) => {
   status = newer;
   showStream(status.stream, status.branch);
-  setText(byId('as-of'), `· ${clock(status.time)}`);
+  const toGo = status.state === 'relearning' ? ` · ${plural(status.relearning_records, 'record', 'records')} to go` : '';
+  setText(byId('as-of'), `${toGo} · ${clock(status.time)}`.trim());
   tiles.ofStatus(status, history);
-  showState(status.state, status.state === 'relearning'
-    ? `${STATES.relearning}: ${plural(status.relearning_records, 'record', 'records')} to go`
-    : STATES[status.state] ?? shown(status.state));
+  showState(status.state, STATES[status.state] ?? shown(status.state));
 };
 
 // Since when each of the two addresses does not answer.
@@ -107,8 +106,17 @@ const showReport = (report) => {
 
 if (isLive) {
   showState('starting', 'asking the learner');
-  makePoller({ url: 'history', seconds: 5, lost: lost('history'), taken: (said) => { reached('history'); if (said !== null) showHistory(said); } });
-  makePoller({ url: 'status', seconds: 2, lost: lost('status'), taken: (said) => { reached('status'); showStatus(said); } });
+  const ask = (name, seconds, show) => makePoller({
+    url: name,
+    seconds,
+    lost: lost(name),
+    taken: (said) => {
+      reached(name);
+      if (said !== null) show(said);
+    },
+  });
+  ask('history', 5, showHistory);
+  ask('status', 2, showStatus);
 } else {
   showReport(embedded);
 }

@@ -22,10 +22,13 @@ const makePager = (place, what, turn) => {
 };
 
 const fillTable = (table, caption, columns, rows) => {
-  const head = element('tr', {}, ...columns.map((column) => element('th', { scope: 'col', class: column.words ? 'words' : null }, column.title)));
+  const head = element('tr', {}, ...columns.map((column) => element('th', {
+    scope: 'col', class: column.words ? 'words' : null,
+  }, column.title)));
   const line = (row) => element('tr', {}, ...columns.map((column, place) => {
     const classes = [column.words && 'words', column.long && 'long'].filter(Boolean).join(' ') || null;
-    return element(place === 0 ? 'th' : 'td', { class: classes, scope: place === 0 ? 'row' : null }, ...[column.cell(row)].flat());
+    const name = place === 0 ? 'th' : 'td';
+    return element(name, { class: classes, scope: place === 0 ? 'row' : null }, ...[column.cell(row)].flat());
   }));
   table.replaceChildren(element('caption', {}, caption), element('thead', {}, head), element('tbody', {}, ...rows.map(line)));
 };
@@ -43,11 +46,11 @@ const makePagedTable = (place, { label, what, size, columns, caption, empty }) =
   const pager = makePager(pages, what, (newPage) => { page = newPage; draw(); });
   place.replaceChildren(sheet, pages);
   const draw = () => {
-    const count = Math.max(1, Math.ceil(rows.length / size));
-    page = Math.min(page, count - 1);
+    const last = Math.max(1, Math.ceil(rows.length / size)) - 1;
+    page = Math.min(page, last);
     sheet.replaceChildren(rows.length === 0 ? none : table);
     if (rows.length > 0) fillTable(table, caption, columns, rows.slice(page * size, (page + 1) * size));
-    pager(page, count, size, rows.length);
+    pager(page, last + 1, size, rows.length);
   };
   draw();
   return (newRows) => { rows = newRows; draw(); };

@@ -164,7 +164,9 @@ const makePicture = (viewChanged) => {
     if (name === 'lane') continue; // its events are in a table of their own
     place.addEventListener('keydown', onKey(isMap));
     place.addEventListener('focus', () => {
-      if (axis !== null && place.matches(':focus-visible')) point(cursor === null ? axis.at.length - 1 : columnOf(), isMap ? Math.max(0, cursor === null ? 0 : rowOf()) : null);
+      if (axis === null || !place.matches(':focus-visible')) return; // by keys
+      const row = Math.max(0, cursor === null ? 0 : rowOf());
+      point(cursor === null ? axis.at.length - 1 : columnOf(), isMap ? row : null);
     });
   }
 

@@ -21,6 +21,7 @@ from consumers.memory_record_source import InMemoryLog, InMemoryRecordSource
 from consumers.page import event_follower, learner_page
 from consumers.page.event_follower import EventFollower
 from consumers.page.event_log import EventLog
+from consumers.page.history_json import history_json
 from consumers.page.learner_page import LearnerPage
 from consumers.record_source import RecordSource, SourceUnavailable
 from tests.consumers.digit_records import digit_stream
@@ -136,12 +137,11 @@ def test_what_has_not_changed_is_not_sent(tmp_path: Path) -> None:
 
 def test_it_is_made_once_for_all_who_ask_and_not_again_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[float] = []
-    real = learner_page.history_json
 
     def slow(**about: Any) -> bytes:
         made.append(time.monotonic())
         time.sleep(0.2)
-        return real(**about)
+        return history_json(**about)
 
     monkeypatch.setattr(learner_page, "history_json", slow)
     events = EventLog()

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.backbones.backbone import Backbone
+from pipeline.backbones.mlp import Mlp
 from pipeline.backbones.sub_modules import SubModules
 from pipeline.network import Network, build_network
 from pipeline.restructuring.expansion import Expansion, Inputs, expansion_of
@@ -85,6 +87,22 @@ def test_it_has_one_small_sub_module_more_and_the_old_one_as_it_was() -> None:
     unpruned = finished(job(prune=None)).body
     assert isinstance(unpruned, SubModules)
     assert unpruned.bodies[1].resolved_options == {"hidden": [32]}
+
+
+def test_a_network_that_cannot_be_pruned_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the backbones of torchvision are: no options describe one with fewer channels."""
+    expansion = job()
+    finished(expansion)
+    assert expansion.did_without() == []
+    unpruned = job(prune=None)
+    finished(unpruned)
+    assert unpruned.did_without() == [], "nobody asked for it"
+    monkeypatch.setattr(Mlp, "measured_options", Backbone.measured_options)
+    whole = job()
+    finished(whole)
+    assert whole.did_without() == [
+        "the sub-module is not pruned: its backbone has no options for one with fewer channels"
+    ]
 
 
 def test_with_a_share_for_the_sub_modules_all_of_them_learn() -> None:
