@@ -183,7 +183,7 @@ def test_a_stop_has_the_time_it_needs(settings: Settings) -> None:
 def test_what_no_restart_mends_is_what_the_head_says() -> None:
     """deploy/image/hold.py holds these; all else Compose starts again."""
     assert {4, 5, 8} == FOR_A_PERSON
-    page = (DEPLOY.parent / "docs" / "operations.md").read_text(encoding="utf-8")
+    page = (DEPLOY.parent / "docs" / "operator" / "exit-codes.md").read_text(encoding="utf-8")
     for code in FOR_A_PERSON:
         (row,) = [line for line in page.splitlines() if line.startswith(f"| {code} |")]
         assert "not restart it" in row

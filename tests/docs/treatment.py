@@ -57,6 +57,7 @@ NOT_RUN = (
         r"kafka-(acls|topics|configs)\.sh\b", "of Kafka's own distribution, which is not needed here", check_files
     ),
     _not_run(r"(pip|python -m pip)\b", "wants the package index", check_files),
+    _not_run(r"(/opt/\S+|useradd|install|python3 -m venv)( |$)", "sets up a machine, as root", check_files),
     _not_run(r"git\b", "wants the network, or another checkout", check_files),
     _not_run(r"mlflow (ui|server|models)\b", "a server that tests of their own start", check_files),
     _not_run(
@@ -72,6 +73,10 @@ NOT_RUN = (
 LISTS = {
     ("README.md", "palimpsest check --stream digits"): "what there is, with `...`; docs/operator runs each",
     ("README.md", "palimpsest models --stream digits"): "as above",
+    ("docs/operator/deploy.md", "python3 -m venv"): "sets up a machine, as root",
+    ("docs/operator/deploy.md", "cd deploy"): "goes on with containers",
+    ("docs/operator/terminal.md", "palimpsest status --stream digits"): "of a learner that runs; tests/deploy asks one",
+    ("docs/operator/terminal.md", "palimpsest completion bash"): "writes into the folders of three shells",
 }
 
 # Written beside these and not yet here: a link to one that is missing is no error.
