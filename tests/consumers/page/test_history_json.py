@@ -200,3 +200,10 @@ def test_no_average_is_null() -> None:
     assert told["course"]["accuracy"] == [None]
     assert not told["classes"][0]["counts"]
     assert not math.isnan(told["classes"][0]["error"])
+
+
+def test_half_a_character_in_an_event_does_not_keep_the_rest_from_being_said() -> None:
+    log = EventLog()
+    log.add([event_of("\ud800", "new_class", {"class": "a\ud800\\b"}, time_seconds=1.0)])
+    (line,) = said(None, log.lines)["events"]["lines"]
+    assert (line["id"], line["text"]) == ("\ud800", "class a\ud800\\b is new")
