@@ -184,6 +184,8 @@ def test_notes_that_lead_nowhere_are_recognised(tmp_path: Path, learners: Path) 
         assert ":2 " not in done.stderr
         (tmp_path / NOTE_IN_STATE).write_text(json.dumps(asdict(elsewhere)))
         assert "its learner runs on elsewhere: ask there, or give --url" in status("--state", tmp_path).stderr
+        (tmp_path / NOTE_IN_STATE).write_text(json.dumps(asdict(replace(elsewhere, host="a\x1b[2Jb"))))
+        assert r"its learner runs on a\x1b[2Jb: " in status("--state", tmp_path).stderr
     with announced(stream="digits", branch="main", url="http://127.0.0.1:3", state=tmp_path):
         assert not (learners / "stale.json").exists(), "swept by the next one"
         assert (learners / "elsewhere.json").exists()
