@@ -260,7 +260,7 @@ class LearnerMetrics(Observer):
 
     def watch_registrations(self, waiting: Callable[[], int]) -> None:
         """`waiting()` is asked at each scrape, from the server's thread."""
-        self._registrations.set_function(waiting)
+        self._registrations.set_function(partial(_known_count, waiting))
 
     def _event_age(self) -> float:
         age = time.time() - self._newest_event_time_seconds
@@ -290,6 +290,14 @@ class LearnerMetrics(Observer):
 def _is_asked_for(learner: StreamLearner, kind: Kind) -> bool:
     request = learner.trigger.request
     return request is not None and request.kind is kind
+
+
+def _known_count(count: Callable[[], int]) -> float:
+    """A disk that does not answer must not take all other series with it."""
+    try:
+        return count()
+    except OSError:
+        return math.nan
 
 
 def _known(value: float | None) -> float:
