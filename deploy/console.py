@@ -52,8 +52,8 @@ class ConsoleObserver(Observer):
         )
 
     def metrics_shown(self, url: str) -> None:
-        """Where Prometheus finds them."""
-        self._say("metrics", f"metrics: {url}/metrics", {"url": f"{url}/metrics"})
+        """Where Prometheus finds them, and a person the learner's page."""
+        self._say("metrics", f"page: {url}/  metrics: {url}/metrics", {"url": f"{url}/metrics", "page": f"{url}/"})
 
     def turned(self, lag_records: Mapping[Partition, int]) -> None:
         """Remember the lag for the next line."""

@@ -184,7 +184,8 @@ def run_demo(
     }
     (out / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     _print_versions(versions, stream)
-    _print_where(out, stream, tracking_uri, cluster=None if is_embedded else kafka.bootstrap_servers)
+    cluster = None if is_embedded else kafka.bootstrap_servers
+    _print_where(out, stream, tracking_uri, cluster, evaluated_at=page.evaluated_at)
     return summary
 
 
@@ -337,7 +338,7 @@ def _print_versions(versions: Sequence[RegisteredVersion], stream: str) -> None:
         _say(f"  {version.version}  {version.trigger:<13} {offsets}{aliases}")
 
 
-def _print_where(out: Path, stream: str, tracking_uri: str, cluster: str | None) -> None:
+def _print_where(out: Path, stream: str, tracking_uri: str, cluster: str | None, *, evaluated_at: int | None) -> None:
     palimpsest = _program("palimpsest")
     _say(
         f"""
@@ -353,7 +354,9 @@ where to look next:
         _say(f"  {palimpsest} r-matrix --stream {stream}")
     else:
         _say(f"  {palimpsest} r-matrix --stream {stream} --bootstrap-servers {cluster}")
-    _say(f"\nthe picture of it, for a browser:\n  {out / 'report.html'}")
+    # The table's figures are of the stop itself, which the learner's own history does not hear of.
+    newest = "" if evaluated_at is None else f", up to the learner's own last evaluation after {evaluated_at:,} records"
+    _say(f"\nthe picture of it, for a browser{newest}:\n  {out / 'report.html'}")
 
 
 def _program(name: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from kafka.errors import KafkaError
 
+from consumers import topics
 from consumers.followed_topic import FollowedTopic
 from consumers.kafka_connection import bootstrap_servers
 from consumers.kafka_settings import KafkaSettings
@@ -41,6 +42,7 @@ class Report:
     sequence: int
     records: int
     evaluations: int  # that its history has
+    evaluated_at: int | None  # records learnt from by the newest of them
     classes: int
     events: int
     events_problem: str | None  # why there may be more events than these, and the way out
@@ -83,6 +85,7 @@ def write_report(
         sequence=own.entry.sequence,
         records=own.standing.records_consumed,
         evaluations=len(own.standing.course.rows_P),
+        evaluated_at=None if report is None else report.at_records,
         classes=0 if report is None else report.known_classes,
         events=len(events.events),
         events_problem=events.problem,
@@ -133,6 +136,8 @@ def _events(kafka: KafkaSettings, own: StateStanding) -> EventLines:
                 raise SourceUnavailable(f"the brokers did not give all events within {_READING_SECONDS:.0f} s")
             records = topic.poll(_CHUNK_RECORDS, _POLL_SECONDS)
             log.add(event for record in records if (event := told_event(record)) is not None)
+        if topic.is_missing:  # a learner makes it at its start: these are other brokers
+            raise SourceUnavailable(f"there is no topic {topics.events(own.stream)}")
     except (SourceUnavailable, UserError, KafkaError) as error:
         servers = bootstrap_servers(kafka)
         log.set_problem(

@@ -49,14 +49,14 @@ def free_port() -> int:
 
 
 def percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    return f"{100 * share:.1f}%"
 
 
 def alike(shown: str, share: float | None) -> bool:
     """To the last figure that is shown, however halves are rounded."""
     if share is None:
         return shown == "–"
-    return abs(float(shown.removesuffix(" %")) - 100 * share) <= 0.0501
+    return abs(float(shown.removesuffix("%")) - 100 * share) <= 0.0501
 
 
 def wait_for_the_newest(view: WatchedPage, url: str) -> None:

@@ -98,7 +98,7 @@ def some_events() -> EventLog:
 
 def percent(share: float | None) -> str:
     """Halves are rounded up, as JavaScript does."""
-    return "–" if share is None else f"{Decimal(share * 100).quantize(Decimal('0.1'), ROUND_HALF_UP)} %"
+    return "–" if share is None else f"{Decimal(share * 100).quantize(Decimal('0.1'), ROUND_HALF_UP)}%"
 
 
 @pytest.fixture(scope="module")

@@ -102,7 +102,7 @@ def test_lines_for_a_person(clock: Clock) -> None:
     everything(ConsoleObserver(out, as_json=False), clock)
     assert out.getvalue().splitlines() == [
         "started; nothing learnt yet",
-        "metrics: http://127.0.0.1:9095/metrics",
+        "page: http://127.0.0.1:9095/  metrics: http://127.0.0.1:9095/metrics",
         "             new: köln, bonn",
         "      1,000 records      500/s  lag    12,345     2 classes",
         "             drift of the prequential error",

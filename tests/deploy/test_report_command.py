@@ -123,3 +123,12 @@ def test_with_the_events_of_the_stream(
     assert told["events"]["problem"] is None
     new = {line["text"] for line in told["events"]["lines"] if line["kind"] == "new_class"}
     assert new == {f"class {entry['name']} is new" for entry in told["classes"]}
+
+
+@pytest.mark.kafka
+def test_brokers_that_do_not_have_the_stream(kafka_broker: EmbeddedKafka, world: World, tmp_path: Path) -> None:
+    result = report(
+        "--state", world.folder, "--out", tmp_path / "r.html", "--bootstrap-servers", kafka_broker.bootstrap_servers
+    )
+    assert result.exit_code == 0, result.output
+    assert result.stderr.startswith("events are missing: there is no topic ")

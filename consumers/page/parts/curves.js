@@ -35,7 +35,7 @@ const drawCurve = (place, ends, axis, history, name, one) => {
   for (const share of [0, 0.5, 1]) {
     const y = Math.round((1 - share) * CURVE_HEIGHT) + (share === 0 ? -0.5 : 0.5);
     svg.append(shape('path', { class: share === 0 ? 'base' : 'grid', d: `M0 ${y}H${axis.width}` }),
-      shape('text', { x: 0, y: y + (share === 0 ? -4 : 12) }, `${share * 100} %`));
+      shape('text', { x: 0, y: y + (share === 0 ? -4 : 12) }, `${share * 100}%`));
   }
   const baseline = history.baseline && history.baseline.course;
   if (baseline) svg.append(shape('path', { class: 'other', d: pathOf(axis, baseline.at, baseline[name]) }));

@@ -3,7 +3,7 @@
 const whole = new Intl.NumberFormat('en');
 const NOTHING = '–';
 
-const percent = (share) => (share === null || share === undefined ? NOTHING : `${(share * 100).toFixed(1)} %`);
+const percent = (share) => (share === null || share === undefined ? NOTHING : `${(share * 100).toFixed(1)}%`);
 const count = (number) => (number === null || number === undefined ? NOTHING : whole.format(number));
 const plural = (number, one, many) => `${count(number)} ${number === 1 ? one : many}`;
 
