@@ -119,10 +119,15 @@ def test_topics_are_those_that_are_read() -> None:
     assert made is not None
     names = {f"digits.{topic}" for topic in made[1].split()}
     assert names == {topics.samples("digits"), topics.unlabelled("digits"), topics.requests("digits")}
-    for variables in ({}, example_variables()):
-        answer = parse("compose.yaml", variables={**variables, **PASSWORDS})
-        predictor = yaml.safe_load(answer.stdout)["services"]["predictor"]
-        assert option(predictor["command"], "input") in names
+    assert _input_of_predictor(example_variables()) in names
+    # Who names a stream of their own and nothing else is not left with the example's topic, which nobody makes then.
+    for nothing in ({}, {"PREDICTOR_INPUT": ""}):
+        assert _input_of_predictor({"STREAM": "parcels", **nothing}) == topics.requests("parcels")
+
+
+def _input_of_predictor(variables: dict[str, str]) -> str:
+    answer = parse("compose.yaml", variables={**variables, **PASSWORDS})
+    return option(yaml.safe_load(answer.stdout)["services"]["predictor"]["command"], "input")
 
 
 def test_images_are_exact() -> None:
