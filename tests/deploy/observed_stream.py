@@ -1,6 +1,6 @@
 """A whole stream that Prometheus watches: learner, worker, champion and challenger, real ones, over drifting digits.
 
-Made once for the whole test session: `observed_stream.prometheus.query(...)` answers with what a dashboard would show.
+Made once for the module that asks: `observed_stream.prometheus.query(...)` answers with what a dashboard would show.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class ObservedStream:
     broker: EmbeddedKafka
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def observed_stream(
     kafka_broker: EmbeddedKafka, empty_database: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ObservedStream]:

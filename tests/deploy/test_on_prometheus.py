@@ -1,4 +1,7 @@
-"""Every panel and every event of the dashboards, asked of a real Prometheus that watches a real stream."""
+"""The rules and the dashboards that are shipped, asked of a real Prometheus over a real stream that drifts.
+
+One file: the stream, its four processes and Prometheus are begun once for it, and end with it.
+"""
 
 from __future__ import annotations
 
@@ -8,26 +11,36 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from consumers import kafka_connection, topics
 from pipeline.codec.image import encode_png
 from tests.consumers.digit_records import digit_images
 from tests.deploy.dashboard_files import Asked, all_asked, read_boards
-from tests.deploy.observed_stream import ObservedStream
+from tests.deploy.observed_stream import PROMETHEUS_FOLDER, ObservedStream
+from tests.deploy.promql_selectors import selectors
 from tests.deploy.streams import kafka
 
-pytestmark = [
-    pytest.mark.kafka,
-    # MLflow's own use of SQLAlchemy
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"),
-]
+# MLflow's own use of SQLAlchemy
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
+
+
+def rules(file: Path) -> list[dict[str, Any]]:
+    groups = yaml.safe_load(file.read_text(encoding="utf-8"))["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+RECORDED = {rule["record"]: rule for rule in rules(PROMETHEUS_FOLDER / "rules" / "recording.yml")}
+ALERTS = {rule["alert"]: rule for rule in rules(PROMETHEUS_FOLDER / "rules" / "alerts.yml")}
+SELECTORS = sorted({found for rule in ALERTS.values() for found in selectors(rule["expr"])})
 
 # What this stream cannot show, and why. Whatever is here must show nothing indeed.
 NOT_HERE = {
     "Palimpsest / Pipeline / Memory of the GPU / A": "learning runs on the CPU",
-    "Palimpsest / Pipeline / Breaks of the log that were borne / A": "the log has lost nothing",
 }
 # Events that come here by luck or not at all: what they count is there, which is shown here; and they fire on made-up
 # series (test_dashboard_events.py).
@@ -41,6 +54,56 @@ ASKED = [pytest.param(one, id=one.where) for one in {one.expr: one for one in re
 INTERVALS = {"__rate_interval": "4s", "__interval": "1s"}
 LOOKED_BACK = "10m"
 NEW_CLASS_RECORDS = 20
+
+
+def test_the_selectors_of_an_expression_are_found() -> None:
+    assert selectors(
+        '(up == 0) * on (job, instance) group_left (stream) rate(palimpsest_a_total{x="up", y="1"}[5m] offset 1h)'
+    ) == ['palimpsest_a_total{x="up", y="1"}', "up"]
+    assert selectors("max by (stream, role) (instance:palimpsest_a:sum) > 3 * process_b_seconds") == [
+        "instance:palimpsest_a:sum",
+        "process_b_seconds",
+    ]
+    for name, rule in ALERTS.items():
+        assert selectors(rule["expr"]), name
+
+
+@pytest.mark.kafka
+def test_every_target_is_up(observed_stream: ObservedStream) -> None:
+    targets = observed_stream.prometheus.targets()
+    assert {target["labels"]["job"] for target in targets} == set(observed_stream.targets)
+    assert [target["lastError"] for target in targets if target["health"] != "up"] == []
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("name", RECORDED)
+def test_every_recording_rule_has_something_to_say(observed_stream: ObservedStream, name: str) -> None:
+    """The expression itself, and what was recorded of it, of this stream."""
+    prometheus = observed_stream.prometheus
+    assert prometheus.wait_for(RECORDED[name]["expr"])
+    recorded = prometheus.wait_for(name)
+    assert {series.labels["stream"] for series in recorded} == {observed_stream.stream}
+    assert not all(math.isnan(series.value) for series in recorded)
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("selector", SELECTORS)
+def test_what_an_alert_looks_at_is_there(observed_stream: ObservedStream, selector: str) -> None:
+    assert observed_stream.prometheus.wait_for(selector)
+
+
+@pytest.mark.kafka
+def test_every_rule_is_evaluated_without_an_error(observed_stream: ObservedStream) -> None:
+    """Two series where there must be one are only found where there are data."""
+    observed_stream.prometheus.wait_for("instance:palimpsest_build:info")
+    loaded = observed_stream.prometheus.rules()
+    assert sorted(rule["name"] for rule in loaded) == sorted([*RECORDED, *ALERTS])
+    for rule in loaded:
+        observed_stream.prometheus.query(rule["query"])
+        assert (rule["name"], rule["health"], rule.get("lastError")) == (rule["name"], "ok", None)
+
+
+# -- the dashboards ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +138,7 @@ def eventful(observed_stream: ObservedStream) -> Iterator[None]:
     thread.join(30)
 
 
+@pytest.mark.kafka
 def test_the_variables_find_the_stream_and_all_its_processes(
     observed_stream: ObservedStream, variables: dict[str, str]
 ) -> None:
@@ -87,6 +151,7 @@ def test_the_variables_find_the_stream_and_all_its_processes(
     } == scraped
 
 
+@pytest.mark.kafka
 @pytest.mark.usefixtures("eventful")
 @pytest.mark.parametrize("asked", ASKED)
 def test_it_returns_data(observed_stream: ObservedStream, variables: dict[str, str], asked: Asked) -> None:
