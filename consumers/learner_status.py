@@ -107,7 +107,7 @@ class LearnerStatus(Observer):
             relearning_seconds=_seconds_left(seen, moment),
             registered_version=seen.registered,
             dead_letters=seen.dead_letters,
-            registrations_waiting=self._waiting(),
+            registrations_waiting=self._registrations_waiting(),
         )
 
     @property
@@ -119,6 +119,13 @@ class LearnerStatus(Observer):
         body = self.answer().model_dump_json().encode() + b"\n"
         headers = {"Cache-Control": "no-store"}
         return HttpAnswer(status=200, content_type="application/json", body=body, headers=headers)
+
+    def _registrations_waiting(self) -> int | None:
+        """A disk that does not answer the one question hides no other answer, and ends no thread that asks."""
+        try:
+            return self._waiting()
+        except OSError:
+            return None
 
     def _next_snapshot(self, seen: _Seen, moment: float) -> float | None:
         """By time, or by records at the present rate, whichever comes first."""

@@ -45,6 +45,7 @@ class LearnerMetrics(Observer):
         self._is_relearning = False
         self._caught_up_at: float | None = None  # expected, monotonic; None: nobody knows
         self._evaluated_at_records = 0  # 0: the beginning, before the first evaluation
+        self._begun: set[Partition] = set()
 
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return Gauge(f"palimpsest_{name}", text, labels, registry=registry)
@@ -244,8 +245,10 @@ class LearnerMetrics(Observer):
         self.last_turn = time.monotonic()
         for partition, lag in lag_records.items():
             self._lag.labels(partition.topic, partition.number).set(lag)
-            for counter in (self._consumed, self._gaps, self._gap_records):  # there before its first record
-                counter.labels(partition.topic, partition.number)
+            if partition not in self._begun:  # its counters are there before its first record
+                self._begun.add(partition)
+                for counter in (self._consumed, self._gaps, self._gap_records):
+                    counter.labels(partition.topic, partition.number)
 
     def warned(self, message: str) -> None:
         """Warnings are for the log."""
@@ -257,7 +260,7 @@ class LearnerMetrics(Observer):
 
     def watch_registrations(self, waiting: Callable[[], int]) -> None:
         """`waiting()` is asked at each scrape, from the server's thread."""
-        self._registrations.set_function(waiting)
+        self._registrations.set_function(partial(_known_count, waiting))
 
     def _event_age(self) -> float:
         age = time.time() - self._newest_event_time_seconds
@@ -287,6 +290,14 @@ class LearnerMetrics(Observer):
 def _is_asked_for(learner: StreamLearner, kind: Kind) -> bool:
     request = learner.trigger.request
     return request is not None and request.kind is kind
+
+
+def _known_count(count: Callable[[], int]) -> float:
+    """A disk that does not answer must not take all other series with it."""
+    try:
+        return count()
+    except OSError:
+        return math.nan
 
 
 def _known(value: float | None) -> float:

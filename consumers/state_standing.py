@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import cast
 
+from pydantic import ValidationError
 from torch import Tensor
 
 from consumers.page.standing import Standing
@@ -15,7 +17,7 @@ from model_store.manifest import NotWhole
 from model_store.snapshot_choice import chosen_snapshot
 from model_store.snapshot_store import SnapshotEntry, SnapshotStore
 from pipeline.evaluation.forgetting import ForgettingHistory
-from pipeline.settings import LearnerSettings
+from pipeline.settings import EvaluationSettings
 from pipeline.state import Json, StateTree
 from pipeline.user_error import UserError
 
@@ -70,8 +72,17 @@ def standing_at(state: Path, which: str, *, option: str) -> StateStanding:
 
 def _standing(store: SnapshotStore, entry: SnapshotEntry) -> Standing:
     part = store.load_part(entry, _WANTED)
-    settings = LearnerSettings.model_validate(entry.facts["settings"])
-    history = ForgettingHistory(settings.evaluation)
+    # of the settings these alone: the rest may be of another release, whose learner this one is shown beside
+    stored = cast("dict[str, Json]", entry.facts["settings"])
+    try:
+        settings = EvaluationSettings.model_validate(stored["evaluation"])
+    except ValidationError as error:
+        made_by = cast("dict[str, Json]", entry.facts.get("environment") or {}).get("palimpsest")
+        raise UserError(
+            f"{entry.path} is of release {made_by}, whose evaluation settings are not those of this one "
+            f"({version('palimpsest')}); have it shown by a palimpsest of that release"
+        ) from error
+    history = ForgettingHistory(settings)
     history.load_state(cast(StateTree, part["forgetting"]))
     return Standing(
         report=history.newest_report(),

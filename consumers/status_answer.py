@@ -77,4 +77,4 @@ class StatusAnswer(_Figures):
     relearning_seconds: float | None = None  # until then, as was expected when the job was adopted
     registered_version: RegisteredVersion | None = None
     dead_letters: int = 0  # of this process
-    registrations_waiting: int = 0  # versions that wait for MLflow
+    registrations_waiting: int | None = 0  # versions that wait for MLflow

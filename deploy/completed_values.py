@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import click
 
 _STATES = Path("runs")  # where our examples have them, each under its stream's name
+# A shell puts what is offered onto the command line as it is: nothing in a folder's name may be an order to it.
+_PLAIN = re.compile(r"[\w.-]+", re.ASCII)
 
 
 def stream_names(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
@@ -38,4 +41,4 @@ def names_in(choices: str) -> Callable[[click.Context, click.Parameter, str], li
 
 
 def _beginning(names: Iterable[str], incomplete: str) -> list[str]:
-    return sorted({name for name in names if name.startswith(incomplete)})
+    return sorted({name for name in names if name.startswith(incomplete) and _PLAIN.fullmatch(name)})

@@ -49,10 +49,13 @@ class LearnerNote:
         return self.is_of_this_machine and not _is_alive(self.pid)
 
 
-def notes_folder() -> Path:
-    """Where they are."""
+def notes_folder() -> Path | None:
+    """Where they are. None: nowhere, since this user has no home, as one that a container is given by its number."""
     chosen = os.environ.get(FOLDER_VARIABLE)
-    return Path(chosen) if chosen else Path.home() / ".local" / "state" / "palimpsest" / "learners"
+    try:
+        return Path(chosen) if chosen else Path.home() / ".local" / "state" / "palimpsest" / "learners"
+    except RuntimeError:
+        return None
 
 
 @contextmanager
@@ -67,11 +70,12 @@ def announced(*, stream: str, branch: str, url: str, state: Path) -> Iterator[No
         host=socket.gethostname(),
         started_at=time.time(),
     )
-    folder = notes_folder()
-    places = [folder / f"{uuid.uuid4().hex}.json", state / NOTE_IN_STATE]
-    with suppress(OSError):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _sweep(folder)
+    folder, places = notes_folder(), [state / NOTE_IN_STATE]
+    if folder is not None:
+        places.append(folder / f"{uuid.uuid4().hex}.json")
+        with suppress(OSError):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _sweep(folder)
     for place in places:
         with suppress(OSError):
             _write(place, note)
@@ -86,7 +90,9 @@ def announced(*, stream: str, branch: str, url: str, state: Path) -> Iterator[No
 
 def notes() -> list[LearnerNote]:
     """Of the learners of this user that may be running on this machine, the oldest first."""
-    found = [note for place in _places(notes_folder()) if (note := _read(place)) is not None]
+    folder = notes_folder()
+    places = [] if folder is None else _places(folder)
+    found = [note for place in places if (note := _read(place)) is not None]
     running = [note for note in found if note.is_of_this_machine and not note.is_stale]
     return sorted(running, key=lambda note: note.started_at)
 
@@ -128,8 +134,9 @@ def _read(place: Path) -> LearnerNote | None:
         note = LearnerNote(**{field.name: document[field.name] for field in fields(LearnerNote)})
     except (OSError, ValueError, TypeError, KeyError):
         return None
-    is_ours = isinstance(note.pid, int) and all(isinstance(text, str) for text in (note.stream, note.branch, note.url))
-    return note if is_ours else None
+    texts = (note.stream, note.branch, note.url, note.state, note.host)
+    are_ours = isinstance(note.pid, int) and isinstance(note.started_at, int | float)
+    return note if are_ours and all(isinstance(text, str) for text in texts) else None
 
 
 def _is_alive(pid: int) -> bool:

@@ -111,8 +111,14 @@ def _worst(answer: StatusAnswer) -> str:
     worst = answer.worst_class
     if worst is None:
         return UNKNOWN
-    name = printable(worst.name)
+    name = _class_name(worst.name)
     return f"{worst.accuracy:.1%} {name if len(name) <= _MOST_OF_A_NAME else f'{name[: _MOST_OF_A_NAME - 3]}...'}"
+
+
+def _class_name(label: str) -> str:
+    """One of spaces alone would not be seen."""
+    name = printable(label)
+    return name if name.strip() else f'"{name}"'
 
 
 def _worst_in_full(answer: StatusAnswer) -> str:
@@ -120,7 +126,7 @@ def _worst_in_full(answer: StatusAnswer) -> str:
     if worst is None:
         return UNKNOWN
     forgot = f"forgot {worst.forgetting:.1%}, {worst.n:,} held out"
-    return f"{printable(worst.name)}: {worst.accuracy:.1%} ({forgot})"
+    return f"{_class_name(worst.name)}: {worst.accuracy:.1%} ({forgot})"
 
 
 def _next_snapshot(answer: StatusAnswer) -> str:

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from consumers.status_answer import StatusAnswer
 from deploy.asking_learners import Tried
+from deploy.printable import printable
 from deploy.status_figures import all_figures
 
 
@@ -29,7 +30,8 @@ def status_lines(answers: Sequence[StatusAnswer], room: int | None = None) -> li
 def nobody_answers(stream: str | None, branch: str | None, tried: Sequence[Tried]) -> str:
     """What was tried, and the way out."""
     whose = "" if stream is None else f" of stream {stream!r}" + ("" if branch is None else f", branch {branch!r}")
-    attempts = "; ".join(f"{attempt.where}: {attempt.why}" for attempt in tried)
+    # a note may be somebody else's, and say anything
+    attempts = "; ".join(f"{printable(attempt.where)}: {printable(attempt.why)}" for attempt in tried)
     way_out = (
         "start one with `palimpsest learn`, or give --url where it runs on another machine or under another user "
         '(its line "metrics" says where), or metrics.enabled where it is false'

@@ -86,7 +86,9 @@ def _pieces(
 
 
 def _encoded(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    # half a surrogate pair, which an event can bring and UTF-8 cannot hold, becomes the escape that JSON has for it
+    return text.encode(errors="backslashreplace")
 
 
 def _joined(entries: Iterable[bytes]) -> Iterator[bytes]:

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from consumers.http_server import HttpAnswer, HttpRequest, Route
+from consumers.http_server import HttpAnswer, HttpRequest, Route, plain
 from consumers.log_gap import Gap
 from consumers.observers import Observer
 from consumers.page.baseline import Baseline
@@ -32,6 +32,9 @@ from pipeline.stream_learner import StepReport, StreamLearner
 
 _WORTH_PACKING_BYTES = 1_000
 _REST_FACTOR = 19  # see 2.
+# For an answer that another thread is making: its baseline may be large, or lie on a disk that does not answer. The
+# page gives up after 20 s, and asks again; a thread each time would use up those that /livez is answered by.
+_MAKING_SECONDS = 10.0
 _NO_STORE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 
 
@@ -91,7 +94,10 @@ class LearnerPage(Observer):
 
     def _history(self, request: HttpRequest) -> HttpAnswer:
         self._look()
-        etag, packed = self._newest()
+        newest = self._newest()
+        if newest is None:
+            return plain(503, "the history is being made: ask again", Retry_After="10")
+        etag, packed = newest
         if etag in request.headers.get("If-None-Match", ""):
             return HttpAnswer(
                 status=304, content_type="application/json", body=b"", headers={**_NO_STORE, "ETag": etag}
@@ -102,9 +108,11 @@ class LearnerPage(Observer):
         if self._follower is not None:
             self._follower.look()
 
-    def _newest(self) -> tuple[str, _Packed]:
-        """One thread makes it, and those who ask meanwhile wait for that, or have the one before."""
-        with self._making:
+    def _newest(self) -> tuple[str, _Packed] | None:
+        """One thread makes it. Those who ask meanwhile wait for that, and after a while have the one before, if any."""
+        if not self._making.acquire(timeout=_MAKING_SECONDS):
+            return self._made
+        try:
             standing_number, standing = self._standing
             lines = self._events.lines
             baseline = None if self._baseline is None else self._baseline.look()
@@ -125,6 +133,8 @@ class LearnerPage(Observer):
             ended = time.monotonic()
             self._rests_until = ended + _REST_FACTOR * (ended - began)
             return self._made
+        finally:
+            self._making.release()
 
     # -- Observer --------------------------------------------------------------------------------------------------
 

@@ -134,8 +134,8 @@ def _erased(data: Mapping[str, Json]) -> str:
 
 def _replayed(data: Mapping[str, Json]) -> str:
     sent = data.get("sent")
-    counts = [count for count in sent.values() if type(count) is int] if isinstance(sent, Mapping) else []
-    return f"dead letters were sent back: {sum(counts):,}"
+    counts = map(_number, sent.values()) if isinstance(sent, Mapping) else ()
+    return f"dead letters were sent back: {sum(count for count in counts if count is not None):,}"
 
 
 _TEXTS = {

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from deploy.command_options import settings_option, state_option
+
 
 @click.command(
     epilog="""\b
@@ -13,12 +15,7 @@ Examples:
   palimpsest report --state runs/digits --out report.html
   palimpsest report --state runs/digits --baseline runs/digits-plain --snapshot 12"""
 )
-@click.option(
-    "--state",
-    required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder given to `palimpsest learn`; it is only read.",
-)
+@state_option("Folder given to `palimpsest learn`; it is only read.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -33,9 +30,7 @@ Examples:
     help="State of another learner of the same stream, to show beside.",
 )
 @click.option("--snapshot", metavar="N", help="SEQUENCE or GENERATION-SEQUENCE.  [default: the newest]")
-@click.option(
-    "--settings", "settings_file", type=click.Path(path_type=Path), help="YAML file; see `palimpsest settings`."
-)
+@settings_option
 @click.option("--bootstrap-servers", metavar="HOST:PORT", help="Where the events are; default: the embedded broker.")
 def command(
     state: Path,

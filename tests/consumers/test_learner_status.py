@@ -169,6 +169,16 @@ def test_the_figures_are_those_of_the_run(tmp_path: Path) -> None:
     assert answer["records_per_second"] > 0
 
 
+def test_a_disk_that_does_not_say_what_waits_hides_nothing_else() -> None:
+    def broken() -> int:
+        raise OSError("Stale file handle")
+
+    status = new_status()
+    status.watch_registrations(broken)
+    _, answer = asked(status)
+    assert (answer["stream"], answer["registrations_waiting"]) == ("digits", None)
+
+
 def test_a_learner_that_goes_on_knows_its_snapshot_and_its_last_evaluation(tmp_path: Path) -> None:
     world = world_of(tmp_path)
     world.learn()

@@ -313,3 +313,14 @@ def test_waiting_registrations_are_counted_at_each_scrape() -> None:
     assert samples(metrics)["palimpsest_registrations_waiting"][()] == 3
     waiting.clear()
     assert samples(metrics)["palimpsest_registrations_waiting"][()] == 0
+
+
+def test_a_disk_that_does_not_say_what_waits_hides_no_other_series() -> None:
+    def broken() -> int:
+        raise OSError("Stale file handle")
+
+    metrics = new_metrics()
+    metrics.watch_registrations(broken)
+    found = samples(metrics)
+    assert math.isnan(found["palimpsest_registrations_waiting"][()])
+    assert found["process_resident_memory_bytes"][()] > 0

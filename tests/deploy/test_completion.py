@@ -53,6 +53,7 @@ def test_commands_options_and_choices(tmp_path: Path) -> None:
 
 def test_streams_and_branches_that_are_known_here(tmp_path: Path) -> None:
     (tmp_path / "runs" / "mail" / "snapshots").mkdir(parents=True)
+    (tmp_path / "runs" / "$(touch harm)" / "snapshots").mkdir(parents=True)
     (tmp_path / "runs" / "demo.log").touch()
     learners = tmp_path / "learners"
     note = {"pid": os.getpid(), "started_at": 0.0, "url": "http://127.0.0.1:1", "state": str(tmp_path)}

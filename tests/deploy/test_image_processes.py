@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -38,6 +39,15 @@ def test_it_is_healthy_where_one_of_them_lives() -> None:
     with _server(time.monotonic()) as port:
         assert unhealthy([1, port]) is None
     assert unhealthy([port]) == f"nothing listens on {port}"
+
+
+def test_no_proxy_is_asked_about_this_container() -> None:
+    with _server(time.monotonic()) as port:
+        check = [sys.executable, "-m", "deploy.image.healthy", str(port)]
+        ran = subprocess.run(
+            check, env={**os.environ, "http_proxy": "http://127.0.0.1:1"}, capture_output=True, text=True, check=False
+        )
+    assert (ran.returncode, ran.stderr) == (0, "")
 
 
 def test_it_is_not_where_its_loop_stands_still() -> None:

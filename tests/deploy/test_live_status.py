@@ -16,7 +16,7 @@ from consumers.status_answer import StatusAnswer, WorstClass
 from deploy.embedded_kafka import EmbeddedKafka
 from deploy.line_queue import LineQueue
 from deploy.live_status import flowing
-from deploy.status_figures import live_figures
+from deploy.status_figures import all_figures, live_figures
 from tests.deploy.command_line import environment
 from tests.deploy.streams import send, settings_file
 from tests.deploy.terminal import DEADLINE_SECONDS, Terminal
@@ -175,7 +175,7 @@ def turn(number):
 def test_it_draws_a_few_times_a_second() -> None:
     with looping("pass") as terminal:
         terminal.wait_for(is_drawn)
-        before, began = terminal.raw.count(DRAWN.encode()), time.monotonic()
+        before, began = terminal.raw.count(b"1,234,567"), time.monotonic()
         time.sleep(2.0)
         frames = terminal.raw.count(b"1,234,567") - before
         assert 1 <= frames <= 5 * (time.monotonic() - began)
@@ -241,6 +241,15 @@ def test_no_label_makes_a_line_too_wide(label: str) -> None:
         lines = flowing(live_figures(answer), room)
         assert max(line.cell_len for line in lines) <= room
         assert all(character.isprintable() for line in lines for character in line.plain)
+
+
+@pytest.mark.parametrize("label", ["", "  "])
+def test_a_label_of_spaces_alone_is_seen(label: str) -> None:
+    answer = ANSWER.model_copy(update={"worst_class": WorstClass(name=label, accuracy=0.5, forgetting=0.1, n=30)})
+    (live,) = [figure.value for figure in live_figures(answer) if figure.name == "worst"]
+    (full,) = [figure.value for figure in all_figures(answer) if figure.name == "worst class"]
+    assert live == f'50.0% "{label}"'
+    assert full.startswith(f'"{label}": 50.0% ')
 
 
 def test_learning_once_more_says_how_much_and_how_long() -> None:

@@ -145,6 +145,20 @@ def test_where_nothing_can_be_written_it_learns_all_the_same(tmp_path: Path, mon
         assert notes() == []
 
 
+def test_a_user_without_a_home_learns_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `docker run --user 54321` may have it; the state's folder still says where it is."""
+
+    def nobody() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("PALIMPSEST_LEARNERS_DIR")
+    monkeypatch.setattr(Path, "home", nobody)
+    with learner() as url, announced(stream="digits", branch="main", url=url, state=tmp_path):
+        assert notes() == []
+        assert [answer.stream for answer in answers(status("--state", tmp_path, "--json"))] == ["digits"]
+        assert status("--stream", "digits").exit_code == NO_LEARNER
+
+
 def dead_pid() -> int:
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
@@ -159,6 +173,8 @@ def test_notes_that_lead_nowhere_are_recognised(tmp_path: Path, learners: Path) 
         elsewhere = replace(left, host="elsewhere", url="http://127.0.0.1:2")
         for name, note in (("stale", stale), ("elsewhere", elsewhere)):
             (learners / f"{name}.json").write_text(json.dumps(asdict(note)))
+        of_a_later_release = json.dumps(asdict(left) | {"started_at": "2026-01-01"})
+        (learners / "later.json").write_text(of_a_later_release)
         for name, text in (("broken", "{"), ("list", "[]"), ("other", '{"pid": 1}'), ("bad", "\xff")):
             (learners / f"{name}.json").write_bytes(text.encode("latin-1"))
         done = status("--stream", "digits")
@@ -168,6 +184,8 @@ def test_notes_that_lead_nowhere_are_recognised(tmp_path: Path, learners: Path) 
         assert ":2 " not in done.stderr
         (tmp_path / NOTE_IN_STATE).write_text(json.dumps(asdict(elsewhere)))
         assert "its learner runs on elsewhere: ask there, or give --url" in status("--state", tmp_path).stderr
+        (tmp_path / NOTE_IN_STATE).write_text(json.dumps(asdict(replace(elsewhere, host="a\x1b[2Jb"))))
+        assert r"its learner runs on a\x1b[2Jb: " in status("--state", tmp_path).stderr
     with announced(stream="digits", branch="main", url="http://127.0.0.1:3", state=tmp_path):
         assert not (learners / "stale.json").exists(), "swept by the next one"
         assert (learners / "elsewhere.json").exists()
@@ -252,4 +270,6 @@ def test_a_note_says_all_that_is_needed() -> None:
     )
     assert note.is_stale
     assert not replace(note, host="elsewhere").is_stale, "nobody sees its processes from here"
-    assert running_learners.notes_folder().name == "learners"
+    folder = running_learners.notes_folder()
+    assert folder is not None
+    assert folder.name == "learners"

@@ -9,8 +9,6 @@ that is closed before its child has ended kills the child. It ends with its stdi
 
 from __future__ import annotations
 
-import atexit
-import ctypes
 import gc
 import importlib
 import json
@@ -19,11 +17,10 @@ import selectors
 import signal
 import socket
 import sys
-import threading
-import traceback
 from typing import Any
 
-_PR_SET_PDEATHSIG = 1
+from tests.forked_process import die_with, end_as
+
 _IMPORTED = (
     "deploy.commands.learn",
     "deploy.commands.predict",
@@ -46,30 +43,16 @@ def main(address: str) -> None:
     gc.collect()
     gc.freeze()
     arguments = _serve(address)
-    # Nothing is left to be taken down, and modules that were frozen by `gc` complain when they are.
-    os._exit(0 if arguments is None else _command(arguments))
+    if arguments is not None:
+        end_as(lambda: _palimpsest(arguments))
+    os._exit(0)
 
 
-def _command(arguments: list[str]) -> int:
-    """The exit code, when all that a process does before it ends was done."""
+def _palimpsest(arguments: list[str]) -> None:
     from deploy import cli
 
     sys.argv = ["palimpsest", *arguments]
-    code: object = 0
-    try:
-        cli.main()
-    except SystemExit as end:
-        code = end.code
-    except BaseException:
-        traceback.print_exc()
-        code = 1
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join()
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    return code if isinstance(code, int) else 0
+    cli.main()
 
 
 def _serve(address: str) -> list[str] | None:
@@ -137,9 +120,7 @@ def _tell_ended(children: dict[int, socket.socket], selector: selectors.BaseSele
 
 def _become(request: dict[str, Any], streams: list[int], parent: int) -> None:
     """In the caller's folder and environment, with its streams; dead when the server dies."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it had died before we asked to die with it
-        os._exit(1)
+    die_with(parent)
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)

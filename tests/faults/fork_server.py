@@ -11,17 +11,12 @@ thread and no connection when it forks. It ends with its stdin, and its children
 
 from __future__ import annotations
 
-import atexit
-import ctypes
 import gc
 import importlib
 import json
 import os
 import selectors
 import signal
-import sys
-import threading
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +26,7 @@ from pipeline.settings import LearnerSettings
 from pipeline.stream_learner import StreamLearner
 from tests.faults import learner_entry
 from tests.faults.fault_stream import mixed
-
-_PR_SET_PDEATHSIG = 1
+from tests.forked_process import die_with, end_as
 
 
 def main() -> None:
@@ -55,30 +49,9 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     request = _serve()
-    code = 0
     if request is not None:
-        code = _learn(request["arguments"])
-    # Nothing is left to be taken down, and modules that were frozen by `gc` complain when they are.
-    os._exit(code)
-
-
-def _learn(arguments: list[str]) -> int:
-    """The exit code, when all that a process does before it ends was done."""
-    code: object = 0
-    try:
-        learner_entry.main(arguments, os.environ)
-    except SystemExit as end:
-        code = end.code
-    except BaseException:
-        traceback.print_exc()
-        code = 1
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join()
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    return code if isinstance(code, int) else 0
+        end_as(lambda: learner_entry.main(request["arguments"], os.environ))
+    os._exit(0)
 
 
 def _warm_up() -> None:
@@ -140,9 +113,7 @@ def _tell_ended(children: dict[int, int]) -> None:
 def _become(request: dict[str, Any], parent: int) -> None:
     """A process group of its own, input from nowhere, output into a file, dead when the server dies."""
     os.setpgid(0, 0)
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it had died before we asked to die with it
-        os._exit(1)
+    die_with(parent)
     nowhere = os.open(os.devnull, os.O_RDONLY)
     out = os.open(request["out"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(nowhere, 0)

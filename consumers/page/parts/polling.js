@@ -30,9 +30,9 @@ const makePoller = ({ url, seconds, taken, lost }) => {
       });
       if (answer.status !== 304 && !answer.ok) throw new Error(`${url} answers ${answer.status}`);
       const said = answer.status === 304 ? null : await answer.json();
-      if (said !== null) etag = answer.headers.get('ETag');
       failures = 0;
       taken(said); // null: as before
+      if (said !== null) etag = answer.headers.get('ETag'); // of what is shown
       const took = (performance.now() - began) / 1000;
       wait(document.hidden ? HIDDEN_SECONDS : Math.max(seconds, took * REST_FACTOR));
     } catch (error) {

@@ -6,8 +6,10 @@ import json
 import math
 import random
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -19,6 +21,7 @@ from consumers.page.told_event import event_of
 from consumers.state_standing import newest_standing, standing_at
 from pipeline.evaluation.forgetting import ForgettingHistory
 from pipeline.settings import LearnerSettings
+from pipeline.state import Json
 from pipeline.stream_learner import StreamLearner
 from pipeline.user_error import UserError
 from tests.consumers.learner_world import STREAM, World
@@ -183,6 +186,28 @@ def test_a_baseline_that_is_not_there_or_another_stream_s_says_why(world: World,
     assert "which is another one" in (other.problem or "")
 
 
+def test_a_state_of_another_release_is_shown_where_its_evaluations_can_be_read(tmp_path: Path) -> None:
+    world = learnt(tmp_path)
+    newest = world.newest()
+    settings = cast("dict[str, dict[str, Any]]", newest.facts["settings"])
+
+    def written(number: int, changed: dict[str, dict[str, Any]]) -> None:
+        other: Mapping[str, Json] = {"settings": cast(Json, changed), "environment": {"palimpsest": "9.0"}}
+        facts = {**newest.facts, **other}
+        world.store.write(replace(newest, generation=9, sequence=number, facts=facts))
+
+    written(1, {**settings, "of_a_later_release": {"a": 1}})
+    found = newest_standing(world.folder)
+    assert found is not None
+    assert found.entry.number == (9, 1)
+    assert found.standing.report is not None
+    written(2, {**settings, "evaluation": {**settings["evaluation"], "of_a_later_release": 1}})
+    with pytest.raises(UserError, match=r"is of release 9\.0, whose evaluation settings are not those of this one"):
+        newest_standing(world.folder)
+    look = Baseline(world.folder, stream=STREAM).look()
+    assert (look.found, (look.problem or "").endswith("have it shown by a palimpsest of that release")) == (None, True)
+
+
 def test_hostile_labels_are_data() -> None:
     """Any UTF-8 string up to 256 bytes is a class."""
     history = ForgettingHistory(LearnerSettings().evaluation)
@@ -200,3 +225,10 @@ def test_no_average_is_null() -> None:
     assert told["course"]["accuracy"] == [None]
     assert not told["classes"][0]["counts"]
     assert not math.isnan(told["classes"][0]["error"])
+
+
+def test_half_a_character_in_an_event_does_not_keep_the_rest_from_being_said() -> None:
+    log = EventLog()
+    log.add([event_of("\ud800", "new_class", {"class": "a\ud800\\b"}, time_seconds=1.0)])
+    (line,) = said(None, log.lines)["events"]["lines"]
+    assert (line["id"], line["text"]) == ("\ud800", "class a\ud800\\b is new")

@@ -19,6 +19,7 @@ from consumers.events import event_message
 from consumers.http_server import HttpServer
 from consumers.memory_record_source import InMemoryLog, InMemoryRecordSource
 from consumers.page import event_follower, learner_page
+from consumers.page.baseline import Baseline, BaselineLook
 from consumers.page.event_follower import EventFollower
 from consumers.page.event_log import EventLog
 from consumers.page.history_json import history_json
@@ -168,6 +169,48 @@ def test_it_is_made_once_for_all_who_ask_and_not_again_at_once(tmp_path: Path, m
         assert made[1] - made[0] >= 0.2 * 20
 
 
+class Hanging(Baseline):
+    """On a disk that does not answer."""
+
+    def __init__(self) -> None:
+        super().__init__(Path("nowhere"), stream=STREAM)
+        self.asked, self.answers = threading.Event(), threading.Event()
+        self.answers.set()
+
+    def look(self) -> BaselineLook:
+        self.asked.set()
+        assert self.answers.wait(DEADLINE_SECONDS)
+        return BaselineLook(number=1, problem="away")
+
+
+@pytest.mark.parametrize("has_one_before", [False, True])
+@pytest.mark.usefixtures("_no_rest")
+def test_a_baseline_that_hangs_holds_one_thread_and_no_more(
+    monkeypatch: pytest.MonkeyPatch, *, has_one_before: bool
+) -> None:
+    monkeypatch.setattr(learner_page, "_MAKING_SECONDS", 0.05)
+    baseline = Hanging()
+    page = LearnerPage(
+        stream=STREAM, branch="main", events=EventLog(), follower=None, baseline=baseline, baseline_title="other"
+    )
+    with served(page) as url:
+        if has_one_before:
+            history(url)
+        baseline.answers.clear()
+        baseline.asked.clear()
+        first = threading.Thread(target=history, args=(url,))
+        first.start()
+        assert baseline.asked.wait(DEADLINE_SECONDS)
+        status, headers, body = ask(f"{url}/history")
+        if has_one_before:
+            assert (status, json.loads(body)["stream"]) == (200, STREAM)
+        else:
+            assert (status, headers["Retry-After"]) == (503, "10")
+        baseline.answers.set()
+        first.join()
+        assert history(url)["baseline"]["problem"] == "away"
+
+
 @pytest.mark.usefixtures("_no_rest")
 def test_a_branch_that_tells_nothing_shows_what_happens_from_now_on(tmp_path: Path) -> None:
     page = new_page()
@@ -245,6 +288,20 @@ def test_brokers_that_are_away_are_told_and_come_back() -> None:
         wait_for(lambda: events.lines.problem == "the brokers are away")
         topic.is_away = False
         wait_for(lambda: ids(events) == ["one"] and events.lines.problem is None)
+
+
+@pytest.mark.usefixtures("_quick")
+def test_a_bug_that_ends_the_reading_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_source() -> RecordSource:
+        raise AssertionError("a bug")
+
+    shown: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", shown.append)
+    events = EventLog()
+    with EventFollower(no_source, events) as follower:
+        follower.look()
+        wait_for(lambda: shown)
+    assert (events.lines.problem or "").startswith("reading them ended by a bug")
 
 
 @pytest.mark.usefixtures("_quick")

@@ -99,6 +99,13 @@ def test_whatever_stands_there_it_is_a_short_line(kind: str, wrong: Json) -> Non
     assert told.at_records is None
 
 
+def test_counts_without_end_are_none() -> None:
+    """Each can be read, and their sum cannot be written any more."""
+    told = told_event(record("dead_letters_replayed", {"sent": {"a": 10**4_299 * 9, "b": 10**4_299 * 9, "c": 7}}))
+    assert told is not None
+    assert told.text == "dead letters were sent back: 7"
+
+
 def test_without_a_time_of_its_own_it_has_the_log_s() -> None:
     headers = tuple((name, value) for name, value in record("drift", {}).headers if name != "ce_time")
     told = told_event(record("drift", {}, headers=headers))
