@@ -149,7 +149,37 @@ def test_nothing_listens_to_the_world() -> None:
     for name in OURS:
         assert services()[name]["read_only"] is True
         assert services()[name]["cap_drop"] == ["ALL"]
-        assert [mount.partition(":")[0] for mount in services()[name]["tmpfs"]] == ["/tmp"]
+        (path, options) = services()[name]["tmpfs"][0].split(":")
+        assert (path, len(services()[name]["tmpfs"])) == ("/tmp", 1)
+        assert "mode=1777" in options.split(","), "they are not root, whose it is"
+
+
+def test_passwords_come_from_files_that_are_there() -> None:
+    """By the names that the images look at: Postgres's with one underscore, Grafana's with two."""
+    for name, variable in (("postgres", "POSTGRES_PASSWORD_FILE"), ("grafana", "GF_SECURITY_ADMIN_PASSWORD__FILE")):
+        (secret,) = services()[name]["secrets"]
+        assert services()[name]["environment"][variable] == f"/run/secrets/{secret['source']}"
+        assert project()["secrets"][secret["source"]]["environment"] in PASSWORDS
+    assert "$(cat /run/secrets/postgres_password)" in " ".join(services()["mlflow"]["entrypoint"]).replace("$$", "$")
+    for service in services().values():
+        assert "hush" not in str({name: part for name, part in service.items() if name != "secrets"})
+
+
+def test_kafka_is_reached_by_what_it_says_of_itself(settings: Settings) -> None:
+    kafka = services()["kafka"]
+    environment = kafka["environment"]
+    told = dict(listener.split("://") for listener in environment["KAFKA_ADVERTISED_LISTENERS"].split(","))
+    (port,) = kafka["ports"]
+    assert told["PLAINTEXT"] == settings.kafka.bootstrap_servers
+    assert told["HOST"] == f"{port['host_ip']}:{port['published']}"
+    listens = dict(listener.split("://") for listener in environment["KAFKA_LISTENERS"].split(","))
+    assert listens["HOST"] == f"0.0.0.0:{port['target']}"
+    assert (
+        listens.keys()
+        == dict(each.split(":") for each in environment["KAFKA_LISTENER_SECURITY_PROTOCOL_MAP"].split(",")).keys()
+    )
+    (volume,) = kafka["volumes"]
+    assert volume["target"] == environment["KAFKA_LOG_DIRS"]
 
 
 def test_every_service_is_bounded_watched_and_restarted() -> None:

@@ -211,6 +211,40 @@ def test_pods_may_do_nothing_that_they_need_not(combination: str) -> None:
             assert "/tmp" in [mount["mountPath"] for mount in container["volumeMounts"]]
 
 
+def test_pods_run_as_the_images_user() -> None:
+    """Who else they are, they cannot write to what the image made for its own."""
+    image = (CHART.parents[1] / "Dockerfile").read_text(encoding="utf-8")
+    for spec in pod_specs("as it comes"):
+        ids = {spec["securityContext"][name] for name in ("runAsUser", "runAsGroup", "fsGroup")}
+        assert ids == {10001}
+        assert "USER 10001:10001" in image
+
+
+@each_combination
+def test_the_policy_cuts_off_nobody_who_is_needed(combination: str) -> None:
+    for policy in of_kind(combination, "NetworkPolicy"):
+        (egress,) = policy["spec"]["egress"]
+        assert "to" not in egress
+        ways_out = {(port["port"], port["protocol"]) for port in egress["ports"]}
+        assert {(53, "UDP"), (53, "TCP")} <= ways_out, "DNS"
+        # The brokers' and MLflow's of `NEEDED`, and TLS as most brokers and proxies have it.
+        assert {(9092, "TCP"), (9093, "TCP"), (5000, "TCP"), (443, "TCP")} <= ways_out
+        scraped, asked = policy["spec"]["ingress"]
+        assert "podSelector" not in json.dumps(scraped["from"])
+        listened = {
+            port["containerPort"] for container in containers("everything") for port in container.get("ports", [])
+        }
+        assert {port["port"] for port in scraped["ports"]} == listened
+        assert {port["port"] for port in asked["ports"]} == {9096}
+
+
+def test_the_volume_outlives_a_pause_and_a_release() -> None:
+    for combination in ("as it comes", "paused, one pod on the volume"):
+        (learner,) = of_kind(combination, "StatefulSet")
+        retention = learner["spec"]["persistentVolumeClaimRetentionPolicy"]
+        assert retention == {"whenDeleted": "Retain", "whenScaled": "Retain"}
+
+
 @each_combination
 def test_learner_and_worker_share_a_folder(combination: str) -> None:
     sets = of_kind(combination, "StatefulSet")
@@ -292,6 +326,9 @@ _KEDA_KAFKA = {
 )
 def test_keda_gets_in_by_the_same_secrets(combination: str, parameters: set[str]) -> None:
     (authentication,) = of_kind(combination, "TriggerAuthentication")
+    (scaled,) = of_kind(combination, "ScaledObject")
+    trigger = scaled["spec"]["triggers"][0]["metadata"]
+    assert (trigger["tls"], trigger.get("sasl")) == ("enable", "scram_sha512" if "password" in parameters else None)
     references = {reference["parameter"]: reference for reference in authentication["spec"]["secretTargetRef"]}
     assert references.keys() == parameters
     if "password" in parameters:
