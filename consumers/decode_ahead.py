@@ -134,6 +134,12 @@ class DecodeAhead:
             return {partition: max(0, end - self._taken.get(partition, 0)) for partition, end in self._ends.items()}
 
     @property
+    def away_seconds(self) -> float | None:
+        """How long the brokers have not answered; None: they do. What `lag_records` says meanwhile is from before."""
+        since = self._unavailable_since
+        return None if since is None else time.monotonic() - since
+
+    @property
     def is_left_behind(self) -> bool:
         """Closed, and its thread still works on the source: nobody else may."""
         return self._closing and self._thread is not None and self._thread.is_alive()

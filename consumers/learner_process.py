@@ -275,7 +275,7 @@ class LearnerProcess:
             self.learner.discard_pending()
             self._checkpoints.commit_what_was_learnt()
             raise
-        self._observer.turned(ahead.lag_records)
+        self._observer.turned(ahead.lag_records, ahead.away_seconds)
         return taken
 
     def _take_in(self, report: StepReport) -> None:

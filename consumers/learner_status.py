@@ -35,6 +35,8 @@ from pipeline.stream_learner import StepReport, StreamLearner
 # The rate is that of the newest so many seconds; marks of it are set so far apart.
 _RATE_SECONDS = 10.0
 _MARK_SECONDS = 0.5
+# An update of a large network may take longer than that: the mark before counts for so long.
+_SLOW_STEP_SECONDS = 120.0
 # The log has given nothing for so long: a poll or two may come back empty in the midst of a stream.
 _IDLE_SECONDS = 2.0
 
@@ -51,6 +53,7 @@ class _Seen:
     stepped_at: float = 0.0
     looked_at: float = 0.0  # when the log was last asked for records
     lag_records: int | None = None
+    is_away: bool = False  # the brokers do not answer
     newest_event_time: float | None = None  # Unix seconds
     prequential_accuracy: float | None = None
     evaluation: EvaluationReport | None = None
@@ -161,17 +164,22 @@ class LearnerStatus(Observer):
         if self._seen.snapshot is None:
             self._seen = replace(self._seen, snapshot=_snapshot(entry))
 
-    def turned(self, lag_records: Mapping[Partition, int]) -> None:
+    def turned(self, lag_records: Mapping[Partition, int], away_seconds: float | None = None) -> None:
         """Without a lag it waits for a commit: nothing says then that the stream is idle."""
-        if lag_records:
-            self._seen = replace(self._seen, looked_at=time.monotonic(), lag_records=sum(lag_records.values()))
+        if away_seconds is not None:
+            self._seen = replace(self._seen, is_away=True, lag_records=None)
+        elif lag_records:
+            self._seen = replace(
+                self._seen, is_away=False, looked_at=time.monotonic(), lag_records=sum(lag_records.values())
+            )
 
     def stepped(self, learner: StreamLearner, report: StepReport) -> None:
         seen, moment, batch = self._seen, time.monotonic(), report.batch
         marks = seen.marks
         if not marks or moment - marks[-1][0] >= _MARK_SECONDS:
-            recent = tuple(mark for mark in marks if moment - mark[0] <= _RATE_SECONDS)
-            marks = (*recent, (moment, learner.records_consumed))
+            old = [mark for mark in marks if _RATE_SECONDS < moment - mark[0] <= _SLOW_STEP_SECONDS]
+            recent = [mark for mark in marks if moment - mark[0] <= _RATE_SECONDS]
+            marks = (*old[-1:], *recent, (moment, learner.records_consumed))
         classes = len(learner.class_columns)
         network = seen.network
         if network is None or classes != seen.classes:  # a class more may be some columns more
@@ -234,6 +242,8 @@ def _state(seen: _Seen) -> State:
     """Idle by what the loop saw, not by the clock: one update may take longer than a lull."""
     if not seen.is_started:
         return "starting"
+    if seen.is_away:
+        return "away"
     if seen.records < seen.high_water:
         return "relearning"
     return "idle" if seen.looked_at - seen.stepped_at >= _IDLE_SECONDS else "learning"
@@ -242,10 +252,12 @@ def _state(seen: _Seen) -> State:
 def _rate(seen: _Seen, moment: float) -> float | None:
     if not seen.marks:
         return None
-    if moment - seen.stepped_at >= _RATE_SECONDS:
+    pauses = [after[0] - before[0] for before, after in zip(seen.marks, seen.marks[1:], strict=False)]
+    if moment - seen.stepped_at >= max(_RATE_SECONDS, 2 * max(pauses, default=0.0)):
         return 0.0
     since = moment - _RATE_SECONDS
-    began, records = next((mark for mark in reversed(seen.marks) if mark[0] <= since), seen.marks[0])
+    before = seen.marks[:-1]  # than the newest one, from which on nothing was learnt where steps are slow
+    began, records = next((mark for mark in reversed(before) if mark[0] <= since), seen.marks[0])
     seconds = moment - began
     return (seen.records - records) / seconds if seconds > 0 else 0.0
 

@@ -67,6 +67,7 @@ class LearnerMetrics(Observer):
         )
         self._dead_letters = counter("dead_letters_total", "Records that cannot be learnt from.", "reason")
         self._lag = gauge("consumer_lag_records", "Records in the log after the ones read.", "topic", "partition")
+        self._away = gauge("brokers_away_seconds", "How long the brokers have not answered; the lag is from before.")
         self._event_lag = gauge("event_lag_seconds", "Age of the newest record learnt, by its ce_time.")
         self._event_lag.set_function(self._event_age)  # it grows while nothing is learnt, so each scrape asks anew
         self._prequential = gauge("prequential_accuracy_ratio", "Accuracy on records before they are learnt.")
@@ -240,9 +241,10 @@ class LearnerMetrics(Observer):
         if kind in set(Kind):  # an offer may say anything of itself
             self._restructurings[Kind(kind)].labels(outcome).inc()
 
-    def turned(self, lag_records: Mapping[Partition, int]) -> None:
+    def turned(self, lag_records: Mapping[Partition, int], away_seconds: float | None = None) -> None:
         """The loop has turned: /livez asks when it did last."""
         self.last_turn = time.monotonic()
+        self._away.set(away_seconds or 0.0)
         for partition, lag in lag_records.items():
             self._lag.labels(partition.topic, partition.number).set(lag)
             if partition not in self._begun:  # its counters are there before its first record

@@ -32,8 +32,8 @@ class Observer:
     def commit_failed(self, error: OSError) -> None:
         """A snapshot could not be written; learning goes on."""
 
-    def turned(self, lag_records: Mapping[Partition, int]) -> None:
-        """The loop has turned."""
+    def turned(self, lag_records: Mapping[Partition, int], away_seconds: float | None = None) -> None:
+        """The loop has turned. `away_seconds`: for so long the brokers have not answered; the lag is from before."""
 
     def gap_accepted(self, gap: Gap) -> None:
         """The log has lost records, and learning goes on without them, as somebody has said it should."""
@@ -75,9 +75,9 @@ class Observers(Observer):
         for observer in self._observers:
             observer.commit_failed(error)
 
-    def turned(self, lag_records: Mapping[Partition, int]) -> None:
+    def turned(self, lag_records: Mapping[Partition, int], away_seconds: float | None = None) -> None:
         for observer in self._observers:
-            observer.turned(lag_records)
+            observer.turned(lag_records, away_seconds)
 
     def gap_accepted(self, gap: Gap) -> None:
         for observer in self._observers:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-State = Literal["starting", "learning", "idle", "relearning"]
+State = Literal["starting", "learning", "idle", "relearning", "away"]
 
 
 class _Figures(BaseModel):
@@ -55,7 +55,9 @@ class StatusAnswer(_Figures):
     stream: str
     branch: str
     palimpsest: str  # the release
-    state: State  # idle: nothing came for some seconds; relearning: what came since an adopted job's parent, once more
+    # idle: nothing came for some seconds; relearning: what came since an adopted job's parent, once more; away: the
+    # brokers do not answer. A later release may have other words.
+    state: State | str
     time: float
     started_at: float
     device: str

@@ -55,9 +55,9 @@ class ConsoleObserver(Observer):
         """Where Prometheus finds them, and a person the learner's page."""
         self._say("metrics", f"page: {url}/  metrics: {url}/metrics", {"url": f"{url}/metrics", "page": f"{url}/"})
 
-    def turned(self, lag_records: Mapping[Partition, int]) -> None:
+    def turned(self, lag_records: Mapping[Partition, int], away_seconds: float | None = None) -> None:
         """Remember the lag for the next line."""
-        self._lag = sum(lag_records.values()) if lag_records else None
+        self._lag = sum(lag_records.values()) if lag_records and away_seconds is None else None
 
     def evaluated(self, learner: StreamLearner, report: EvaluationReport) -> None:
         """Remember the evaluation for the next line."""

@@ -55,7 +55,7 @@ class DemoWorker(Observer):
     def adopted(self, learner: StreamLearner, kind: str, expected_seconds: float | None) -> None:
         self._busy_at = time.monotonic()
 
-    def turned(self, lag_records: Mapping[Partition, int]) -> None:
+    def turned(self, lag_records: Mapping[Partition, int], away_seconds: float | None = None) -> None:
         if not lag_records or any(lag_records.values()):
             return  # not all is read, or nobody knows yet
         if self._stream.is_sending:

@@ -9,7 +9,7 @@ from consumers.check_report import days
 from consumers.status_answer import StatusAnswer
 from deploy.printable import printable
 
-_STATE_STYLES = {"starting": "yellow", "learning": "green", "idle": "cyan", "relearning": "yellow"}
+_STATE_STYLES = {"starting": "yellow", "learning": "green", "idle": "cyan", "relearning": "yellow", "away": "red"}
 UNKNOWN = "-"
 # A label may have 256 bytes; at the bottom of a terminal it must leave room for the rest.
 _MOST_OF_A_NAME = 24
@@ -73,12 +73,12 @@ def all_figures(answer: StatusAnswer) -> list[Figure]:
 def _state(answer: StatusAnswer, *, is_stopping: bool = False) -> Figure:
     if is_stopping:
         return Figure(name="state", value="stopping", style="yellow", width=8)
-    value: str = answer.state
+    value = "brokers away" if answer.state == "away" else printable(answer.state)
     if answer.state == "relearning":
         value = f"re-learning {answer.relearning_records:,} records"
         if answer.relearning_seconds is not None:
             value += f", about {days(answer.relearning_seconds)} left"
-    return Figure(name="state", value=value, style=_STATE_STYLES[answer.state], width=8)
+    return Figure(name="state", value=value, style=_STATE_STYLES.get(answer.state, ""), width=8)
 
 
 def _count(value: int | None) -> str:

@@ -76,7 +76,7 @@ class Witness(Observer):
     def commit_failed(self, error: OSError) -> None:
         self.failures.append(error)
 
-    def turned(self, lag_records: Mapping[Partition, int]) -> None:
+    def turned(self, lag_records: Mapping[Partition, int], away_seconds: float | None = None) -> None:
         self.turns += 1
 
     def warned(self, message: str) -> None:

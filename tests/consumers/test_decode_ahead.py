@@ -330,9 +330,13 @@ def test_brokers_that_are_away_are_not_idleness(
     assert ahead.take(0.2) == []
     wait_until(lambda: "trying to reach them again" in caplog.text)
     assert caplog.text.count("trying to reach them again") == 1
+    away_seconds = ahead.away_seconds
+    assert away_seconds is not None
+    assert 0 <= away_seconds < 60
     source.away = False
     assert take_until_idle(ahead)[0] == [b"x"]
     assert "answer again" in caplog.text
+    assert ahead.away_seconds is None
 
 
 def test_begun_at_a_known_place_it_asks_nobody_where_it_is(log: InMemoryLog) -> None:

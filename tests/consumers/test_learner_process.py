@@ -441,7 +441,7 @@ def test_a_partial_batch_waits_for_the_idle_time(tmp_path: Path) -> None:
     turns = 0
 
     class StopsAfterTurns(Observer):
-        def turned(self, lag_records: Mapping[Partition, int]) -> None:
+        def turned(self, lag_records: Mapping[Partition, int], away_seconds: float | None = None) -> None:
             nonlocal turns
             turns += 1
             if turns == 5 and process.learner.assembler.pending_records:

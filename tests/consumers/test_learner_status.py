@@ -49,11 +49,11 @@ class Clock:
 class Ticking(Observer):
     """A step takes a second. Stands before the status, which hears of the step at its end."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, clock: Clock, *, seconds: float = 1.0) -> None:
+        self._clock, self._seconds = clock, seconds
 
     def stepped(self, learner: StreamLearner, report: StepReport) -> None:
-        self._clock.now += 1.0
+        self._clock.now += self._seconds
 
 
 class Listening(Observer):
@@ -246,6 +246,30 @@ def test_idle_is_what_the_loop_has_seen_and_no_long_step(tmp_path: Path, clock: 
     status.turned({world.partition: 0})
     assert status.answer().state == "idle"
     assert status.answer().lag_records == 0
+
+
+def test_brokers_that_do_not_answer_are_no_idleness_and_say_no_lag(tmp_path: Path, clock: Clock) -> None:
+    world, status = world_of(tmp_path, 30), new_status()
+    world.learn(observer=status)
+    status.turned({world.partition: 0}, away_seconds=3.0)
+    assert (status.answer().state, status.answer().lag_records) == ("away", None)
+    clock.now += 60.0
+    status.turned({world.partition: 5})
+    assert (status.answer().state, status.answer().lag_records) == ("idle", 5)
+
+
+def test_steps_that_take_longer_than_the_rate_looks_back_have_one_too(tmp_path: Path, clock: Clock) -> None:
+    world, status = world_of(tmp_path), new_status()
+    listening = Listening(status)
+    slow = Ticking(clock, seconds=15.0)
+    world.learn(observer=Observers([slow, status, listening]), max_records=60)
+    records = [answer.records_consumed or 0 for answer in listening.answers]
+    rates = [answer.records_per_second for answer in listening.answers]
+    assert rates[3] == pytest.approx((records[3] - records[2]) / 15)
+    clock.now += 14.0
+    assert status.answer().records_per_second, "the next step is under way"
+    clock.now += 60.0
+    assert status.answer().records_per_second == 0.0
 
 
 def test_what_is_learnt_once_more_is_said_with_the_time_it_takes(

@@ -283,6 +283,10 @@ def test_lag_is_shown_and_the_loop_counts_as_turning() -> None:
     metrics.turned({Partition("digits.samples", 1): 7})
     assert samples(metrics)["palimpsest_consumer_lag_records"] == {(("partition", "1"), ("topic", "digits.samples")): 7}
     assert metrics.last_turn > 0
+    metrics.turned({Partition("digits.samples", 1): 7}, away_seconds=12.5)
+    assert samples(metrics)["palimpsest_brokers_away_seconds"] == {(): 12.5}
+    metrics.turned({Partition("digits.samples", 1): 8})
+    assert samples(metrics)["palimpsest_brokers_away_seconds"] == {(): 0.0}
 
 
 def test_promtool_finds_nothing_to_complain_about(learnt: Learnt) -> None:

@@ -4,6 +4,7 @@ const STATES = {
   starting: 'starting',
   learning: 'learning',
   idle: 'idle: all that came is learnt',
+  away: 'the brokers do not answer: nothing is learnt, and nothing is lost',
   relearning: 'learning once more after an adoption',
 };
 
