@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import ValidationError
 
 from consumers.status_answer import StatusAnswer
+from deploy.printable import printable
 from deploy.running_learners import note_of_state, notes
 from pipeline.user_error import UserError
 
@@ -87,6 +88,9 @@ def _addresses(stream: str | None, branch: str | None, state: Path | None, tried
             tried.append(Tried(where=str(state), why=f"its learner (process {note.pid}) has ended"))
         elif not note.is_of_this_machine:
             tried.append(Tried(where=str(state), why=f"its learner runs on {note.host}: ask there, or give --url"))
+        elif note.state != str(state.resolve()):
+            why = f"it is a copy of {printable(note.state)}, whose learner runs"
+            tried.append(Tried(where=str(state), why=why))
         else:
             addresses[note.url] = f"left in {state}"
         return addresses

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -125,6 +126,16 @@ def test_a_note_is_there_while_the_learner_is(tmp_path: Path, learners: Path) ->
     assert notes() == []
     assert list(learners.iterdir()) == []
     assert list(tmp_path.iterdir()) == [learners]
+
+
+def test_a_copy_of_a_state_is_not_the_state_that_is_learnt_in(tmp_path: Path) -> None:
+    with announced(stream="digits", branch="main", url="http://127.0.0.1:9105", state=tmp_path):
+        copy = tmp_path / "copy"
+        copy.mkdir()
+        shutil.copy(tmp_path / NOTE_IN_STATE, copy)
+        done = status("--state", copy)
+    assert done.exit_code == NO_LEARNER
+    assert f"it is a copy of {tmp_path}, whose learner runs" in done.stderr
 
 
 def test_one_that_took_over_keeps_its_note(tmp_path: Path) -> None:
