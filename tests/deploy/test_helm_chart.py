@@ -386,6 +386,7 @@ def test_gpus_are_asked_for() -> None:
         (("settings.registry.drain_seconds_at_signal=80",), "must be more than 20 above"),
         ((*KEDA, *SASL), "kafka.password or kafka.existingSecret is needed"),
         ((*KEDA, "settings.kafka.sasl_mechanism=GSSAPI"), "predictor.keda.authentication"),
+        ((*KEDA, "predictor.keda.minReplicas=5", "predictor.keda.partitions=4"), "minReplicas is 5"),
         (("learner.replicas=2",), "replicas"),
         (("learner.extraEnv[0].name=A", "learner.extraEnv[0].value=32"), "extraEnv"),
         (("image.tag=latest",), "tag"),
