@@ -21,7 +21,7 @@ from tests.system_package import require_module
 DEADLINE_SECONDS = 120.0
 # The terminal becomes the one that Ctrl-C is typed on.
 _PROGRAM = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
-_OF_A_TERMINAL = {"COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"}
+OF_A_TERMINAL = {"COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"}
 PALIMPSEST = "from deploy.cli import main; main()"
 
 
@@ -39,7 +39,7 @@ class Terminal:
         self._ours, theirs = os.openpty()
         self._set_size(columns, rows)
         # without what the terminal of who runs the tests says of itself
-        outside = {name: value for name, value in environment().items() if name not in _OF_A_TERMINAL}
+        outside = {name: value for name, value in environment().items() if name not in OF_A_TERMINAL}
         self.process = subprocess.Popen(
             [sys.executable, "-c", _PROGRAM + program, *map(str, arguments)],
             env={**outside, "TERM": "xterm-256color", **variables},

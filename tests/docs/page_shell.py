@@ -158,11 +158,12 @@ def _process_state(pid: int) -> str:
 
 
 def _is_ready(log: Path) -> bool:
-    said = log.read_text(errors="replace")
-    if '"event": "started"' not in said:
+    """It says where it shows its metrics, a moment after it says that it has started; these say the rest."""
+    if not log.exists():  # the shell makes it, in its own time
         return False
+    said = log.read_text(errors="replace")
     found = re.search(r'"url": "(http://[^"]+?)(?:/metrics)?"', said)
-    return found is None or _has_caught_up(found[1])
+    return '"event": "started"' in said and found is not None and _has_caught_up(found[1])
 
 
 def _has_caught_up(url: str) -> bool:
@@ -177,6 +178,8 @@ def _has_caught_up(url: str) -> bool:
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
+    if any(name == "palimpsest_job_running" for name, _ in values):
+        return True  # a worker reads no log: it looks for jobs
     lags = [value for (name, _), value in values.items() if name.endswith("_lag_records")]
     waiting = [value for (name, _), value in values.items() if name.endswith("registrations_waiting")]
     consumed = sum(value for (name, _), value in values.items() if name.endswith("_samples_consumed_total"))
