@@ -16,7 +16,7 @@ help:
 	@echo "make demo                               the main job, end to end (about two minutes once installed)"
 	@echo "make demo DATASET=mnist DATA_ROOT=DIR   the same on MNIST (DIR/MNIST/raw/*-ubyte)"
 	@echo "make test                               lint, types, unit tests, tests against real Kafka and MLflow"
-	@echo "make test-slow                          kills, fuzzing"
+	@echo "make test-slow                          kills, fuzzing, browsers, the stack of compose.yaml"
 	@echo "make soak                               faults for an hour: 200 kills, terminations, disks, outages; a table"
 	@echo "make bench DATA_ROOT=DIR                the benchmarks' tables: benchmarks/RESULTS.md (hours; on a GPU less)"
 
