@@ -83,6 +83,7 @@ class LearnerStatus(Observer):
     def answer(self) -> StatusAnswer:
         """As it is now. Waits for nothing."""
         seen, now, moment = self._seen, time.time(), time.monotonic()
+        rate = _rate(seen, moment)
         report, event_time = seen.evaluation, seen.newest_event_time
         return StatusAnswer(
             stream=self._stream,
@@ -93,7 +94,7 @@ class LearnerStatus(Observer):
             started_at=self._started_at,
             device=self._device,
             records_consumed=seen.records if seen.is_started else None,
-            records_per_second=_rate(seen, moment),
+            records_per_second=rate,
             lag_records=seen.lag_records,
             event_lag_seconds=None if event_time is None else max(0.0, now - event_time),
             classes=seen.classes if seen.is_started else None,
@@ -104,7 +105,7 @@ class LearnerStatus(Observer):
             worst_class=None if report is None else _worst_class(report),
             evaluated_at_records=None if report is None else report.at_records,
             snapshot=seen.snapshot,
-            next_snapshot_seconds=self._next_snapshot(seen, moment),
+            next_snapshot_seconds=self._next_snapshot(seen, moment, rate),
             network=seen.network,
             relearning_records=max(0, seen.high_water - seen.records),
             relearning_seconds=_seconds_left(seen, moment),
@@ -130,13 +131,12 @@ class LearnerStatus(Observer):
         except OSError:
             return None
 
-    def _next_snapshot(self, seen: _Seen, moment: float) -> float | None:
+    def _next_snapshot(self, seen: _Seen, moment: float, rate: float | None) -> float | None:
         """By time, or by records at the present rate, whichever comes first."""
         learnt = seen.records - seen.records_at_snapshot
         if not seen.is_started or learnt == 0:
             return None
         left = self._settings.every_seconds - (moment - seen.snapshot_begun_at)
-        rate = _rate(seen, moment)
         if self._settings.every_records is not None and rate:
             left = min(left, (self._settings.every_records - learnt) / rate)
         return max(0.0, left)

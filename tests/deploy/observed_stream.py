@@ -20,7 +20,7 @@ import yaml
 from consumers import kafka_connection, topics
 from deploy.embedded_kafka import EmbeddedKafka
 from tests.deploy.command_line import Running
-from tests.deploy.streams import kafka, send
+from tests.deploy.streams import ASKING_LEARNER, kafka, send
 from tests.prometheus_server import PrometheusServer, running_prometheus
 
 PROMETHEUS_FOLDER = Path(__file__).parents[2] / "deploy" / "prometheus"
@@ -28,13 +28,6 @@ STREAM = "observed"
 
 # Everything that takes hours elsewhere comes within seconds: new classes, a job, an adoption, versions, a promotion.
 SETTINGS = """
-learner:
-  threads: 1
-  device: cpu
-  replay: {{capacity: 60, draw_size: 16}}
-  evaluation: {{every_records: 100, min_class_samples: 2, burst_records: 50, prequential_window: 100}}
-  restructuring: {{new_classes: 2, settle_records: 60, rest_records: 100, expand_below: null}}
-stream: {{poll_seconds: 0.05}}
 snapshots: {{every_seconds: 1}}
 kafka: {{bootstrap_servers: '{servers}'}}
 consolidation: {{epochs: 1, specialist_epochs: 1, min_unlabelled: 100}}
@@ -50,7 +43,7 @@ registry: {{every_records: 300, tracking_uri: '{tracking_uri}'}}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObservedStream:
-    """It goes on for as long as the session; nothing of it is to be changed."""
+    """It goes on for as long as the module that asks."""
 
     stream: str
     state: Path
@@ -74,7 +67,7 @@ def observed_stream(
     folder = tmp_path_factory.mktemp("observed")
     tracking_uri = f"sqlite:///{shutil.copy(empty_database, folder / 'mlflow.db')}"
     file, state = folder / "settings.yaml", folder / "state"
-    file.write_text(SETTINGS.format(servers=kafka_broker.bootstrap_servers, tracking_uri=tracking_uri))
+    file.write_text(ASKING_LEARNER + SETTINGS.format(servers=kafka_broker.bootstrap_servers, tracking_uri=tracking_uri))
     with ExitStack() as stack:
         # 1.
         send(kafka_broker, STREAM, 900, unlabelled_share=0.33)

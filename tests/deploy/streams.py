@@ -23,14 +23,21 @@ from producers.sample_stream import SampleStream
 from producers.schedules.blurred import Blurred
 
 # Little to compute, much to see: evaluations, commits and versions within a few hundred records.
-SMALL = """
+SMALL_LEARNER = """
 learner:
   threads: 1
   device: cpu
   replay: {capacity: 60, draw_size: 16}
   evaluation: {every_records: 100, min_class_samples: 2, burst_records: 50, prequential_window: 100}
-stream: {poll_seconds: 0.05}
-metrics: {port: 0}
+"""
+SMALL = f"""{SMALL_LEARNER}
+stream: {{poll_seconds: 0.05}}
+metrics: {{port: 0}}
+"""
+# The same, of a learner that soon asks for a job.
+ASKING_LEARNER = f"""{SMALL_LEARNER}
+  restructuring: {{new_classes: 2, settle_records: 60, rest_records: 100, expand_below: null}}
+stream: {{poll_seconds: 0.05}}
 """
 
 

@@ -30,16 +30,9 @@ from pipeline.restructuring.trigger import Kind
 from pipeline.user_error import UserError
 from producers.schedules.split import Split
 from tests.consumers.learner_world import World, learner_settings
-from tests.deploy.streams import events, kafka, learn, send
+from tests.deploy.streams import ASKING_LEARNER, events, kafka, learn, send
 
 SETTINGS = """
-learner:
-  threads: 1
-  device: cpu
-  replay: {{capacity: 60, draw_size: 16}}
-  evaluation: {{every_records: 100, min_class_samples: 2, burst_records: 50, prequential_window: 100}}
-  restructuring: {{new_classes: 2, settle_records: 60, rest_records: 100, expand_below: null}}
-stream: {{poll_seconds: 0.05}}
 metrics: {{enabled: false}}
 kafka: {{bootstrap_servers: '{servers}', connect_timeout_seconds: 2}}
 consolidation: {{epochs: 2, specialist_epochs: 2, min_unlabelled: 100}}
@@ -70,7 +63,7 @@ class Desk:
         self.file = folder / "settings.yaml"
         servers = broker.bootstrap_servers
         values = {"servers": servers, "margin": margin, "registry": str(registry).lower(), "folder": folder}
-        settings = SETTINGS.format(**values)
+        settings = ASKING_LEARNER + SETTINGS.format(**values)
         # where it is 1, each request is one for an expansion
         self.file.write_text(settings.replace("expand_below: null", f"expand_below: {ASKS_FOR[kind]}"))
 
@@ -315,7 +308,7 @@ def asking_state(folder: Path) -> None:
 def worker_without_brokers(folder: Path, observer: WorkerObserver | None = None) -> tuple[RestructuringWorker, Path]:
     file = folder / "settings.yaml"
     servers = f"127.0.0.1:{bind_once(0)}"
-    file.write_text(SETTINGS.format(servers=servers, margin=1, registry="false", folder=folder))
+    file.write_text(ASKING_LEARNER + SETTINGS.format(servers=servers, margin=1, registry="false", folder=folder))
     settings = load_settings(file)
     state = folder / "state"
     console = WorkerConsole(as_json=True)
