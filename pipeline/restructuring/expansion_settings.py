@@ -57,10 +57,15 @@ class ExpansionSettings(Section):
     )
     sharpening: float = changeable(0.5, gt=0, le=1, why="T of guessed labels: the smaller, the surer")
     unlabelled_per_step: int = changeable(
-        12, ge=1, why="unlabelled rows of one step of the temporary network, each in `mixmatch_views` views"
+        36, ge=1, why="unlabelled rows of one step of the temporary network, each in `mixmatch_views` views"
     )
     pseudo_weight: float = changeable(
         1.0, ge=0, why="weight of the guessed labels of unlabelled rows where the head is tuned; 0: they are not heard"
+    )
+    align_guesses: bool = changeable(
+        False,
+        why="those guessed labels are shared out among all classes evenly (distribution alignment); only for unlabelled "
+        "rows that are of all classes about as often, not of those alone that come just now",
     )
     head_epochs: int = changeable(75, ge=1, why="passes of the joint head over the class-balanced rehearsal set")
     head_batch_size: int = changeable(64, ge=1, why="rehearsal samples of one step of it")

@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from pipeline.device import to_device
 
 _LEAST = 1e-12  # below it a probability counts as this much: a class that both deny has a share, if none to speak of
+_ALIGNMENTS = 20  # rounds
 
 
 def put_together(said_BC: Tensor, present_BO: Tensor, old: Tensor) -> Tensor:
@@ -40,6 +41,19 @@ def put_together(said_BC: Tensor, present_BO: Tensor, old: Tensor) -> Tensor:
     both_BO = (of_old_BO * present_BO).clamp_min(_LEAST).sqrt()
     guessed_BC = said_BC.clone()
     guessed_BC[:, old] = of_old_BO.sum(dim=1, keepdim=True) * both_BO / both_BO.sum(dim=1, keepdim=True)
+    return guessed_BC
+
+
+def aligned(guessed_BC: Tensor) -> Tensor:
+    """(B, C): the guesses of all rows, shared out so that each class has as much of them: every column has the same
+    mean, every row the sum 1. For rows that are known to be of all classes about as often.
+
+    Distribution alignment (Berthelot, Carlini, Cubuk, Kurakin, Sohn, Zhang, Raffel 2020, "ReMixMatch", ICLR,
+    arXiv:1911.09785, section 3.1) to an even distribution, done over and over until rows and columns agree (Sinkhorn,
+    Knopp 1967)."""
+    for _ in range(_ALIGNMENTS):
+        guessed_BC = guessed_BC / guessed_BC.mean(dim=0, keepdim=True).clamp_min(_LEAST)
+        guessed_BC = guessed_BC / guessed_BC.sum(dim=1, keepdim=True)
     return guessed_BC
 
 

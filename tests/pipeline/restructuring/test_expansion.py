@@ -67,8 +67,22 @@ def accuracy(network: Network, of: tuple[str, ...]) -> float:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"prune": None}, {"mixmatch_weight": 0.0, "pseudo_weight": 0.0}, {"unlabelled": False}],
-    ids=["default", "unpruned", "unlabelled rows without labels", "no unlabelled rows"],
+    [
+        {},
+        {"prune": None},
+        {"mixmatch_weight": 0.0, "pseudo_weight": 0.0},
+        {"unlabelled": False},
+        {"align_guesses": True},
+        {"align_guesses": True, "unlabelled": False},
+    ],
+    ids=[
+        "default",
+        "unpruned",
+        "unlabelled rows without labels",
+        "no unlabelled rows",
+        "guesses shared out evenly",
+        "none to share out",
+    ],
 )
 def test_the_grown_network_knows_old_and_new(changes: dict[str, Any]) -> None:
     network = finished(job(epochs=20, distillation_epochs=20, head_epochs=20, **changes))
@@ -116,6 +130,13 @@ def test_with_a_share_for_the_sub_modules_all_of_them_learn() -> None:
 def test_the_same_inputs_give_the_same_bits() -> None:
     assert printed(finished(job())) == printed(finished(job()))
     assert printed(finished(job())) != printed(finished(job(seed=1)))
+
+
+def test_guesses_that_are_shared_out_evenly_tune_another_head() -> None:
+    """And nothing below it."""
+    as_said, evenly = finished(job()), finished(job(align_guesses=True))
+    assert fingerprint(dict(as_said.body.state_dict())) == fingerprint(dict(evenly.body.state_dict()))
+    assert printed(as_said) != printed(evenly)
 
 
 @pytest.mark.parametrize("stop_after", [3, 25, 33], ids=["temporary network", "pruned network", "joint head"])

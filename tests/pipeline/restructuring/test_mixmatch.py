@@ -33,6 +33,18 @@ def test_where_there_is_no_old_class_the_guess_is_the_temporary_network_s() -> N
     assert mixmatch.put_together(said, torch.empty(1, 0), torch.empty(0, dtype=torch.int64)) is said
 
 
+def test_guesses_are_shared_out_evenly() -> None:
+    """[[4, 1], [1, 1]], its second row and its second column taken twice: [[4, 2], [2, 4]], whose rows and columns have
+    the same sum. Rows of sum 1 are then (2/3, 1/3) and (1/3, 2/3)."""
+    found = mixmatch.aligned(torch.tensor([[0.8, 0.2], [0.5, 0.5]]))
+    assert_close(found, torch.tensor([[2.0, 1.0], [1.0, 2.0]]) / 3)
+
+
+def test_a_class_that_nobody_guesses_makes_no_guess_infinite() -> None:
+    found = mixmatch.aligned(torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+    assert_close(found, torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+
+
 def test_mixed_up() -> None:
     x = torch.tensor([[1.0, 2.0], [5.0, 6.0]])
     found = mixmatch.mixup(x, torch.tensor([1, 0]), torch.tensor([0.75, 1.0]))
