@@ -64,7 +64,7 @@ class ExpansionSettings(Section):
     )
     align_guesses: bool = changeable(
         False,
-        why="those guessed labels are shared out among all classes evenly (distribution alignment); only for unlabelled "
+        why="those guessed labels are shared out evenly among all classes (distribution alignment): for unlabelled "
         "rows that are of all classes about as often, not of those alone that come just now",
     )
     head_epochs: int = changeable(75, ge=1, why="passes of the joint head over the class-balanced rehearsal set")
