@@ -25,6 +25,7 @@ from producers.labelled_dataset import LabelledDataset
 Rows = npt.NDArray[np.generic]
 Part = Literal["train", "test"]
 LABELLED_ONLY: Mapping[str, Any] = {"mixmatch_weight": 0.0, "pseudo_weight": 0.0}
+_OF_ALL_CLASSES: Mapping[str, Any] = {"align_guesses": True}  # as often: the rows without labels
 _COLOUR = {"input": {"shape": [3, 32, 32]}}
 
 
@@ -128,7 +129,7 @@ def problem_of(name: str, scenario: str, data_root: Path, seed: int, *, per_clas
         backbone=source.backbone,
         augmentation=source.augmentation,
         rehearsal=source.rehearsal(len(names)),
-        expansion=source.expansion,
+        expansion={**_OF_ALL_CLASSES, **source.expansion},
         beginning=source.beginning,
     )
 
@@ -181,9 +182,8 @@ SOURCES: Mapping[str, Source] = {
         backbone=_NARROW,
         augmentation=_CROPS_AND_FLIPS,
         rehearsal=lambda _: 200,
-        # the first network whole, and additions small enough that five steps stay within 1.5 times its size; the rows
-        # without labels are of all classes as often
-        expansion={"prune": 0.64, "align_guesses": True},
+        # the first network whole, and additions small enough that five steps stay within 1.5 times its size
+        expansion={"prune": 0.64},
         beginning={"prune": None, **LABELLED_ONLY},
     ),
     "cifar100": Source(
