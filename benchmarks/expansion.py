@@ -12,7 +12,8 @@ labels (of all classes, in every step) and test rows, drawn by the seed.
 Rows, each judged after each step on the test rows of all classes so far, nobody being told the step:
 
     joint, finetune, der_pp       networks of one size (`benchmarks/step_learners.py`), which hear no unlabelled row
-    expansion                     the defaults of `pipeline/restructuring/expansion_settings.py`; then other `VARIANTS`
+    expansion                     the defaults of `pipeline/restructuring/expansion_settings.py`, guesses shared out
+                                  evenly, and what `SOURCES` sets (`expansion_problem.py`); then other `VARIANTS`
     der_yan                       a network that grows unpruned and hears no unlabelled row (Yan et al. 2021)
 
 `--passes` over the labelled rows of a step are what each has: an expansion's pruned network is distilled on unlabelled

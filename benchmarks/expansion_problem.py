@@ -25,7 +25,7 @@ from producers.labelled_dataset import LabelledDataset
 Rows = npt.NDArray[np.generic]
 Part = Literal["train", "test"]
 LABELLED_ONLY: Mapping[str, Any] = {"mixmatch_weight": 0.0, "pseudo_weight": 0.0}
-_OF_ALL_CLASSES: Mapping[str, Any] = {"align_guesses": True}  # as often: the rows without labels
+_OF_ALL_CLASSES: Mapping[str, Any] = {"align_guesses": True}  # the unlabelled rows are of every class equally often
 _COLOUR = {"input": {"shape": [3, 32, 32]}}
 
 

@@ -24,7 +24,7 @@ _HEAD = """# Results
 Written by `python -m benchmarks.results` from the files that the benchmarks wrote (`make bench`). Means over seeds or
 turns, with the sample standard deviation or the spread. The settings of `palimpsest` and `palimpsest_turned` were
 chosen by trials on Split-MNIST with its test part in sight, seeds 0 and 1; those of `palimpsest_recurring` on MNIST-360
-likewise, and those of `expansion` on Split-CIFAR-10, seeds 0 to 2. All trials, also those that did not help:
+likewise, and those of `expansion` on Split-CIFAR-10, seeds 0 to 2 and 5. All trials, also those that did not help:
 docs/experiments.md.
 """
 

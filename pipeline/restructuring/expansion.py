@@ -213,7 +213,7 @@ class Expansion:
             said_UC = teacher.ask(unlabelled).logits_BC.float().softmax(dim=1)
             if self._present_UO is not None and len(unlabelled):
                 said_UC = mixmatch.put_together(said_UC, self._present_UO, self._lesson.old)
-            if self._settings.align_guesses and len(unlabelled):
+            if self._settings.align_guesses:
                 said_UC = mixmatch.aligned(said_UC)
             self._guessed_UC = mixmatch.sharpened(said_UC, self._settings.sharpening)
         return self._guessed_UC

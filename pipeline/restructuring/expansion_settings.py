@@ -64,8 +64,9 @@ class ExpansionSettings(Section):
     )
     align_guesses: bool = changeable(
         False,
-        why="those guessed labels are shared out evenly among all classes (distribution alignment): for unlabelled "
-        "rows that are of all classes about as often, not of those alone that come just now",
+        why="the guessed labels where the head is tuned are shared out evenly among all classes, before they are "
+        "sharpened (distribution alignment): for many unlabelled rows, of all classes about as often, not of those "
+        "alone that come just now",
     )
     head_epochs: int = changeable(75, ge=1, why="passes of the joint head over the class-balanced rehearsal set")
     head_batch_size: int = changeable(64, ge=1, why="rehearsal samples of one step of it")

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from pipeline.device import to_device
 
 _LEAST = 1e-12  # below it a probability counts as this much: a class that both deny has a share, if none to speak of
-_ALIGNMENTS = 20  # rounds
+_ALIGNMENTS = 20  # rounds: after fewer, sharp guesses are still uneven
 
 
 def put_together(said_BC: Tensor, present_BO: Tensor, old: Tensor) -> Tensor:
@@ -45,12 +45,14 @@ def put_together(said_BC: Tensor, present_BO: Tensor, old: Tensor) -> Tensor:
 
 
 def aligned(guessed_BC: Tensor) -> Tensor:
-    """(B, C): the guesses of all rows, shared out so that each class has as much of them: every column has the same
-    mean, every row the sum 1. For rows that are known to be of all classes about as often.
+    """(B, C): the guesses of all rows, shared out so that each class has as much of them. Every row has the sum 1, every
+    column nearly the same mean, but for a class that nobody guesses. For many rows, known to be of all classes about
+    as often: a single one would be said to be of all of them alike.
 
     Distribution alignment (Berthelot, Carlini, Cubuk, Kurakin, Sohn, Zhang, Raffel 2020, "ReMixMatch", ICLR,
-    arXiv:1911.09785, section 3.1) to an even distribution, done over and over until rows and columns agree (Sinkhorn,
-    Knopp 1967)."""
+    arXiv:1911.09785, section 3.1) to an even distribution. Where we differ: over all rows at once, not by a running
+    mean of batches, and over and over (Sinkhorn, Knopp 1967, "Concerning nonnegative matrices and doubly stochastic
+    matrices", Pacific Journal of Mathematics 21)."""
     for _ in range(_ALIGNMENTS):
         guessed_BC = guessed_BC / guessed_BC.mean(dim=0, keepdim=True).clamp_min(_LEAST)
         guessed_BC = guessed_BC / guessed_BC.sum(dim=1, keepdim=True)

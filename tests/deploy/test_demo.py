@@ -113,7 +113,7 @@ def test_it_shows_forgetting_and_what_keeps_it_away(tmp_path: Path) -> None:
     assert f"accuracy {consolidation['average_accuracy_before']:.1%} before, " in done.stdout
     assert f"promoted models:/demo-digits/{promoted['version']}; previous is 1" in done.stdout
     assert "1,800 requests, each answered once" in done.stdout
-    # No line is wider than a terminal but for the folders it names, which are as long as their reader's are.
+    # No line is longer but for the folders that it names: those are as long as their reader's are.
     for line in done.stdout.splitlines():
         assert len(line.replace(str(tmp_path), "").replace(sys.prefix, "")) <= 140, line
     assert not [line for line in done.stderr.splitlines() if not line.startswith("producing: ")], done.stderr

@@ -40,9 +40,10 @@ def test_guesses_are_shared_out_evenly() -> None:
     assert_close(found, torch.tensor([[2.0, 1.0], [1.0, 2.0]]) / 3)
 
 
-def test_a_class_that_nobody_guesses_makes_no_guess_infinite() -> None:
+def test_a_class_that_nobody_guesses_makes_no_guess_nan() -> None:
     found = mixmatch.aligned(torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
     assert_close(found, torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+    assert mixmatch.aligned(torch.empty(0, 3)).shape == (0, 3)
 
 
 def test_mixed_up() -> None:
