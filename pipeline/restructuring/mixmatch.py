@@ -45,9 +45,10 @@ def put_together(said_BC: Tensor, present_BO: Tensor, old: Tensor) -> Tensor:
 
 
 def aligned(guessed_BC: Tensor) -> Tensor:
-    """(B, C): the guesses of all rows, shared out so that each class has as much of them. Every row has the sum 1, every
-    column nearly the same mean, but for a class that nobody guesses. For many rows, known to be of all classes about
-    as often: a single one would be said to be of all of them alike.
+    """(B, C): the guesses of all rows, shared out so that each class has as much of them.
+
+    Every row has the sum 1, every column nearly the same mean, but for a class that nobody guesses. For many rows,
+    known to be of all classes about as often: a single one would be said to be of all of them alike.
 
     Distribution alignment (Berthelot, Carlini, Cubuk, Kurakin, Sohn, Zhang, Raffel 2020, "ReMixMatch", ICLR,
     arXiv:1911.09785, section 3.1) to an even distribution. Where we differ: over all rows at once, not by a running
