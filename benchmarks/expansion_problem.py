@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from benchmarks.streams.benchmark_stream import decoded
 from benchmarks.streams.split_cifar10 import cifar10_part
 from pipeline import keyed_randomness
+from pipeline.restructuring.expansion_settings import ExpansionSettings
 from pipeline.restructuring.labelled_rows import LabelledRows
 from pipeline.sample import InputSpec
 from pipeline.settings import AugmentationSettings
@@ -98,9 +100,22 @@ class Source:
     backbone: Mapping[str, Any]
     augmentation: AugmentationSettings
     rehearsal: Callable[[int], int]  # of so many classes
-    expansion: Mapping[str, Any] = field(default_factory=dict)
     beginning: Mapping[str, Any] = field(default_factory=lambda: {"prune": 0.3, **LABELLED_ONLY})
+    size_power: int = 2  # a network's parameters go with this power of the share of channels that it keeps
     is_sequence: bool = False  # a step is a data set
+
+
+MOST_PARAMETERS = 1.5  # of the single network's
+
+
+def prune_for(source: Source, additions: int) -> float:
+    """The share of channels that each of so many additions loses, so that all of it stays within `MOST_PARAMETERS`;
+    not less than the default."""
+    first = (1 - (source.beginning["prune"] or 0)) ** source.size_power
+    each = (MOST_PARAMETERS - first) / additions
+    default = ExpansionSettings().prune
+    assert default is not None
+    return max(default, math.floor(100 * (1 - math.pow(each, 1 / source.size_power))) / 100)
 
 
 def problem_of(name: str, scenario: str, data_root: Path, seed: int, *, per_class: tuple[int, int, int]) -> Problem:
@@ -119,9 +134,10 @@ def problem_of(name: str, scenario: str, data_root: Path, seed: int, *, per_clas
     train = {label: x[generator.permutation(len(x))] for label, x in rows["train"].items()}
     test = {label: x[generator.permutation(len(x))[:test_each]] for label, x in rows["test"].items()}
     names = [label for step in steps for label in step]
+    steps = steps if source.is_sequence else list(steps_of(names, scenario))
     first = next(iter(train.values()))
     return Problem(
-        steps=tuple(steps) if source.is_sequence else steps_of(names, scenario),
+        steps=tuple(steps),
         labelled={label: x[:labelled_each] for label, x in train.items()},
         unlabelled=np.concatenate([x[labelled_each : labelled_each + unlabelled_each] for x in train.values()]),
         test=test,
@@ -129,7 +145,7 @@ def problem_of(name: str, scenario: str, data_root: Path, seed: int, *, per_clas
         backbone=source.backbone,
         augmentation=source.augmentation,
         rehearsal=source.rehearsal(len(names)),
-        expansion={**_OF_ALL_CLASSES, **source.expansion},
+        expansion={**_OF_ALL_CLASSES, "prune": prune_for(source, len(steps) - 1)},
         beginning=source.beginning,
     )
 
@@ -182,8 +198,6 @@ SOURCES: Mapping[str, Source] = {
         backbone=_NARROW,
         augmentation=_CROPS_AND_FLIPS,
         rehearsal=lambda _: 200,
-        # the first network whole, and additions small enough that five steps stay within 1.5 times its size
-        expansion={"prune": 0.64},
         beginning={"prune": None, **LABELLED_ONLY},
     ),
     "cifar100": Source(
@@ -197,9 +211,8 @@ SOURCES: Mapping[str, Source] = {
         backbone={"backbone": "mlp"},
         augmentation=AugmentationSettings(crop_padding=2),
         rehearsal=lambda _: 200,
-        # of a perceptron's weights nearly all lie in the first layer, and go with the first power of the share
-        expansion={"prune": 0.75},
         beginning={"prune": 0.5, **LABELLED_ONLY},
+        size_power=1,  # nearly all of a perceptron's weights lie in its first layer
     ),
     "sequence": Source(
         parts=_sequence,

@@ -94,3 +94,15 @@ def test_the_passes_are_divided_between_the_temporary_and_the_pruned_network() -
     both = expansion.settings_of(problem, "without_unlabelled", 1, args)
     assert both.epochs + both.distillation_epochs == 20
     assert expansion.settings_of(problem, "unpruned", 1, args).epochs == 20
+
+
+@pytest.mark.parametrize("additions", [1, 4, 5, 9])
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "sequence"])
+def test_additions_are_pruned_until_the_network_stays_within_one_and_a_half_times_the_single_one(
+    name: str, additions: int
+) -> None:
+    source = expansion_problem.SOURCES[name]
+    prune = expansion_problem.prune_for(source, additions)
+    first = (1 - (source.beginning["prune"] or 0)) ** 2  # of a convolution's weights, both sides of which lose channels
+    assert prune == 0.5 or 1.5 <= first + additions * (1 - prune) ** 2 < 1.6
+    assert first + additions * (1 - prune) ** 2 < 1.6
