@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
+from kafka.errors import KafkaError
+
 from consumers.kafka_record_source import KafkaRecordSource
 from consumers.kafka_settings import KafkaSettings
 from consumers.record_source import LogTruncated, RecordSource, RecordUnreadable, SourceUnavailable
@@ -103,6 +105,8 @@ class FollowedTopic:
         except LogTruncated:
             self._cut(since_seconds=self.complete_to_seconds - _SLACK_SECONDS)
             return []
+        except KafkaError as error:
+            raise SourceUnavailable(f"the brokers do not answer ({error})") from error
         return records
 
     def seconds(self, record: Record) -> float:

@@ -10,8 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from kafka.errors import KafkaError
-
 from consumers.answers import parse_answer
 from consumers.followed_topic import FollowedTopic, OpenSource
 from consumers.kafka_connection import hearing
@@ -118,7 +116,7 @@ class ShadowReader:
                     try:
                         self._read(topic)
                         problems.pop(topic, None)
-                    except (SourceUnavailable, UserError, KafkaError) as error:
+                    except (SourceUnavailable, UserError) as error:
                         self._aside[topic] = time.monotonic() + self._look_seconds
                         if not stop.is_set() and problems.get(topic) != str(error):
                             problems[topic] = str(error)

@@ -284,6 +284,28 @@ def test_reading_to_the_end_says_that_brokers_are_away(monkeypatch: pytest.Monke
     assert reader.read_to_end().scores.answered["champion"] == 2
 
 
+class LeaderlessSource(InMemoryRecordSource):
+    """What the client says of a partition that moves from one broker to another."""
+
+    def poll(self, max_records: int, timeout_seconds: float) -> list[Record]:
+        raise kafka_errors.NotLeaderForPartitionError("predictions-0")
+
+
+def test_reading_to_the_end_says_what_the_client_says_as_it_says_that_brokers_are_away() -> None:
+    world = World()
+    world.both("a", "cat", "cat")
+    reader = ShadowReader(
+        ShadowSettings(),
+        RecordDecoder(InputSettings()),
+        champion=lambda: LeaderlessSource(world.logs["predictions"]),
+        challenger=lambda: None,
+        samples=lambda: None,
+        clock=lambda: world.now,
+    )
+    with pytest.raises(SourceUnavailable, match="predictions-0"):
+        reader.read_to_end()
+
+
 def test_a_stop_is_heard() -> None:
     stop = threading.Event()
     stop.set()
