@@ -109,10 +109,10 @@ MOST_PARAMETERS = 1.5  # of the single network's
 
 
 def prune_for(source: Source, additions: int) -> float:
-    """The share of channels that each of so many additions loses, so that all of it stays within `MOST_PARAMETERS`;
+    """The share of channels that each of so many additions loses, so that all of it comes to about `MOST_PARAMETERS`;
     not less than the default."""
     first = (1 - (source.beginning["prune"] or 0)) ** source.size_power
-    each = (MOST_PARAMETERS - first) / additions
+    each = (MOST_PARAMETERS - first) / max(1, additions)
     default = ExpansionSettings().prune
     assert default is not None
     return max(default, math.floor(100 * (1 - math.pow(each, 1 / source.size_power))) / 100)

@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import cast
 
 import numpy as np
@@ -176,7 +177,7 @@ class Consolidation:
     def state(self) -> StateTree:
         """What has been done so far, on the CPU. Teachers' answers are not in it: they are given again, and a gate that
         learns from features is fitted to them again."""
-        state: StateTree = {"of": self._of()}
+        state: StateTree = {"of": self._of}
         if self._specialist_training is not None:
             state["specialist"] = self._specialist_training.state()
         if self._gate is not None:
@@ -187,7 +188,7 @@ class Consolidation:
 
     def load_state(self, state: StateTree) -> None:
         """Inverse of `state`. `Refused` for that of another job."""
-        if state["of"] != self._of():
+        if state["of"] != self._of:
             raise Refused(
                 "what was begun is of a consolidation of other rows, teachers or settings: remove it, and begin anew"
             )
@@ -201,7 +202,8 @@ class Consolidation:
 
     # -- the steps' parts ------------------------------------------------------------------------------------------
 
-    def _of(self) -> str:
+    @cached_property
+    def _of(self) -> str:  # all rows go through it, and it is asked for each time that the job is saved
         named = f"{self._inputs.fingerprint()} {self._settings.model_dump_json()} {self._seed}"
         return hashlib.sha256(named.encode()).hexdigest()
 

@@ -89,7 +89,9 @@ class ConsolidationSettings(Section):
     )
     min_unlabelled: int = changeable(500, ge=1, why="a job with fewer unlabelled rows is refused")
     most_unlabelled: int = changeable(50_000, ge=1, why="of more rows so many are kept, each as likely")
-    most_records: int = changeable(50_000, ge=1, why="of more records of the new classes so many are kept")
+    most_records: int = changeable(
+        50_000, ge=1, why="of more records of the new classes so many are kept, of the rarer classes all"
+    )
 
 
 def for_ready_teachers(settings: ConsolidationSettings) -> tuple[ConsolidationSettings, tuple[str, ...]]:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol, cast
 
 import numpy as np
@@ -102,7 +103,7 @@ class Expansion:
     """The job. `run` it; stopped, it is resumed by another one of the same inputs and settings that loads its state.
 
     1. The temporary network learns.
-    2. It is pruned.
+    2. It is pruned, where its backbone can be.
     3. The pruned network learns what the temporary one says.
     4. The network grows by it; the labels of the unlabelled rows are guessed, and the joint head is tuned.
     """
@@ -149,7 +150,7 @@ class Expansion:
         if not _learnt("temporary network", self._temporary, progress, stop):
             return None
         # 2. and 3.
-        if self._settings.prune is not None:
+        if self._settings.prune is not None and self._can_be_pruned:
             self._pruned = self._pruned or self._begin_pruned()
             if not _learnt("pruned network", self._pruned, progress, stop):
                 return None
@@ -164,13 +165,13 @@ class Expansion:
 
     def did_without(self) -> list[str]:
         """After `run`: what was asked for and could not be done; a line each, for a person."""
-        if self._pruned is None or _size(self._pruned.network) < _size(self._temporary.network):
+        if self._settings.prune is None or self._can_be_pruned:
             return []
         return ["the sub-module is not pruned: its backbone has no options for one with fewer channels"]
 
     def state(self) -> StateTree:
         """What has been done so far, on the CPU. Guessed labels are not in it: they are guessed again."""
-        state: StateTree = {"of": self._of(), "temporary": self._temporary.state()}
+        state: StateTree = {"of": self._of, "temporary": self._temporary.state()}
         for name, learning in (("pruned", self._pruned), ("head", self._head)):
             if learning is not None:
                 state[name] = learning.state()
@@ -178,7 +179,7 @@ class Expansion:
 
     def load_state(self, state: StateTree) -> None:
         """Inverse of `state`. `Refused` for that of another job."""
-        if state["of"] != self._of():
+        if state["of"] != self._of:
             raise Refused("what was begun is of an expansion of other rows or settings: remove it, and begin anew")
         self._temporary.load_state(cast(StateTree, state["temporary"]))
         if "pruned" in state:
@@ -190,7 +191,12 @@ class Expansion:
 
     # -- the steps' parts ------------------------------------------------------------------------------------------
 
-    def _of(self) -> str:
+    @property
+    def _can_be_pruned(self) -> bool:
+        return self._temporary.network.body.measured_options is not None
+
+    @cached_property
+    def _of(self) -> str:  # all rows go through it, and it is asked for each time that the job is saved
         named = f"{self._inputs.fingerprint()} {self._settings.model_dump_json()} {self._seed}"
         return hashlib.sha256(named.encode()).hexdigest()
 
@@ -321,10 +327,6 @@ def expansion_of(
         pretrained=pretrained,
     )
     return Expansion(inputs, settings, device=device, seed=seed)
-
-
-def _size(network: Network) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def _learnt(stage: str, learning: _Learning, progress: Progress, stop: Callable[[], bool]) -> bool:

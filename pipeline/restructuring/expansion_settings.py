@@ -21,7 +21,7 @@ class ExpansionSettings(Section):
         6,
         ge=0,
         why="passes of the pruned network, taught by the temporary one, over the unlabelled rows, or where there are "
-        "fewer of these, over the records",
+        "fewer of these than records and than `most_unlabelled`, over the records",
     )
     distillation_batch_size: int = changeable(48, ge=1, why="unlabelled rows of one step of that")
     batch_size: int = changeable(16, ge=1, why="records of one step; as many rehearsal samples come to it")
@@ -42,7 +42,10 @@ class ExpansionSettings(Section):
     scale_penalty: float = changeable(0.0, ge=0, why="weight of the sum of |gamma| of the batch norms, before pruning")
     temperature: float = changeable(2.0, gt=0, why="T of what the pruned network takes over from the temporary one")
     mixmatch_weight: float = changeable(
-        1.0, ge=0, why="weight of the unlabelled rows' loss in the temporary network (MixMatch); 0: they are not heard"
+        1.0,
+        ge=0,
+        why="weight of the unlabelled rows' loss in the temporary network (MixMatch); 0: it does not hear them; texts "
+        "without labels it never hears, since they cannot be mixed up",
     )
     mixmatch_loss: MixMatchLoss = changeable(
         "cross_entropy", why="of the unlabelled rows; squared_error: the paper's, which forgives wrong guesses more"
@@ -83,7 +86,10 @@ class ExpansionSettings(Section):
         why="of the head's learning rate, for the sub-modules under it, which then go on learning in the stream, but "
         "those that an earlier job froze; none: the head alone is tuned, and the old ones are frozen",
     )
-    most_records: int = changeable(50_000, ge=1, why="of more records of the new classes so many are kept")
+    # a job's time goes with them: five thousand steps or more of the temporary network
+    most_records: int = changeable(
+        10_000, ge=1, why="of more records of the new classes so many are kept, of the rarer classes all"
+    )
     most_unlabelled: int = changeable(
         5_000, ge=1, why="of more unlabelled rows so many are kept, each as likely; all networks are asked about each"
     )

@@ -1,13 +1,16 @@
-"""Rows that a job reads from a log, as many as it may keep: of more, each is kept with the same probability.
+"""Rows that a job reads from a log, as many as it may keep.
 
-Algorithm R (Vitter 1985, doi:10.1145/3147.3165), its draws keyed by the row's number, so that the same log gives the
-same rows.
+Of more unlabelled rows each is kept with the same probability: algorithm R (Vitter 1985, doi:10.1145/3147.3165). Of
+more labelled ones those of the commonest class make room, so that no class is lost: class-balancing reservoir sampling
+(Chrysakis & Moens 2020, "Online Continual Learning from Imbalanced Data", ICML, algorithm 1). Draws are keyed by the
+row's number, so that the same log gives the same rows.
 
 Legend: N = rows
 """
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -52,7 +55,7 @@ def balanced(rows: LabelledRows) -> LabelledRows:
 
 def gather_labelled(records: Iterable[tuple[npt.NDArray[np.generic], str]], most: int, seed: int) -> LabelledRows:
     """Single samples (...) with their labels, read once."""
-    kept = _at_most(records, most, seed, "restructuring/records")
+    kept = _balanced_at_most(records, most, seed, "restructuring/records")
     x = np.stack([x for x, _ in kept]) if kept else np.empty((0,), np.float32)
     return LabelledRows(x=x, labels=tuple(label for _, label in kept))
 
@@ -87,4 +90,35 @@ def _at_most(rows: Iterable[_Row], most: int, seed: int, purpose: str) -> list[_
         place = int(keyed(purpose, number).integers(0, number + 1))
         if place < most:
             kept[place] = row
+    return kept
+
+
+def _balanced_at_most(
+    rows: Iterable[tuple[npt.NDArray[np.generic], str]], most: int, seed: int, purpose: str
+) -> list[tuple[npt.NDArray[np.generic], str]]:
+    """A class is full once it was the largest when room was wanted: of such a one each row is kept with the same
+    probability."""
+    keyed = keyed_randomness.KeyedGenerator(seed)
+    kept: list[tuple[npt.NDArray[np.generic], str]] = []
+    places: defaultdict[str, list[int]] = defaultdict(list)  # of each class, in `kept`
+    came: Counter[str] = Counter()
+    full: set[str] = set()
+    for number, row in enumerate(rows):
+        label = row[1]
+        came[label] += 1
+        if number < most:
+            places[label].append(number)
+            kept.append(row)
+            continue
+        size = {name: len(its) for name, its in places.items()}
+        largest = max(size, key=lambda name: (size[name], name == label))
+        full.add(largest)
+        if label in full:
+            draw = int(keyed(purpose, number).integers(0, came[label]))
+            if draw < len(places[label]):
+                kept[places[label][draw]] = row
+            continue
+        place = places[largest].pop(int(keyed(purpose, number).integers(0, len(places[largest]))))
+        places[label].append(place)
+        kept[place] = row
     return kept

@@ -4,7 +4,8 @@
          + 1/2 CE(y, s(x))                                  over the rehearsal samples
 
 What it takes over needs no labels, and of rows without them there are more: so all passes over the new classes' records
-are the temporary network's. Where there are fewer unlabelled rows than records, it learns from these instead:
+are the temporary network's. Where there are fewer unlabelled rows than records, and than `most_unlabelled`, it learns
+from the records instead:
 
     loss = 1/2 CE(y, s(x)) + T^2 / 2 CE(softmax(t(x) / T), softmax(s(x) / T))     over records and rehearsal samples
 
@@ -54,7 +55,7 @@ class PrunedTraining:
             AugmentedViews(augmentation, network.spec, seed=seed, purpose=purpose, device=lesson.device)
             for purpose in (_PURPOSE, f"{_PURPOSE}/unlabelled")
         )
-        self._hears_unlabelled = len(lesson.unlabelled) >= lesson.records
+        self._hears_unlabelled = len(lesson.unlabelled) >= min(lesson.records, settings.most_unlabelled)
         self.training = Training(
             self.network,
             rows=len(lesson.unlabelled) if self._hears_unlabelled else lesson.records,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from typing import Any, cast
 
@@ -112,11 +113,30 @@ def test_a_network_that_cannot_be_pruned_is_told_of(monkeypatch: pytest.MonkeyPa
     finished(unpruned)
     assert unpruned.did_without() == [], "nobody asked for it"
     monkeypatch.setattr(Mlp, "measured_options", Backbone.measured_options)
-    whole = job()
-    finished(whole)
+    whole, stages = job(), set[str]()
+    assert whole.run(progress=lambda stage, _done, _of: stages.add(stage)) is not None
+    assert stages == {"temporary network", "joint head"}, "there is nothing that would have to learn once more"
     assert whole.did_without() == [
         "the sub-module is not pruned: its backbone has no options for one with fewer channels"
     ]
+
+
+def test_the_pruned_network_learns_from_unlabelled_rows_where_as_many_as_may_be_are_kept_of_fewer_than_records() -> (
+    None
+):
+    """Of a stream of millions a job keeps `most_unlabelled`, and may keep more records."""
+    records = len(digits_stream().records)
+
+    def distillation_steps(**changes: Any) -> int:
+        of: dict[str, int] = {}
+        expansion = job(distillation_epochs=2, distillation_batch_size=10, batch_size=10, **changes)
+        expansion.run(progress=lambda stage, _done, steps: of.__setitem__(stage, steps))
+        return of["pruned network"]
+
+    most = records - 10
+    assert len(digits_stream().unlabelled) > most
+    assert distillation_steps(most_unlabelled=most) == 2 * math.ceil(most / 10)
+    assert distillation_steps(unlabelled=False) == 2 * math.ceil(records / 10)
 
 
 def test_with_a_share_for_the_sub_modules_all_of_them_learn() -> None:

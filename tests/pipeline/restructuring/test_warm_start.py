@@ -8,6 +8,7 @@ import torch
 
 from pipeline.network import Network, build_network
 from pipeline.restructuring.grown_network import grown
+from pipeline.restructuring.pruning import pruned
 from pipeline.restructuring.warm_start import warm_start
 from pipeline.sample import InputSpec
 from pipeline.settings import NetworkSettings
@@ -51,4 +52,25 @@ def test_a_wider_one_or_one_of_another_kind_changes_nothing() -> None:
     image = InputSpec(kind="image", shape=(1, 8, 8))
     resnet = built([], 3, 0, image, backbone="resnet18", options={"width": 2})
     assert not warm_start(temporary, resnet, [0, 1, 2])
+    assert fingerprint(dict(temporary.state_dict())) == before
+
+
+TEXT = InputSpec(kind="text", shape=(8,))
+
+
+def encoder(seed: int) -> Network:
+    options = {"vocabulary": 40, "layers": 1, "heads": 2, "width": 16}
+    return built([], 3, seed, TEXT, backbone="text_encoder", options=options)
+
+
+def test_an_encoder_begins_as_one_of_the_same_size_and_not_as_one_with_narrower_heads() -> None:
+    """Of two heads of 4 both would come to lie in the first head of 8."""
+    tokens = torch.tensor([[2, 5, 7, 3, 0, 0, 0, 0], [2, 9, 3, 0, 0, 0, 0, 0]])
+    present, temporary = encoder(0), encoder(1)
+    assert warm_start(temporary, present, [0, 1, 2])
+    torch.testing.assert_close(temporary.eval()(tokens)[0], present.eval()(tokens)[0])
+    narrow = pruned(present, 0.5)
+    assert narrow.body.width < 16
+    before = fingerprint(dict(temporary.state_dict()))
+    assert not warm_start(temporary, narrow, [0, 1, 2])
     assert fingerprint(dict(temporary.state_dict())) == before
