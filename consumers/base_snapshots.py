@@ -10,12 +10,25 @@ from pathlib import Path
 from typing import cast
 
 from model_store.snapshot_store import SnapshotEntry, SnapshotStore
+from pipeline.backbones.sub_modules import SubModules
 
 
 def class_names(entry: SnapshotEntry) -> list[str]:
     """The classes that the snapshot's network knows."""
     names = entry.facts.get("classes")
     return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def sub_modules_count(entry: SnapshotEntry) -> int:
+    """Of the snapshot's network; 0: it has none yet."""
+    architecture = entry.facts.get("architecture")
+    if not isinstance(architecture, dict):
+        return 0
+    options = architecture.get("options")
+    parts = (
+        options.get("parts") if architecture.get("backbone") == SubModules.name and isinstance(options, dict) else None
+    )
+    return len(parts) if isinstance(parts, list) else 1
 
 
 def new_classes(parent: SnapshotEntry, base: SnapshotEntry) -> list[str]:

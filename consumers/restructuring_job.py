@@ -202,7 +202,8 @@ class RestructuringJob:
         fault_point("job.made")
         # 4.
         after, size_after = _looked_at(state, learner_settings)
-        judgement = judged(before, after, self._acceptance)
+        has_grown = size_after.sub_modules > size_before.sub_modules
+        judgement = judged(before, after, self._acceptance, has_grown=has_grown)
         report = JobReport(
             job=job,
             kind=kind.kind,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from consumers.base_snapshots import base_of, begun_jobs, class_names, new_class
 from consumers.job_kinds import ConsolidationKind, ExpansionKind, JobKind
 from consumers.kafka_record_source import KafkaRecordSource
 from consumers.manifest_facts import decided_jobs_in
+from consumers.requested_jobs import requested_job
 from consumers.restructuring_job import JobReport, RestructuringJob, job_name
 from consumers.state_lock import job_lock, shared_lock
 from consumers.topics import UnlabelledMissing
@@ -47,8 +49,8 @@ class Chosen:
 
 
 def choose(state: Path, kind: Kind, *, stream: str, base: int | None = None) -> Chosen:
-    """What an interrupted job of this kind began with; else the newest snapshot, and the one before its newest classes,
-    or that of sequence `base`. Raises `UserError`."""
+    """What an interrupted job of this kind began with; else the newest snapshot, and that of sequence `base`, or where
+    the learner asks for such a job the one that it names, or the one before the newest classes. Raises `UserError`."""
     store = SnapshotStore(state / "snapshots")
     entries = store.entries()
     if not entries:
@@ -64,7 +66,7 @@ def choose(state: Path, kind: Kind, *, stream: str, base: int | None = None) -> 
             if chosen.job == begun.folder.name:
                 return chosen
     if base is None:
-        found = base_of(entries, parent)
+        found = _asked_for(entries, kind) or base_of(entries, parent)
         if found is None:
             raise UserError(
                 f"of the snapshots in {state} none knows fewer classes than the newest ({len(class_names(parent))}), "
@@ -126,6 +128,12 @@ def job_kind(kind: Kind, settings: Settings) -> JobKind:
             return ConsolidationKind(settings.consolidation)
         case Kind.EXPANSION:
             return ExpansionKind(settings.expansion)
+
+
+def _asked_for(entries: Sequence[SnapshotEntry], kind: Kind) -> SnapshotEntry | None:
+    """The base of the learner's request: from before all classes since the last adoption, not the newest ones alone."""
+    requested = requested_job(entries)
+    return requested.base if requested is not None and requested.kind is kind else None
 
 
 def _remove_superseded(jobs: Path, chosen: Chosen) -> None:

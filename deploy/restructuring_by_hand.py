@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from consumers.base_snapshots import sub_modules_count
 from deploy.exit_codes import DISK_REFUSED, INTERRUPTED, NOT_OFFERED, one_line
 from deploy.job_lines import job_lines
 from deploy.progress import stage_progress
@@ -34,6 +35,14 @@ def restructure_by_hand(
         f"snapshot {chosen.parent.sequence}; from before the new classes: snapshot {chosen.base.sequence}; "
         f"new classes: {', '.join(chosen.new_classes) or 'none'}"
     )
+    most = settings.learner.restructuring.most_sub_modules
+    if kind is Kind.EXPANSION and sub_modules_count(chosen.parent) >= most:
+        click.echo(
+            f"warning: the network has {sub_modules_count(chosen.parent)} sub-modules already; above "
+            f"learner.restructuring.most_sub_modules ({most}) the learner asks for a consolidation as soon as a new "
+            "class has settled",
+            err=True,
+        )
     with ended_in_a_line(context, "offered"), stop_on_signals() as stop, stage_progress("steps") as progress:
         report = restructure(
             chosen,

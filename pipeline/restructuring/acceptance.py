@@ -19,6 +19,13 @@ class AcceptanceSettings(Section):
     """Each margin is in accuracy, 0 to 1."""
 
     average_margin: float = changeable(0.01, ge=0, le=1, why="the average may fall by so much")
+    growth_gain: float = changeable(
+        0.0,
+        ge=-1,
+        le=1,
+        why="where the network has grown, which costs time in every update and prediction, the average has to rise by "
+        "so much instead; below 0: it may fall",
+    )
     worst_class_margin: float = changeable(
         0.05, ge=0, le=1, why="the lowest accuracy of a class may fall by so much, whichever class it is then"
     )
@@ -46,8 +53,11 @@ def judgeable(accuracies: Accuracies, settings: AcceptanceSettings) -> tuple[str
     return tuple(name for name, (_, n) in accuracies.items() if n >= settings.min_class_samples)
 
 
-def judged(parent: Accuracies, offer: Accuracies, settings: AcceptanceSettings) -> Judgement:
-    """Both on the same hold-outs. Where no class has enough samples nothing speaks for an offer, and it is refused."""
+def judged(
+    parent: Accuracies, offer: Accuracies, settings: AcceptanceSettings, *, has_grown: bool = False
+) -> Judgement:
+    """Both on the same hold-outs. Where no class has enough samples nothing speaks for an offer, and it is refused.
+    `has_grown`: the offer's network has more sub-modules."""
     assert parent.keys() == offer.keys(), f"not the same hold-outs: {sorted(parent.keys() ^ offer.keys())}"
     classes = judgeable(parent, settings)
     if not classes:
@@ -69,8 +79,9 @@ def judged(parent: Accuracies, offer: Accuracies, settings: AcceptanceSettings) 
     averages = statistics.fmean(before.values()), statistics.fmean(after.values())
     worst_before, worst_after = min(classes, key=before.__getitem__), min(classes, key=after.__getitem__)
     fallen = max(classes, key=lambda name: before[name] - after[name])
+    average_margin = -settings.growth_gain if has_grown else settings.average_margin
     compared = (
-        ("average accuracy", *averages, settings.average_margin),
+        ("average accuracy of the grown network" if has_grown else "average accuracy", *averages, average_margin),
         (
             f"the worst class, {worst_before!r} before and {worst_after!r} now,",
             before[worst_before],
@@ -83,7 +94,7 @@ def judged(parent: Accuracies, offer: Accuracies, settings: AcceptanceSettings) 
     for what, was, now, margin in compared:
         line = f"{what} went from {was:.1%} to {now:.1%}"
         if now < was - margin:
-            against.append(f"{line}, and may fall by {margin:.1%}")
+            against.append(f"{line}, and {_may_fall(margin)}")
         else:
             by_the_way.append(line)
     return Judgement(
@@ -95,3 +106,9 @@ def judged(parent: Accuracies, offer: Accuracies, settings: AcceptanceSettings) 
         worst_before=worst_before,
         worst_after=worst_after,
     )
+
+
+def _may_fall(margin: float) -> str:
+    if margin > 0:
+        return f"may fall by {margin:.1%}"
+    return f"must rise by {-margin:.1%}" if margin else "may not fall"

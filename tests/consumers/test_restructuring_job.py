@@ -30,7 +30,9 @@ from pipeline.state import StateTree, fingerprint
 from tests.consumers.digit_records import digit_images, digit_stream
 from tests.consumers.learner_world import STREAM, World
 
-EVEN_THE_WORST = AcceptanceSettings(average_margin=1, worst_class_margin=1, class_margin=1, min_class_samples=1)
+EVEN_THE_WORST = AcceptanceSettings(
+    average_margin=1, growth_gain=-1, worst_class_margin=1, class_margin=1, min_class_samples=1
+)
 QUICK = ConsolidationSettings(epochs=4, batch_size=32, specialist_epochs=4, min_unlabelled=50)
 QUICK_EXPANSION = ExpansionSettings(epochs=8, distillation_epochs=4, head_epochs=60)
 KINDS: dict[Kind, JobKind] = {

@@ -31,7 +31,7 @@ SETTINGS = """
 snapshots: {{every_seconds: 1}}
 kafka: {{bootstrap_servers: '{servers}'}}
 consolidation: {{epochs: 1, specialist_epochs: 1, min_unlabelled: 100}}
-acceptance: {{average_margin: 1, worst_class_margin: 1, class_margin: 1, min_class_samples: 1}}
+acceptance: {{average_margin: 1, growth_gain: -1, worst_class_margin: 1, class_margin: 1, min_class_samples: 1}}
 worker: {{nice: 0, look_seconds: 0.2}}
 metrics: {{max_class_labels: 5}}
 promotion: {{automatic: true, look_seconds: 0.5}}

@@ -20,7 +20,9 @@ registry: {enabled: false}
 snapshots: {every_records: 40, keep: 30}
 consolidation: {min_unlabelled: 100}
 """
-ANYTHING = "acceptance: {average_margin: 1, worst_class_margin: 1, class_margin: 1, min_class_samples: 1}\n"
+ANYTHING = (
+    "acceptance: {average_margin: 1, growth_gain: -1, worst_class_margin: 1, class_margin: 1, min_class_samples: 1}\n"
+)
 
 
 def send(broker: EmbeddedKafka, stream_name: str, records: int, *, seed: int = 0) -> None:

@@ -52,8 +52,13 @@ def test_what_it_makes_is_offered_and_adopted(kafka_broker: EmbeddedKafka, strea
     assert newest.offsets == SnapshotStore(state / "snapshots").entries()[-1].offsets
     # once more, of a network that has grown already: what comes now has no new class, so somebody names a base
     base = SnapshotStore(state / "snapshots").entries()[0].sequence
+    file.write_text(file.read_text().replace("learner:\n", "learner:\n  restructuring: {most_sub_modules: 2}\n"))
     again = expand(stream_name, state, file, "--base", str(base))
     assert again.exit_code == 0, again.output
+    assert "warning: the network has 2 sub-modules already; above learner.restructuring.most_sub_modules (2)" in (
+        again.stderr
+    )
+    assert "warning" not in done.stderr
     assert "sub-modules: 2 before, 3 now" in again.stdout
 
 

@@ -37,7 +37,7 @@ metrics: {{enabled: false}}
 kafka: {{bootstrap_servers: '{servers}', connect_timeout_seconds: 2}}
 consolidation: {{epochs: 2, specialist_epochs: 2, min_unlabelled: 100}}
 expansion: {{epochs: 2, distillation_epochs: 2, head_epochs: 10}}
-acceptance: {{average_margin: {margin}, worst_class_margin: 1, class_margin: 1, min_class_samples: 1}}
+acceptance: {{average_margin: {margin}, growth_gain: -1, worst_class_margin: 1, class_margin: 1, min_class_samples: 1}}
 worker: {{nice: 0, look_seconds: 0.05, retry_seconds: 0.2}}
 registry: {{enabled: {registry}, every_records: 100000, tracking_uri: 'sqlite:///{folder}/mlflow.db'}}
 """
@@ -303,6 +303,25 @@ def asking_state(folder: Path) -> None:
     world.write(digit_stream(90, clean=True))
     world.learn(max_records=170)
     assert requested_job(world.store.entries()) is not None
+
+
+def test_a_job_by_hand_begins_where_the_one_that_is_asked_for_would(tmp_path: Path) -> None:
+    """Before all classes that are new, not the two newest alone; one of the other kind answers no request."""
+    from tests.consumers.digit_records import digit_stream
+
+    settings = learner_settings(
+        restructuring={"new_classes": 4, "settle_records": 40, "rest_records": 60, "expand_below": 1.0}
+    )
+    world = World(tmp_path, settings=settings)
+    world.write(digit_stream(90, clean=True))
+    world.learn(max_records=140)
+    world.learn()
+    asked = requested_job(world.store.entries())
+    assert asked is not None
+    assert asked.kind is Kind.EXPANSION
+    chosen = choose(tmp_path, Kind.EXPANSION, stream="digits")
+    assert (chosen.base, len(chosen.new_classes)) == (asked.base, 4)
+    assert len(choose(tmp_path, Kind.CONSOLIDATION, stream="digits").new_classes) == 2
 
 
 def worker_without_brokers(folder: Path, observer: WorkerObserver | None = None) -> tuple[RestructuringWorker, Path]:

@@ -53,7 +53,7 @@ metrics: {{enabled: {metrics}, port: 0}}
 registry: {{enabled: {registry}, every_records: 400, drain_seconds: 60}}
 consolidation: {{epochs: 3, batch_size: 32, specialist_epochs: 3, min_unlabelled: 50}}
 expansion: {{epochs: 3, distillation_epochs: 3, head_epochs: 20}}
-acceptance: {{average_margin: 1, worst_class_margin: 1, class_margin: 1, min_class_samples: 1}}
+acceptance: {{average_margin: 1, growth_gain: -1, worst_class_margin: 1, class_margin: 1, min_class_samples: 1}}
 worker: {{nice: 0, look_seconds: 0.05, retry_seconds: 0.5}}
 """
 MLP = "  network: {backbone: mlp, options: {hidden: [32, 32]}, initial_columns: 2}"

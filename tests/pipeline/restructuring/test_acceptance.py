@@ -39,6 +39,23 @@ def test_margins() -> None:
     assert not swapped.accepted
 
 
+def test_a_network_that_has_grown_must_be_worth_it() -> None:
+    settings = AcceptanceSettings(average_margin=0.02)
+    assert judged(PARENT, offer(0.89, 0.6), settings).accepted
+    fallen = judged(PARENT, offer(0.89, 0.6), settings, has_grown=True)
+    assert not fallen.accepted
+    assert fallen.reasons[0] == ("average accuracy of the grown network went from 75.0% to 74.5%, and may not fall")
+    assert judged(PARENT, offer(0.9, 0.6), settings, has_grown=True).accepted
+    gain = AcceptanceSettings(growth_gain=0.01)
+    too_little = judged(PARENT, offer(0.91, 0.6), gain, has_grown=True)
+    assert too_little.reasons[0] == (
+        "average accuracy of the grown network went from 75.0% to 75.5%, and must rise by 1.0%"
+    )
+    assert not too_little.accepted
+    assert judged(PARENT, offer(0.93, 0.6), gain, has_grown=True).accepted
+    assert judged(PARENT, offer(0.91, 0.6), gain).accepted
+
+
 def test_nothing_to_judge_by_is_a_refusal() -> None:
     few = judged({"owl": (0.3, 5)}, {"owl": (0.9, 5)}, AcceptanceSettings())
     assert not few.accepted
