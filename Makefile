@@ -68,8 +68,8 @@ bench: $(VENV)/.installed-test$(TEST_ALL)
 	@$(BIN)/python -m benchmarks.consolidated_stream --seeds 0 1 2 $(BENCH_DATA) --json runs/bench/93-consolidated-stream.json
 	@$(BIN)/python -m benchmarks.consolidated_stream --seeds 0 1 2 --buffer 100 $(BENCH_DATA) --json runs/bench/94-consolidated-stream-100.json
 	@$(BIN)/python -m benchmarks.consolidation --dataset thucnews --seeds 0 1 $(BENCH_DATA) --json runs/bench/92-consolidation-thucnews.json
-	@for steps in s0-t5 s0-t10 s50-t5; do $(BIN)/python -m benchmarks.expansion --dataset cifar10 --steps $$steps --seeds 0 1 2 3 4 \
-		$(BENCH_DATA) --json runs/bench/95-expansion-$$steps.json || exit 1; done
+	@for steps in s0-t5 s0-t10 s50-t5; do for data in cifar10 mnist; do $(BIN)/python -m benchmarks.expansion --dataset $$data --steps $$steps \
+		--seeds 0 1 2 3 4 --precision bfloat16 $(BENCH_DATA) --json runs/bench/95-expansion-$$data-$$steps.json || exit 1; done; done
 	@$(BIN)/python -m benchmarks.serving --json runs/bench/96-serving.json
 	@$(BIN)/python -m benchmarks.ingest --json runs/bench/6-ingest.json
 	@$(BIN)/python -m benchmarks.growth --resnet --json runs/bench/5-growth.json

@@ -63,8 +63,9 @@ def command(
     """Grow the network by a small sub-module that knows the newest classes, beside its old ones (EDE-Net).
 
     It works beside a running learner, from its snapshots and the log. What comes of it is offered where on the
-    hold-outs it is no worse; the learner adopts it between two batches and learns once more what came since. Records
-    without labels help, and may be missing.
+    hold-outs it is no worse (acceptance.growth_gain); the learner adopts it between two batches and learns once more
+    what came since. Without records that have no label it does what it can, which is little; and a consolidation, which
+    makes the network compact again, needs them.
     """
     from deploy.restructuring_by_hand import restructure_by_hand
     from deploy.settings import load_settings

@@ -54,9 +54,10 @@ def command(
 ) -> None:
     """Do the restructurings that a stream's learner asks for, beside it and at low priority.
 
-    The learner asks where its settings say so (learner.restructuring: new classes, a period, drift, forgetting). What
-    is made is offered where on the hold-outs it is no worse, and the learner adopts it between two batches; where no
-    good network can come of it, the learner is told why, and goes on as it is.
+    The learner asks where classes are new and its settings say so (learner.restructuring: how many, a period, drift,
+    forgetting). What is made is offered where on the hold-outs it is no worse within margins (acceptance), and the
+    learner adopts it between two batches; where no good network can come of it, the learner is told why, and goes on
+    as it is.
 
     Says what it does on stderr: lines for a person on a terminal, one JSON object a line elsewhere.
     """

@@ -47,10 +47,17 @@ class RestructuringSettings(Section):
     new_classes: int | None = changeable(
         5, ge=1, why="so many classes since the last restructuring ask for one; none: classes do not"
     )
-    every_records: int | None = changeable(None, ge=1, why="records consumed from one job to the next; none: no period")
-    on_drift: bool = changeable(False, why="a drift of the prequential error asks for one")
+    every_records: int | None = changeable(
+        None, ge=1, why="records consumed from one job to the next, where a class is new meanwhile; none: no period"
+    )
+    on_drift: bool = changeable(
+        False, why="a drift of the prequential error asks for one, where a class is new since the last"
+    )
     forgetting_above: float | None = changeable(
-        None, ge=0, le=1, why="average forgetting above this asks for one; none: forgetting does not"
+        None,
+        ge=0,
+        le=1,
+        why="average forgetting above this asks for one, where a class is new since the last; none: it does not",
     )
     settle_records: int = changeable(
         2_000, ge=1, why="no job begins before so many records have come since the newest class"
