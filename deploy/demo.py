@@ -75,6 +75,8 @@ _OWN = (
 )
 # So many new classes, of the two of each step, ask for a job: those of a part of the stream (demo_stream.py).
 _NEW_CLASSES = 4
+# The versions are shown and promoted: on a machine that is busy, MLflow's tables alone may take minutes.
+_DRAIN_SECONDS = 300.0
 # Digits are easy: the first four new classes are learnt to 98 or 99 %, the last four, harder to tell apart, to
 # 85 to 93 %, and for these the network is to grow.
 _EXPAND_BELOW = 0.95
@@ -117,7 +119,13 @@ def run_demo(
         if not is_embedded:
             stream = f"{stream}-{uuid.uuid4().hex[:8]}"  # what an earlier demo sent there is not to be learnt again
         tracking_uri = f"sqlite:///{(out / 'mlflow.db').resolve()}"
-        registry = settings.registry.model_copy(update={"enabled": True, "tracking_uri": tracking_uri})
+        registry = settings.registry.model_copy(
+            update={
+                "enabled": True,
+                "tracking_uri": tracking_uri,
+                "drain_seconds": max(settings.registry.drain_seconds, _DRAIN_SECONDS),
+            }
+        )
         metrics = settings.metrics.model_copy(update={"enabled": True, "port": 0})
         settings = settings.model_copy(update={"kafka": kafka, "registry": registry, "metrics": metrics})
         # 2.
@@ -148,7 +156,14 @@ def run_demo(
         _print_sizes(sizes.over_time)
         # 6.
         mlflow = MlflowRegistry(tracking_uri)
-        served = serve(stream, mlflow, mlflow.versions(stream), out=out, settings=settings)
+        registered = mlflow.versions(stream)
+        if not registered:
+            log = out / "state" / "registrations" / "registrar.log"
+            raise UserError(
+                f"MLflow took no version within {registry.drain_seconds:.0f} s, so that none can be promoted: {log} says "
+                "why; then run the demo again"
+            )
+        served = serve(stream, mlflow, registered, out=out, settings=settings)
         versions = mlflow.versions(stream)
         # 7.
         page = write_report(out / "state", out / "report.html", settings=settings, baseline=out / "finetune")

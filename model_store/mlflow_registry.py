@@ -34,6 +34,7 @@ with warnings.catch_warnings():
     from mlflow.tracking import MlflowClient
     from mlflow.types import ColSpec, DataType, Schema
 
+from model_store.new_database import make_database  # noqa: E402
 from model_store.registry import (  # noqa: E402
     PROVENANCE_FILE,
     SERVABLE_FILES,
@@ -235,6 +236,8 @@ class MlflowRegistry(Registry):
                     warnings.catch_warnings(),
                 ):
                     warnings.simplefilter("ignore")  # it imports more of MLflow's code
+                    if folder is not None:
+                        make_database(self.tracking_uri)
                     client = MlflowClient(self.tracking_uri, self.tracking_uri)
                     if folder is not None:
                         client.search_registered_models(max_results=1)
@@ -402,8 +405,8 @@ def _first_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Until it is left, no other process of ours is in here with this folder, which is made: MLflow makes a database's
-    tables at its first use, and of two that do so at once one fails with "table already exists"."""
+    """Until it is left, no other process of ours is in here with this folder, which is made: of two that make a
+    database's tables at once one fails with "table already exists"."""
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)
     try:
