@@ -14,7 +14,7 @@ Rows, each judged after each step on the test rows of all classes so far, nobody
     joint, finetune, der_pp       networks of one size (`benchmarks/step_learners.py`), which hear no unlabelled row
     expansion                     the defaults of `pipeline/restructuring/expansion_settings.py`, guesses shared out
                                   evenly, and what `SOURCES` sets (`expansion_problem.py`); each addition pruned
-                                  until all steps stay within 1.5 times the single network, as whoever knows their
+                                  until all steps come to about 1.5 times the single network, as whoever knows their
                                   number can (a stream consolidates instead); then other `VARIANTS`
     der_yan                       a network that grows unpruned and hears no unlabelled row (Yan et al. 2021)
 

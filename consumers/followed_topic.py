@@ -97,7 +97,7 @@ class FollowedTopic:
             if records:
                 self.newest_seconds = max(self.newest_seconds, *map(self.seconds, records))
             # 3.
-            with suppress(SourceUnavailable):  # what was read must not be lost; the next call says it
+            with suppress(SourceUnavailable, KafkaError):  # what was read must not be lost; the next call says it
                 self._look_at_ends(source)
         except RecordUnreadable:
             self._cut(since_seconds=self._clock())  # whatever lies there: reading it again would end the same way
@@ -106,7 +106,7 @@ class FollowedTopic:
             self._cut(since_seconds=self.complete_to_seconds - _SLACK_SECONDS)
             return []
         except KafkaError as error:
-            raise SourceUnavailable(f"the brokers do not answer ({error})") from error
+            raise SourceUnavailable(f"reading failed ({error})") from error
         return records
 
     def seconds(self, record: Record) -> float:

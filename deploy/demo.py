@@ -123,8 +123,9 @@ def run_demo(
             update={
                 "enabled": True,
                 "tracking_uri": tracking_uri,
-                "drain_seconds": _DRAIN_SECONDS,
-                "drain_seconds_at_signal": _DRAIN_SECONDS,  # the learner with a worker is ended as by a signal
+                "drain_seconds": max(settings.registry.drain_seconds, _DRAIN_SECONDS),
+                # the learner with a worker is ended as by a signal
+                "drain_seconds_at_signal": max(settings.registry.drain_seconds_at_signal, _DRAIN_SECONDS),
             }
         )
         metrics = settings.metrics.model_copy(update={"enabled": True, "port": 0})
@@ -161,8 +162,7 @@ def run_demo(
         if not registered:
             log = out / "state" / "registrations" / "registrar.log"
             raise UserError(
-                f"MLflow took no version within {_DRAIN_SECONDS:.0f} s, so that none can be promoted: {log} says why; "
-                "then run the demo again"
+                f"MLflow took no version, so that none can be promoted: {log} says why; then run the demo again"
             )
         served = serve(stream, mlflow, registered, out=out, settings=settings)
         versions = mlflow.versions(stream)

@@ -133,7 +133,9 @@ def job_kind(kind: Kind, settings: Settings) -> JobKind:
 def _asked_for(entries: Sequence[SnapshotEntry], kind: Kind) -> SnapshotEntry | None:
     """The base of the learner's request: from before all classes since the last adoption, not the newest ones alone."""
     requested = requested_job(entries)
-    return requested.base if requested is not None and requested.kind is kind else None
+    base = requested.base if requested is not None and requested.kind is kind else None
+    # the learner may have gone back since, to before they came
+    return base if base is not None and new_classes(entries[-1], base) else None
 
 
 def _remove_superseded(jobs: Path, chosen: Chosen) -> None:

@@ -406,7 +406,7 @@ def _first_line(error: Exception) -> str:
 @contextlib.contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
     """Until it is left, no other process of ours is in here with this folder, which is made: of two that make a
-    database's tables at once one fails with "table already exists"."""
+    database's tables at once each would remove the other's file."""
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)
     try:

@@ -7,6 +7,9 @@ beside it, which gets its name once it is whole.
 
 from __future__ import annotations
 
+import contextlib
+import os
+
 from model_store.durable_files import remove_temporary, sync, temporary_sibling
 from model_store.tracking_uri import sqlite_file
 
@@ -23,7 +26,10 @@ def make_database(uri: str) -> None:
         remove_temporary(file.parent, f"-{file.name}{ending}")
     making = temporary_sibling(file)
     scheme, separator, rest = uri.partition(":///")
-    store = SqlAlchemyStore(f"{scheme}{separator}{making}{rest.removeprefix(str(file))}")  # type: ignore[no-untyped-call]
+    _, mark, options = rest.partition("?")
+    store = SqlAlchemyStore(f"{scheme}{separator}{making}{mark}{options}")  # type: ignore[no-untyped-call]
     store.engine.dispose()
-    making.replace(file)
+    with contextlib.suppress(FileExistsError):  # a server that knows nothing of us was quicker
+        os.link(making, file)
+    making.unlink()
     sync(file.parent)

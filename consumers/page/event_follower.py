@@ -11,8 +11,6 @@ import time
 from types import TracebackType
 from typing import Self
 
-from kafka.errors import KafkaError
-
 from consumers import topics
 from consumers.followed_topic import FollowedTopic, OpenSource, kafka_topic
 from consumers.kafka_connection import hearing
@@ -86,7 +84,7 @@ class EventFollower:
     def _read(self, topic: FollowedTopic) -> None:
         try:
             records = topic.poll(_CHUNK_RECORDS, _POLL_SECONDS)
-        except (SourceUnavailable, UserError, KafkaError) as error:
+        except (SourceUnavailable, UserError) as error:
             if not self._stop.is_set():
                 self._log.set_problem(str(error))
             self._stop.wait(_RETRY_SECONDS)

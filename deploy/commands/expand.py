@@ -37,7 +37,8 @@ Exit codes:
     "--base",
     type=int,
     metavar="SEQUENCE",
-    help="The snapshot after which classes are new; default: the one before the newest classes.",
+    help="The snapshot after which classes are new; default: the one that the learner's request names, or that before "
+    "the newest classes.",
 )
 @click.option(
     "--unlabelled", metavar="TOPIC", help="Another topic of records without labels; the stream's may be missing."
@@ -63,9 +64,9 @@ def command(
     """Grow the network by a small sub-module that knows the newest classes, beside its old ones (EDE-Net).
 
     It works beside a running learner, from its snapshots and the log. What comes of it is offered where on the
-    hold-outs it is no worse (acceptance.growth_gain); the learner adopts it between two batches and learns once more
-    what came since. Without records that have no label it does what it can, which is little; and a consolidation, which
-    makes the network compact again, needs them.
+    hold-outs it is no worse on average (acceptance.growth_gain); the learner adopts it between two batches and learns
+    once more what came since. It gains by records without a label, which may be missing; a consolidation, which makes
+    the network compact again, needs them.
     """
     from deploy.restructuring_by_hand import restructure_by_hand
     from deploy.settings import load_settings

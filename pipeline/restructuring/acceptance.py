@@ -15,6 +15,9 @@ from pipeline.settings_section import Section, changeable
 Accuracies = Mapping[str, tuple[float, int]]  # {class: (accuracy, n)}
 
 
+_ROUNDING = 1e-9  # means of the same sum differ by as much, and must not refuse anything
+
+
 class AcceptanceSettings(Section):
     """Each margin is in accuracy, 0 to 1."""
 
@@ -93,7 +96,7 @@ def judged(
     against, by_the_way = [], []
     for what, was, now, margin in compared:
         line = f"{what} went from {was:.1%} to {now:.1%}"
-        if now < was - margin:
+        if now < was - margin - _ROUNDING:
             against.append(f"{line}, and {_may_fall(margin)}")
         else:
             by_the_way.append(line)

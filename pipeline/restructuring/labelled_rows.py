@@ -1,9 +1,9 @@
 """Rows that a job reads from a log, as many as it may keep.
 
 Of more unlabelled rows each is kept with the same probability: algorithm R (Vitter 1985, doi:10.1145/3147.3165). Of
-more labelled ones those of the commonest class make room, so that no class is lost: class-balancing reservoir sampling
-(Chrysakis & Moens 2020, "Online Continual Learning from Imbalanced Data", ICML, algorithm 1). Draws are keyed by the
-row's number, so that the same log gives the same rows.
+more labelled ones those of the commonest class make room, so that none is lost while there is a place for each:
+class-balancing reservoir sampling (Chrysakis & Moens 2020, "Online Continual Learning from Imbalanced Data", ICML,
+algorithm 1). Draws are keyed by the row's number, so that the same log gives the same rows.
 
 Legend: N = rows
 """

@@ -98,7 +98,7 @@ def test_the_passes_are_divided_between_the_temporary_and_the_pruned_network() -
 
 @pytest.mark.parametrize("additions", [1, 4, 5, 9])
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "sequence"])
-def test_additions_are_pruned_until_the_network_stays_within_one_and_a_half_times_the_single_one(
+def test_additions_are_pruned_until_the_network_is_about_one_and_a_half_times_the_single_one(
     name: str, additions: int
 ) -> None:
     source = expansion_problem.SOURCES[name]

@@ -6,14 +6,20 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from model_store.durable_files import TEMPORARY_PREFIX
 from model_store.mlflow_registry import MlflowRegistry
+from model_store.new_database import make_database
 
 MAKES = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background processes ignore it
 from model_store.mlflow_registry import MlflowRegistry
 MlflowRegistry(sys.argv[1]).warm_up()
 """
@@ -22,7 +28,7 @@ MlflowRegistry(sys.argv[1]).warm_up()
 def wait_for_tables(folder: Path, process: subprocess.Popen[bytes]) -> None:
     """Until some of them are made, but not all."""
     deadline = time.monotonic() + 120
-    while sum(path.stat().st_size for path in folder.iterdir()) < 50_000:
+    while sum(path.stat().st_size for path in folder.glob(f"{TEMPORARY_PREFIX}*-mlflow.db")) < 50_000:
         assert process.poll() is None, "it is done already"
         assert time.monotonic() < deadline
         time.sleep(0.005)
@@ -42,7 +48,40 @@ def test_tables_are_made_whole_or_not_at_all(tmp_path: Path, number: signal.Sign
     assert MlflowRegistry(uri).versions("digits") == []
 
 
-def test_options_of_the_uri_are_kept(tmp_path: Path) -> None:
-    uri = f"sqlite+pysqlite:///{tmp_path / 'a.db'}?timeout=20"
-    MlflowRegistry(uri).warm_up()
+@pytest.fixture
+def making(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[str], object]], None]:
+    """Has a function called with the URI of what is being made."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it imports more of MLflow's code
+        from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
+
+    made: Callable[..., None] = SqlAlchemyStore.__init__
+
+    def hear(heard: Callable[[str], object]) -> None:
+        def beside(self: Any, uri: str) -> None:
+            heard(uri)
+            made(self, uri)
+
+        monkeypatch.setattr(SqlAlchemyStore, "__init__", beside)
+
+    return hear
+
+
+@pytest.mark.parametrize("path", ["a.db", "./a.db", "/a.db", "sub/../a.db"])
+def test_the_uri_is_kept_but_for_the_file(path: str, tmp_path: Path, making: Any) -> None:
+    (tmp_path / "sub").mkdir()
+    uris: list[str] = []
+    making(uris.append)
+    make_database(f"sqlite+pysqlite:///{tmp_path}/{path}?timeout=20")
+    (uri,) = uris
+    assert uri.startswith(f"sqlite+pysqlite:///{tmp_path}")
+    assert uri.endswith("-a.db?timeout=20")
+    assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["a.db"]
+
+
+def test_what_somebody_else_made_meanwhile_stays(tmp_path: Path, making: Any) -> None:
+    file = tmp_path / "a.db"
+    making(lambda _uri: file.write_bytes(b"another's"))
+    make_database(f"sqlite:///{file}")
+    assert file.read_bytes() == b"another's"
     assert [path.name for path in tmp_path.iterdir()] == ["a.db"]

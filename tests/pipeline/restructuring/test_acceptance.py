@@ -56,6 +56,16 @@ def test_a_network_that_has_grown_must_be_worth_it() -> None:
     assert judged(PARENT, offer(0.91, 0.6), gain).accepted
 
 
+def test_rounding_refuses_nothing() -> None:
+    """(0.2 + 0.7) / 2 is a little less than (0.1 + 0.8) / 2 in floating point."""
+    before, after = ({"cat": (cat, 50), "dog": (dog, 50)} for cat, dog in ((0.1, 0.8), (0.2, 0.7)))
+    judgement = judged(before, after, AcceptanceSettings(worst_class_margin=1, class_margin=1), has_grown=True)
+    assert judgement.average_after is not None
+    assert judgement.average_before is not None
+    assert judgement.average_after < judgement.average_before
+    assert judgement.accepted
+
+
 def test_nothing_to_judge_by_is_a_refusal() -> None:
     few = judged({"owl": (0.3, 5)}, {"owl": (0.9, 5)}, AcceptanceSettings())
     assert not few.accepted
