@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from model_store.snapshot_store import SnapshotEntry, SnapshotStore
 from pipeline.backbones.sub_modules import SubModules
@@ -21,14 +21,10 @@ def class_names(entry: SnapshotEntry) -> list[str]:
 
 def sub_modules_count(entry: SnapshotEntry) -> int:
     """Of the snapshot's network; 0: it has none yet."""
-    architecture = entry.facts.get("architecture")
-    if not isinstance(architecture, dict):
+    architecture = cast("dict[str, Any] | None", entry.facts.get("architecture"))
+    if architecture is None:
         return 0
-    options = architecture.get("options")
-    parts = (
-        options.get("parts") if architecture.get("backbone") == SubModules.name and isinstance(options, dict) else None
-    )
-    return len(parts) if isinstance(parts, list) else 1
+    return len(architecture["options"]["parts"]) if architecture["backbone"] == SubModules.name else 1
 
 
 def new_classes(parent: SnapshotEntry, base: SnapshotEntry) -> list[str]:

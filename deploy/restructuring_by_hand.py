@@ -35,10 +35,10 @@ def restructure_by_hand(
         f"snapshot {chosen.parent.sequence}; from before the new classes: snapshot {chosen.base.sequence}; "
         f"new classes: {', '.join(chosen.new_classes) or 'none'}"
     )
-    most = settings.learner.restructuring.most_sub_modules
-    if kind is Kind.EXPANSION and sub_modules_count(chosen.parent) >= most:
+    most, present = settings.learner.restructuring.most_sub_modules, sub_modules_count(chosen.parent)
+    if kind is Kind.EXPANSION and present >= most:
         click.echo(
-            f"warning: the network has {sub_modules_count(chosen.parent)} sub-modules already; above "
+            f"warning: the network has {present} sub-modules already; above "
             f"learner.restructuring.most_sub_modules ({most}) the learner asks for a consolidation as soon as a new "
             "class has settled",
             err=True,

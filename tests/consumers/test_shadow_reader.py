@@ -258,6 +258,18 @@ class AwaySource(InMemoryRecordSource):
         return super().end_offsets()
 
 
+def reader_of_champion(world: World, source: RecordSource) -> ShadowReader:
+    """Neither a challenger's answers nor labels are there."""
+    return ShadowReader(
+        ShadowSettings(),
+        RecordDecoder(InputSettings()),
+        champion=lambda: source,
+        challenger=lambda: None,
+        samples=lambda: None,
+        clock=lambda: world.now,
+    )
+
+
 def test_reading_to_the_end_says_that_brokers_are_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(followed_topic, "_ENDS_SECONDS", 0.01)
     world = World()
@@ -266,14 +278,7 @@ def test_reading_to_the_end_says_that_brokers_are_away(monkeypatch: pytest.Monke
         world.reader().read_to_end()
     world.both("a", "cat", "cat")
     source = AwaySource(world.logs["predictions"])
-    reader = ShadowReader(
-        ShadowSettings(),
-        RecordDecoder(InputSettings()),
-        champion=lambda: source,
-        challenger=lambda: None,
-        samples=lambda: None,
-        clock=lambda: world.now,
-    )
+    reader = reader_of_champion(world, source)
     reader.read_to_end()
     world.both("b", "cat", "cat")
     world.now += 1
@@ -294,14 +299,7 @@ class LeaderlessSource(InMemoryRecordSource):
 def test_reading_to_the_end_says_what_the_client_says_as_it_says_that_brokers_are_away() -> None:
     world = World()
     world.both("a", "cat", "cat")
-    reader = ShadowReader(
-        ShadowSettings(),
-        RecordDecoder(InputSettings()),
-        champion=lambda: LeaderlessSource(world.logs["predictions"]),
-        challenger=lambda: None,
-        samples=lambda: None,
-        clock=lambda: world.now,
-    )
+    reader = reader_of_champion(world, LeaderlessSource(world.logs["predictions"]))
     with pytest.raises(SourceUnavailable, match="predictions-0"):
         reader.read_to_end()
 
