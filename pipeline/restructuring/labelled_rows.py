@@ -2,15 +2,15 @@
 
 Of more unlabelled rows each is kept with the same probability: algorithm R (Vitter 1985, doi:10.1145/3147.3165). Of
 more labelled ones those of the commonest class make room, so that none is lost while there is a place for each:
-class-balancing reservoir sampling (Chrysakis & Moens 2020, "Online Continual Learning from Imbalanced Data", ICML,
-algorithm 1). Draws are keyed by the row's number, so that the same log gives the same rows.
+class-balanced reservoir sampling (`pipeline/sampling/class_balanced.py`). Draws are keyed by the row's number, so that
+the same log gives the same rows.
 
 Legend: N = rows
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+import itertools
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -19,8 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import keyed_randomness
+from pipeline.sampling.class_balanced import ClassBalanced
 
 _Row = TypeVar("_Row")
+_LabelledRow = tuple[npt.NDArray[np.generic], str]
+_CHUNK_ROWS = 1_000  # given to the sampling at a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +58,7 @@ def balanced(rows: LabelledRows) -> LabelledRows:
 
 def gather_labelled(records: Iterable[tuple[npt.NDArray[np.generic], str]], most: int, seed: int) -> LabelledRows:
     """Single samples (...) with their labels, read once."""
-    kept = _balanced_at_most(records, most, seed, "restructuring/records")
+    kept = _balanced_at_most(records, most, seed)
     x = np.stack([x for x, _ in kept]) if kept else np.empty((0,), np.float32)
     return LabelledRows(x=x, labels=tuple(label for _, label in kept))
 
@@ -93,32 +96,19 @@ def _at_most(rows: Iterable[_Row], most: int, seed: int, purpose: str) -> list[_
     return kept
 
 
-def _balanced_at_most(
-    rows: Iterable[tuple[npt.NDArray[np.generic], str]], most: int, seed: int, purpose: str
-) -> list[tuple[npt.NDArray[np.generic], str]]:
-    """A class is full once it was the largest when room was wanted: of such a one each row is kept with the same
-    probability."""
-    keyed = keyed_randomness.KeyedGenerator(seed)
-    kept: list[tuple[npt.NDArray[np.generic], str]] = []
-    places: defaultdict[str, list[int]] = defaultdict(list)  # of each class, in `kept`
-    came: Counter[str] = Counter()
-    full: set[str] = set()
-    for number, row in enumerate(rows):
-        label = row[1]
-        came[label] += 1
-        if number < most:
-            places[label].append(number)
-            kept.append(row)
-            continue
-        size = {name: len(its) for name, its in places.items()}
-        largest = max(size, key=lambda name: (size[name], name == label))
-        full.add(largest)
-        if label in full:
-            draw = int(keyed(purpose, number).integers(0, came[label]))
-            if draw < len(places[label]):
-                kept[places[label][draw]] = row
-            continue
-        place = places[largest].pop(int(keyed(purpose, number).integers(0, len(places[largest]))))
-        places[label].append(place)
-        kept[place] = row
+def _balanced_at_most(rows: Iterable[_LabelledRow], most: int, seed: int) -> list[_LabelledRow]:
+    sampling = ClassBalanced(most, seed)
+    columns: dict[str, int] = {}
+    column_N = np.zeros(most, dtype=np.int64)
+    kept: list[_LabelledRow] = []
+    remaining, seen = iter(rows), 0
+    while chunk := list(itertools.islice(remaining, _CHUNK_ROWS)):
+        column_B = np.array([columns.setdefault(label, len(columns)) for _, label in chunk], dtype=np.int64)
+        slots_B = sampling.slots(column_B, column_N, seen=seen, filled=len(kept))
+        seen += len(chunk)
+        for row, column, slot in zip(chunk, column_B, slots_B.tolist(), strict=True):
+            if slot == most:
+                continue
+            kept[slot : slot + 1] = [row]  # one more where the slot is the next one
+            column_N[slot] = column
     return kept
