@@ -247,10 +247,16 @@ def _connection_manager() -> Any:
     """Fault: a refused password is tried again until time is up. Here it ends the attempt to connect.
 
     Only for the first connection: a broker that refuses later, because it is restarting, is tried again.
+
+    Fault: a peer that does not answer a TLS handshake is waited for without end, whatever the timeouts say.
     """
     from kafka.net.manager import KafkaConnectionManager
 
     class ConnectionManager(KafkaConnectionManager):  # type: ignore[misc]
+        async def _build_transport(self, node: Any, timeout_at: float | None = None) -> Any:
+            self._net._current.handshake_until = timeout_at  # the task that the handshake will run in
+            return await super()._build_transport(node, timeout_at)
+
         async def _connect(self, node: Any, conn: Any, **options: Any) -> None:
             await super()._connect(node, conn, **options)
             problem = conn.init_future.exception
@@ -263,24 +269,33 @@ def _connection_manager() -> Any:
 def _close_refused_sockets() -> None:
     """Fault: the socket of a refused connection or of a broken TLS handshake is dropped without being closed.
 
-    While brokers are away, each attempt would hold a file descriptor until the garbage collector comes by.
+    While brokers are away, each attempt would hold a file descriptor until the garbage collector comes by. A client
+    that is closed in the midst of one throws `GeneratorExit` into it.
     """
     from kafka.net.inet import KafkaNetSocket
     from kafka.net.transport import KafkaSSLTransport
 
-    connect, handshake = KafkaNetSocket.sock_connect, KafkaSSLTransport.handshake
+    connect = KafkaNetSocket.sock_connect
 
     async def closing_connect(self: Any, net: Any, sock: socket.socket, sockaddr: Any, timeout_at: Any = None) -> Any:
         try:
             return await connect(self, net, sock, sockaddr, timeout_at=timeout_at)
-        except kafka_errors.KafkaConnectionError:
+        except BaseException:
             sock.close()
             raise
 
     async def closing_handshake(self: Any) -> None:
+        until = getattr(self._net._current, "handshake_until", None)
         try:
-            await handshake(self)
-        except Exception:
+            while True:
+                try:
+                    self._sock.do_handshake()
+                    return
+                except ssl.SSLWantReadError:
+                    await self._net.wait_read(self._sock, until)
+                except ssl.SSLWantWriteError:
+                    await self._net.wait_write(self._sock, until)
+        except BaseException:
             self._sock.close()
             raise
 

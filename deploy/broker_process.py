@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _POLL_SECONDS = 0.05
+# For so long a process that lives may show no command line: it is about to become another program, or to end.
+_UNNAMED_SECONDS = 5.0
 # Options that a user's shell gives every Java program change ours, or print a line of their own to its output.
 _FOREIGN_JAVA_OPTIONS = ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS", "CLASSPATH")
 
@@ -45,15 +47,26 @@ def carries_argument(pid: int, argument: str) -> bool:
 
     A process id alone proves nothing: after a crash or a reboot it may be a stranger's, and a stranger is never killed.
     """
-    command_line = Path(f"/proc/{pid}/cmdline")
     if Path("/proc/self/cmdline").exists():
-        try:
-            # A zombie's command line is empty, so a dead broker that nobody has waited for counts as dead.
-            return os.fsencode(argument) in command_line.read_bytes().split(b"\0")
-        except (FileNotFoundError, ProcessLookupError):
-            return False
+        return os.fsencode(argument) in _command_line(pid).split(b"\0")
     listed = subprocess.run(["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True)
     return argument in listed.stdout
+
+
+def _command_line(pid: int) -> bytes:
+    """What it was started with, each argument ended by a zero; empty once it has ended, a zombie's too.
+
+    It is empty as well for a moment in the midst of `exec`, by which a shell becomes Java: then it is read again.
+    """
+    deadline = time.monotonic() + _UNNAMED_SECONDS
+    while True:
+        try:
+            arguments = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            return b""
+        if arguments or _birth(pid) is None or time.monotonic() > deadline:
+            return arguments
+        time.sleep(_POLL_SECONDS / 10)
 
 
 def end_process(pid: int, argument: str, signal_number: signal.Signals, deadline_seconds: float) -> bool:

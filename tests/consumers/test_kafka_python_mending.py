@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import socket
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import kafka
@@ -16,8 +20,10 @@ from kafka.protocol.consumer import IsolationLevel
 from kafka.record import MemoryRecords
 from kafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 
-from consumers import kafka_python_mending
+from consumers import kafka_connection, kafka_python_mending
+from consumers.kafka_settings import KafkaSettings
 from pipeline.record import Record
+from pipeline.user_error import UserError
 
 
 def test_the_client_that_is_installed_is_the_one_that_is_mended() -> None:
@@ -110,6 +116,62 @@ def test_a_batch_that_is_broken_says_so() -> None:
     assert [next(records).offset for _ in range(2)] == [0, 1]
     with pytest.raises(kafka_errors.CorruptRecordError, match="invalid record structure"):
         list(records)
+
+
+@pytest.mark.parametrize("protocol", ["SSL", "PLAINTEXT"])
+def test_a_peer_that_says_nothing_is_given_up_and_its_socket_closed(protocol: str) -> None:
+    """The TLS handshake waits for it, or already the connection, its queue being full."""
+    with ExitStack() as stack, unclosed() as left_open:
+        silent = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        if protocol == "PLAINTEXT":
+            for _ in range(3):
+                waiting = stack.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex(silent.getsockname())
+        with pytest.raises(UserError, match=r"no broker is reachable at .* \(timed out\)"):
+            kafka_connection.admin(settings_for(silent, protocol, seconds=0.5))
+    assert left_open == []
+
+
+def test_a_client_that_is_closed_in_the_midst_of_a_handshake_closes_its_socket() -> None:
+    kafka_python_mending.mend()
+    opened: list[Any] = []
+    with socket.create_server(("127.0.0.1", 0)) as silent, unclosed() as left_open:
+        options = kafka_connection.connection_options(settings_for(silent, "SSL", seconds=60))
+        options |= kafka_python_mending.client_options(opened)
+        options.pop("kafka_client")(**options)
+        net, manager = opened
+        net.start()
+        manager.bootstrap_async(timeout_ms=60_000)
+        peer, _ = silent.accept()
+        with peer:
+            assert peer.recv(1)  # its hello: it waits for ours now
+            net.close()
+            peer.settimeout(10)
+            while peer.recv(4096):
+                pass
+    assert left_open == []
+
+
+def settings_for(peer: socket.socket, protocol: str, seconds: float) -> KafkaSettings:
+    return KafkaSettings.model_validate(
+        {
+            "bootstrap_servers": f"127.0.0.1:{peer.getsockname()[1]}",
+            "security_protocol": protocol,
+            "connect_timeout_seconds": seconds,
+        }
+    )
+
+
+@contextmanager
+def unclosed() -> Iterator[list[str]]:
+    """What Python says of resources that nobody closed, of those that are gone by the end."""
+    left_open: list[str] = []
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        yield left_open
+        gc.collect()
+    left_open += [str(one.message) for one in warned if one.category is ResourceWarning]
 
 
 def test_another_version_is_left_alone_with_one_line_and_still_connects() -> None:

@@ -1,0 +1,37 @@
+"""A process is recognised by its command line, also in the moments in which it has none."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+import pytest
+
+from deploy.broker_process import carries_argument
+
+# Becomes the same program again and again, and has no command line for a moment each time.
+AGAIN = 'exec /bin/sh -c "$0" "$0" "$1"'
+
+
+def test_a_process_is_recognised_while_it_becomes_another_program() -> None:
+    process = subprocess.Popen(["/bin/sh", "-c", AGAIN, AGAIN, "mark"])
+    try:
+        assert all(carries_argument(process.pid, "mark") for _ in range(5_000))
+        assert not carries_argument(process.pid, "another")
+    finally:
+        process.kill()
+        process.wait()
+    assert not carries_argument(process.pid, "mark")
+
+
+@pytest.mark.parametrize("waited_for", [True, False])
+def test_a_process_that_has_ended_is_not_taken_for_running(waited_for: bool) -> None:
+    process = subprocess.Popen(["/bin/sh", "-c", "while true; do sleep 60; done", "sh", "mark"])
+    assert carries_argument(process.pid, "mark")
+    process.kill()
+    if waited_for:
+        process.wait()
+    else:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie
+    assert not carries_argument(process.pid, "mark")
+    process.wait()
