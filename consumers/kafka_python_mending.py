@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import socket
 import ssl
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import kafka
 from kafka import TopicPartition
@@ -30,6 +32,8 @@ _REFUSALS = (
     kafka_errors.AuthorizationError,
 )
 _done: list[bool] = []
+# Of the client's tasks that make a connection: until when, in seconds of the monotonic clock.
+_connect_until: WeakKeyDictionary[Any, float | None] = WeakKeyDictionary()
 
 # Read from a socket at once: a fetch, of 1 MiB of each partition by default, is a handful of them.
 _READ_BYTES = 256 * 1024
@@ -54,7 +58,7 @@ def mend() -> None:
             MENDED_VERSION,
         )
         return
-    _close_refused_sockets()
+    _close_given_up_sockets()
     _receive_in_large_parts()
     _read_odd_header_names()
     _name_what_does_not_decompress()
@@ -249,16 +253,33 @@ def _connection_manager() -> Any:
     Only for the first connection: a broker that refuses later, because it is restarting, is tried again.
 
     Fault: a peer that does not answer a TLS handshake is waited for without end, whatever the timeouts say.
+
+    Fault: of several bootstrap servers one is tried by chance, again and again, and may take all the time that there is
+    by saying nothing. Here all are tried before one is tried again, and they share what time is left.
     """
     from kafka.net.manager import KafkaConnectionManager
 
     class ConnectionManager(KafkaConnectionManager):  # type: ignore[misc]
+        def __init__(self, net: Any, **configs: Any) -> None:
+            super().__init__(net, **configs)
+            every_server = self.cluster.bootstrap_brokers
+
+            def least_tried() -> list[Any]:
+                servers = every_server()
+                failures = [self._backoff.get(server.node_id, (0,))[0] for server in servers]
+                return [server for server, failed in zip(servers, failures, strict=True) if failed == min(failures)]
+
+            self.cluster.bootstrap_brokers = least_tried
+
         async def _build_transport(self, node: Any, timeout_at: float | None = None) -> Any:
-            self._net._current.handshake_until = timeout_at  # the task that the handshake will run in
+            _connect_until[self._net._current] = timeout_at  # the task that the handshake will run in
             return await super()._build_transport(node, timeout_at)
 
-        async def _connect(self, node: Any, conn: Any, **options: Any) -> None:
-            await super()._connect(node, conn, **options)
+        async def _connect(self, node: Any, conn: Any, timeout_at: float | None = None, **options: Any) -> None:
+            if timeout_at is not None and self.cluster.is_bootstrap(node.node_id):
+                left = timeout_at - time.monotonic()
+                timeout_at -= left - left / len(self.cluster.bootstrap_brokers())
+            await super()._connect(node, conn, timeout_at=timeout_at, **options)
             problem = conn.init_future.exception
             if self.cluster.is_bootstrap(node.node_id) and isinstance(problem, _REFUSALS):
                 self._auth_failures[node.node_id] = problem  # raised by the next get_connection
@@ -266,11 +287,12 @@ def _connection_manager() -> Any:
     return ConnectionManager
 
 
-def _close_refused_sockets() -> None:
-    """Fault: the socket of a refused connection or of a broken TLS handshake is dropped without being closed.
+def _close_given_up_sockets() -> None:
+    """Fault: the socket of a connection that was refused, or took too long, or whose client was closed meanwhile, and
+    of a TLS handshake that ended so, is dropped without being closed.
 
-    While brokers are away, each attempt would hold a file descriptor until the garbage collector comes by. A client
-    that is closed in the midst of one throws `GeneratorExit` into it.
+    While brokers are away, each attempt would hold a file descriptor until the garbage collector comes by. Here a
+    handshake also ends in time (see `_connection_manager`).
     """
     from kafka.net.inet import KafkaNetSocket
     from kafka.net.transport import KafkaSSLTransport
@@ -280,12 +302,12 @@ def _close_refused_sockets() -> None:
     async def closing_connect(self: Any, net: Any, sock: socket.socket, sockaddr: Any, timeout_at: Any = None) -> Any:
         try:
             return await connect(self, net, sock, sockaddr, timeout_at=timeout_at)
-        except BaseException:
+        except BaseException:  # a client that is closed throws GeneratorExit
             sock.close()
             raise
 
     async def closing_handshake(self: Any) -> None:
-        until = getattr(self._net._current, "handshake_until", None)
+        until = _connect_until.get(self._net._current)
         try:
             while True:
                 try:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _POLL_SECONDS = 0.05
-# For so long a process that lives may show no command line: it is about to become another program, or to end.
+# A process that becomes another program shows no command line for so long at most.
 _UNNAMED_SECONDS = 5.0
 # Options that a user's shell gives every Java program change ours, or print a line of their own to its output.
 _FOREIGN_JAVA_OPTIONS = ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS", "CLASSPATH")
@@ -54,18 +54,22 @@ def carries_argument(pid: int, argument: str) -> bool:
 
 
 def _command_line(pid: int) -> bytes:
-    """What it was started with, each argument ended by a zero; empty once it has ended, a zombie's too.
+    """What it was started with, each argument ended by a zero; empty for one that has ended, or is the kernel's own.
 
-    It is empty as well for a moment in the midst of `exec`, by which a shell becomes Java: then it is read again.
+    It is empty as well for a moment in the midst of `exec`, by which a shell becomes Java. One that has a program all
+    the same is looked at again.
     """
+    process = Path(f"/proc/{pid}")
     deadline = time.monotonic() + _UNNAMED_SECONDS
     while True:
         try:
-            arguments = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except (FileNotFoundError, ProcessLookupError):
+            if arguments := (process / "cmdline").read_bytes():
+                return arguments
+            (process / "exe").readlink()
+        except OSError:
             return b""
-        if arguments or _birth(pid) is None or time.monotonic() > deadline:
-            return arguments
+        if time.monotonic() > deadline:
+            return b""
         time.sleep(_POLL_SECONDS / 10)
 
 

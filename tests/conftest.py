@@ -1,8 +1,13 @@
 import os
+import signal
 
 # Virtual machines may announce AMX and not grant it: a bfloat16 product then ends in an illegal instruction, and the
 # whole test run with it. Read when torch first multiplies; float32 does not use AMX.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
+
+# A shell starts what it runs in the background deaf to Ctrl-C, and programs that we start would be deaf with us.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = [
     "tests.kafka_broker",

@@ -22,6 +22,7 @@ from kafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchB
 
 from consumers import kafka_connection, kafka_python_mending
 from consumers.kafka_settings import KafkaSettings
+from deploy.embedded_kafka import EmbeddedKafka
 from pipeline.record import Record
 from pipeline.user_error import UserError
 
@@ -118,55 +119,78 @@ def test_a_batch_that_is_broken_says_so() -> None:
         list(records)
 
 
-@pytest.mark.parametrize("protocol", ["SSL", "PLAINTEXT"])
-def test_a_peer_that_says_nothing_is_given_up_and_its_socket_closed(protocol: str) -> None:
-    """The TLS handshake waits for it, or already the connection, its queue being full."""
+def test_a_peer_that_does_not_answer_the_tls_handshake_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kafka_connection, "_PROBE_TIMEOUT_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent, unclosed() as left_open:
+        with pytest.raises(UserError, match="takes connections but does not answer the TLS handshake"):
+            kafka_connection.admin(settings_for(silent, security_protocol="SSL", connect_timeout_seconds=1))
+        silent.settimeout(10)
+        peer, _ = silent.accept()
+        with peer:
+            peer.settimeout(10)
+            assert peer.recv(1), "it said hello"
+    assert left_open == []
+
+
+def test_a_connection_that_is_not_taken_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kafka_connection, "_PROBE_TIMEOUT_SECONDS", 0.3)
     with ExitStack() as stack, unclosed() as left_open:
-        silent = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        if protocol == "PLAINTEXT":
-            for _ in range(3):
-                waiting = stack.enter_context(socket.socket())
-                waiting.setblocking(False)
-                waiting.connect_ex(silent.getsockname())
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(3):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
         with pytest.raises(UserError, match=r"no broker is reachable at .* \(timed out\)"):
-            kafka_connection.admin(settings_for(silent, protocol, seconds=0.5))
+            kafka_connection.admin(settings_for(full, connect_timeout_seconds=1))
     assert left_open == []
 
 
 def test_a_client_that_is_closed_in_the_midst_of_a_handshake_closes_its_socket() -> None:
     kafka_python_mending.mend()
     opened: list[Any] = []
-    with socket.create_server(("127.0.0.1", 0)) as silent, unclosed() as left_open:
-        options = kafka_connection.connection_options(settings_for(silent, "SSL", seconds=60))
-        options |= kafka_python_mending.client_options(opened)
+    with ExitStack() as stack, unclosed() as left_open:
+        silent = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        silent.settimeout(10)
+        settings = settings_for(silent, security_protocol="SSL", connect_timeout_seconds=60)
+        options = kafka_connection.connection_options(settings) | kafka_python_mending.client_options(opened)
         options.pop("kafka_client")(**options)
+        for part in opened:
+            stack.callback(part.close)  # in the order in which a failed start closes them
         net, manager = opened
         net.start()
         manager.bootstrap_async(timeout_ms=60_000)
-        peer, _ = silent.accept()
-        with peer:
-            assert peer.recv(1)  # its hello: it waits for ours now
-            net.close()
-            peer.settimeout(10)
-            while peer.recv(4096):
-                pass
+        peer = stack.enter_context(silent.accept()[0])
+        peer.settimeout(10)
+        assert peer.recv(1)  # its hello: it waits for ours now
+        for part in reversed(opened):
+            part.close()
+        while peer.recv(4096):
+            pass
     assert left_open == []
 
 
-def settings_for(peer: socket.socket, protocol: str, seconds: float) -> KafkaSettings:
-    return KafkaSettings.model_validate(
-        {
-            "bootstrap_servers": f"127.0.0.1:{peer.getsockname()[1]}",
-            "security_protocol": protocol,
-            "connect_timeout_seconds": seconds,
-        }
-    )
+@pytest.mark.kafka
+def test_a_silent_bootstrap_server_leaves_time_for_the_others(kafka_broker: EmbeddedKafka) -> None:
+    with ExitStack() as stack:
+        silent = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+        servers = [f"127.0.0.1:{one.getsockname()[1]}" for one in silent]
+        settings = KafkaSettings(
+            bootstrap_servers=",".join([*servers, kafka_broker.bootstrap_servers]), connect_timeout_seconds=8
+        )
+        for _ in range(2):  # in which order they are tried is by chance
+            with kafka_connection.admin(settings) as admin:
+                assert admin.describe_cluster()["cluster_id"] == kafka_broker.cluster_id
+
+
+def settings_for(peer: socket.socket, **more: Any) -> KafkaSettings:
+    return KafkaSettings.model_validate({"bootstrap_servers": f"127.0.0.1:{peer.getsockname()[1]}", **more})
 
 
 @contextmanager
 def unclosed() -> Iterator[list[str]]:
     """What Python says of resources that nobody closed, of those that are gone by the end."""
     left_open: list[str] = []
+    gc.collect()
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         yield left_open
@@ -183,6 +207,7 @@ from kafka.record.default_records import DefaultRecordBatch
 before = (KafkaNetSocket.sock_connect, DefaultRecordBatch._read_msg)
 from consumers import kafka_connection
 from consumers.kafka_settings import KafkaSettings
+from deploy.embedded_kafka import EmbeddedKafka
 from pipeline.user_error import UserError
 for _ in range(2):
     try:

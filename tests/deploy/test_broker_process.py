@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,12 @@ from deploy.broker_process import carries_argument
 AGAIN = 'exec /bin/sh -c "$0" "$0" "$1"'
 
 
+KERNEL_THREADS = [
+    int(stat.parent.name) for stat in Path("/proc").glob("[0-9]*/stat") if stat.read_text().split(") ")[1][2:4] == "2 "
+]
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="only Linux shows processes without a command line")
 def test_a_process_is_recognised_while_it_becomes_another_program() -> None:
     process = subprocess.Popen(["/bin/sh", "-c", AGAIN, AGAIN, "mark"])
     try:
@@ -26,12 +34,23 @@ def test_a_process_is_recognised_while_it_becomes_another_program() -> None:
 
 @pytest.mark.parametrize("waited_for", [True, False])
 def test_a_process_that_has_ended_is_not_taken_for_running(waited_for: bool) -> None:
-    process = subprocess.Popen(["/bin/sh", "-c", "while true; do sleep 60; done", "sh", "mark"])
-    assert carries_argument(process.pid, "mark")
-    process.kill()
-    if waited_for:
+    process = subprocess.Popen(["/bin/sh", "-c", "kill -STOP $$", "sh", "mark"])
+    try:
+        assert carries_argument(process.pid, "mark")
+        process.kill()
+        if waited_for:
+            process.wait()
+        else:
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie
+        assert not carries_argument(process.pid, "mark")
+    finally:
+        process.kill()
         process.wait()
-    else:
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie
-    assert not carries_argument(process.pid, "mark")
-    process.wait()
+
+
+@pytest.mark.skipif(not KERNEL_THREADS, reason="this machine shows no thread of the kernel's own")
+def test_a_thread_of_the_kernel_is_known_at_once() -> None:
+    """It never has a command line. A process id of before a reboot may be one's."""
+    began = time.monotonic()
+    assert not carries_argument(KERNEL_THREADS[0], "mark")
+    assert time.monotonic() - began < 2
