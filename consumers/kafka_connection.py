@@ -365,7 +365,15 @@ def _why_unreachable(settings: KafkaSettings) -> str:
                         f"{settings.security_protocol}; if it wants TLS or SASL, set security_protocol and the rest"
                     )
                     continue
-                with _probe_tls(plain, host, settings):
+                try:
+                    encrypted = ssl_context(settings).wrap_socket(plain, server_hostname=host.strip("[]"))
+                except TimeoutError:
+                    problems.append(
+                        f"{server} takes connections but does not answer the TLS handshake; check security_protocol, "
+                        "the port, and what stands between here and there"
+                    )
+                    continue
+                with encrypted:
                     problems.append(
                         f"{server} completes TLS but does not answer as a Kafka broker with security_protocol "
                         f"{settings.security_protocol}; check security_protocol and sasl_mechanism"
@@ -377,25 +385,9 @@ def _why_unreachable(settings: KafkaSettings) -> str:
             problems.append(
                 f"{server} does not complete TLS ({_reason(error)}); check security_protocol, ssl_certfile, ssl_ciphers"
             )
-        except _SilentTls:
-            problems.append(
-                f"{server} takes connections but does not answer the TLS handshake; check security_protocol, the port, "
-                "and what stands between here and there"
-            )
         except OSError as error:
             problems.append(f"no broker is reachable at {server} ({_reason(error)}): {way_out}")
     return problems[0]
-
-
-class _SilentTls(Exception):
-    """Connected, but the handshake is not answered."""
-
-
-def _probe_tls(plain: socket.socket, host: str, settings: KafkaSettings) -> ssl.SSLSocket:
-    try:
-        return ssl_context(settings).wrap_socket(plain, server_hostname=host.strip("[]"))
-    except TimeoutError as error:
-        raise _SilentTls from error
 
 
 # Logs

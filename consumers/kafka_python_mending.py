@@ -277,8 +277,8 @@ def _connection_manager() -> Any:
 
         async def _connect(self, node: Any, conn: Any, timeout_at: float | None = None, **options: Any) -> None:
             if timeout_at is not None and self.cluster.is_bootstrap(node.node_id):
-                left = timeout_at - time.monotonic()
-                timeout_at -= left - left / len(self.cluster.bootstrap_brokers())
+                now = time.monotonic()
+                timeout_at = now + (timeout_at - now) / len(self.cluster.bootstrap_brokers())
             await super()._connect(node, conn, timeout_at=timeout_at, **options)
             problem = conn.init_future.exception
             if self.cluster.is_bootstrap(node.node_id) and isinstance(problem, _REFUSALS):
