@@ -53,6 +53,7 @@ class _Seen:
     stepped_at: float = 0.0
     looked_at: float = 0.0  # when the log was last asked for records
     lag_records: int | None = None
+    pending_records: int = 0  # read, and not learnt before they are a batch or the stream rests
     is_away: bool = False  # the brokers do not answer
     newest_event_time: float | None = None  # Unix seconds
     prequential_accuracy: float | None = None
@@ -76,6 +77,7 @@ class LearnerStatus(Observer):
         self._release = version("palimpsest")
         self._started_at = time.time()
         self._waiting: Callable[[], int] = lambda: 0
+        self._learner: StreamLearner | None = None  # for the training thread
         self._seen = _Seen()
 
     # -- who asks --------------------------------------------------------------------------------------------------
@@ -148,6 +150,7 @@ class LearnerStatus(Observer):
         self._waiting = waiting
 
     def started(self, learner: StreamLearner, resumed: bool) -> None:
+        self._learner = learner
         moment = time.monotonic()
         seen = replace(
             self._seen,
@@ -170,7 +173,11 @@ class LearnerStatus(Observer):
             self._seen = replace(self._seen, is_away=True, lag_records=None)
         elif lag_records:
             self._seen = replace(
-                self._seen, is_away=False, looked_at=time.monotonic(), lag_records=sum(lag_records.values())
+                self._seen,
+                is_away=False,
+                looked_at=time.monotonic(),
+                lag_records=sum(lag_records.values()),
+                pending_records=0 if self._learner is None else self._learner.assembler.pending_records,
             )
 
     def stepped(self, learner: StreamLearner, report: StepReport) -> None:
@@ -239,14 +246,17 @@ def _as_it_stands(seen: _Seen, learner: StreamLearner, moment: float) -> _Seen:
 
 
 def _state(seen: _Seen) -> State:
-    """Idle by what the loop saw, not by the clock: one update may take longer than a lull."""
+    """Idle by what the loop saw, not by the clock: one update may take longer than a lull. And only once all that came
+    is learnt: people wait for it.
+    """
     if not seen.is_started:
         return "starting"
     if seen.is_away:
         return "away"
     if seen.records < seen.high_water:
         return "relearning"
-    return "idle" if seen.looked_at - seen.stepped_at >= _IDLE_SECONDS else "learning"
+    has_learnt_all = not seen.lag_records and not seen.pending_records
+    return "idle" if has_learnt_all and seen.looked_at - seen.stepped_at >= _IDLE_SECONDS else "learning"
 
 
 def _rate(seen: _Seen, moment: float) -> float | None:

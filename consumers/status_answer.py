@@ -55,8 +55,8 @@ class StatusAnswer(_Figures):
     stream: str
     branch: str
     palimpsest: str  # the release
-    # idle: nothing came for some seconds; relearning: what came since an adopted job's parent, once more; away: the
-    # brokers do not answer. A later release may have other words.
+    # idle: nothing came for some seconds, and what came is learnt; relearning: what came since an adopted job's parent,
+    # once more; away: the brokers do not answer. A later release may have other words.
     state: State | str
     time: float
     started_at: float

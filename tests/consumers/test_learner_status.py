@@ -23,11 +23,12 @@ from consumers.observers import Observer, Observers
 from consumers.process_settings import SnapshotSettings
 from consumers.status_answer import StatusAnswer
 from model_store.snapshot import Snapshot
+from pipeline.codec.record_decoder import RecordDecoder
 from pipeline.evaluation.forgetting import ClassEvaluation, EvaluationReport
 from pipeline.record import Partition
 from pipeline.stream_learner import StepReport, StreamLearner
 from tests.consumers.digit_records import digit_stream, of_fate
-from tests.consumers.learner_world import Witness, World
+from tests.consumers.learner_world import Witness, World, run
 
 RECORDS = digit_stream(90)
 DEADLINE_SECONDS = 60.0
@@ -255,7 +256,35 @@ def test_brokers_that_do_not_answer_are_no_idleness_and_say_no_lag(tmp_path: Pat
     assert (status.answer().state, status.answer().lag_records) == ("away", None)
     clock.now += 60.0
     status.turned({world.partition: 5})
-    assert (status.answer().state, status.answer().lag_records) == ("idle", 5)
+    assert (status.answer().state, status.answer().lag_records) == ("learning", 5)
+
+
+def test_idle_is_when_all_that_came_is_learnt(tmp_path: Path, clock: Clock) -> None:
+    world, status = world_of(tmp_path, 30), new_status()
+    process = world.process(observer=status)
+    process.start()
+    learner = process.learner
+
+    def states() -> list[str]:
+        """After a long lull, while records are still to be read, and when none are."""
+        clock.now += 60.0
+        answers = []
+        for lag in (5, 0):
+            status.turned({world.partition: lag})
+            answers.append(str(status.answer().state))
+        return answers
+
+    run(process)
+    assert states() == ["learning", "idle"]
+    world.write(RECORDS[30:31])
+    record = world.log.at(world.partition, 30)
+    assert record is not None
+    assert not learner.add(RecordDecoder(learner.settings.input).decode(record))
+    assert states() == ["learning", "learning"], "less than a batch waits for the idle flush"
+    report = learner.flush()
+    assert report is not None
+    status.stepped(learner, report)
+    assert states() == ["learning", "idle"]
 
 
 def test_steps_that_take_longer_than_the_rate_looks_back_have_one_too(tmp_path: Path, clock: Clock) -> None:
