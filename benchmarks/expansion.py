@@ -16,6 +16,7 @@ Rows, each judged after each step on the test rows of all classes so far, nobody
                                   evenly, and what `SOURCES` sets (`expansion_problem.py`); each addition pruned
                                   until all steps come to about 1.5 times the single network, as whoever knows their
                                   number can (a stream consolidates instead); then other `VARIANTS`
+    after_der_pp                  the same, but the first step is DER++'s, as a stream's learner begins before it grows
     der_yan                       a network that grows unpruned and hears no unlabelled row (Yan et al. 2021)
 
 `--passes` over the labelled rows of a step are what each has: an expansion's pruned network is distilled on unlabelled
@@ -54,9 +55,11 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "without_unlabelled": {},
     "unpruned": {"prune": None},
     "random_pruning": {"ranking": "random"},
+    "after_der_pp": {},
     "der_yan": {"prune": None},
 }
 HEAR_NO_UNLABELLED = ("without_unlabelled", "der_yan")
+BEGINS_WITH = {"after_der_pp": "der_pp"}  # who learns the first step
 METHODS = (*LEARNERS, *VARIANTS)
 DEFAULT_METHODS = ("joint", "finetune", "der_pp", "der_yan", "expansion", "without_mixmatch", "unpruned")
 
@@ -103,15 +106,16 @@ def measure(problem: Problem, method: str, args: argparse.Namespace, seed: int) 
     began = time.perf_counter()
     accuracies: list[float] = []
     parameters: list[int] = []
-    learner = LEARNERS[method](problem, args, seed, device) if method in LEARNERS else None
+    first = BEGINS_WITH.get(method, method)
+    learner = LEARNERS[first](problem, args, seed, device) if first in LEARNERS else None
     network: Network | None = None
     args.variant = method
     for step in range(len(problem.steps)):
-        if learner is None:
-            network = grown(problem, network, step, args, seed)
-        else:
+        if learner is not None and (step == 0 or first == method):
             learner.learn(step)
             network = learner.network
+        else:
+            network = grown(problem, network, step, args, seed)
         names = problem.seen(step)
         accuracies.append(right(network, problem.test_rows(names), names, device))
         parameters.append(sum(parameter.numel() for parameter in network.parameters()))

@@ -138,8 +138,18 @@ def was_replaced_in_group(consumer: Any) -> bool:
     """
     if not mends_this_version():
         return False
+    return has_joined_group(consumer) and not consumer._coordinator._heartbeat_enabled
+
+
+def has_joined_group(consumer: Any) -> bool:
+    """Whether the group has given this member its partitions, which may be none.
+
+    The client tells its generation before it knows these, and nothing else to whoever has no listener.
+    """
+    if not mends_this_version():
+        return bool(consumer.group_metadata().generation_id >= 0)
     coordinator = consumer._coordinator
-    return bool(coordinator.stable() and not coordinator.rejoining and not coordinator._heartbeat_enabled)
+    return bool(coordinator.stable() and not coordinator.rejoining)
 
 
 def unpack_into_records(consumer: Any) -> bool:

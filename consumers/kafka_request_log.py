@@ -220,6 +220,12 @@ class KafkaRequestLog(RequestLog):
                     found[Partition(theirs.topic, theirs.partition)] = max(0, end - position)
         return found
 
+    def is_at_end(self) -> bool:
+        if not kafka_python_mending.has_joined_group(self._consumer):
+            return False
+        lag = self.lag_records()
+        return len(lag) == len(self._consumer.assignment()) and not any(lag.values())
+
     def close(self) -> None:
         producer, self._producer = self._producer, None
         if producer is not None:

@@ -71,6 +71,9 @@ class InMemoryRequestLog(RequestLog):
             partition: self._requests.log.end(partition) - position for partition, position in self._positions.items()
         }
 
+    def is_at_end(self) -> bool:
+        return self._generation == self._requests.generation and not any(self.lag_records().values())
+
     def close(self) -> None:
         with self._requests.lock:
             if self._is_open and self._requests.members.get(self._instance) == self._joined:

@@ -79,7 +79,8 @@ class Predictor:
         self._is_behind = False
 
     def run(self, stop: threading.Event, until_idle_seconds: float | None = None) -> PredictReport:
-        """Until `stop` is set, between two batches, or no request came for so long. Raises as the log's methods.
+        """Until `stop` is set, between two batches, or all was answered and no request came for so long. Raises as the
+        log's methods.
 
         1. Wait for a version to serve; nothing is polled before.
         2. Poll what there is, as much as can be answered in time.
@@ -99,16 +100,20 @@ class Predictor:
             # 2.
             requests = self._log.poll(self._most(), _POLL_SECONDS)
             if not requests:
-                if until_idle_seconds is not None and time.monotonic() - busy_at >= until_idle_seconds:
+                if until_idle_seconds is None:
+                    continue
+                if not self._log.is_at_end():  # to join a group takes its time, and says nothing of requests
+                    busy_at = time.monotonic()
+                elif time.monotonic() - busy_at >= until_idle_seconds:
                     return PredictReport(answered=answered, unreadable=unreadable, stopped_by="idle")
                 continue
-            busy_at = time.monotonic()
             since = time.time() - self._settings.latency_seconds
             self._is_behind = any(0 < request.timestamp_ms < 1000 * since for request in requests)
             turn = self._answer(requests, self._slot.model or model)
             if turn is not None:
                 answered += len(turn.requests)
                 unreadable += turn.unreadable
+            busy_at = time.monotonic()
         return PredictReport(answered=answered, unreadable=unreadable, stopped_by="signal")
 
     def _most(self) -> int:

@@ -45,6 +45,11 @@ class RequestLog(ABC):
         """Requests behind those that were polled, of the partitions that are ours now, as far as it is known."""
 
     @abstractmethod
+    def is_at_end(self) -> bool:
+        """Whether this member has joined its group and polled all that its partitions hold, as far as the brokers have
+        said. A member without a partition is at its end."""
+
+    @abstractmethod
     def close(self) -> None:
         """Let go of the brokers; may be called twice. Another member has the partitions after the session's time, if
         this one does not come back."""

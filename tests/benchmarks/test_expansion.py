@@ -70,7 +70,7 @@ def test_a_problem_holds_each_row_once_and_as_many_samples_of_each_class() -> No
 def test_all_rows_of_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "result.json"
     seeds, sizes = ["--seeds", "0", "1"], ["--per-class", "60", "40", "70"]
-    methods = ["--methods", "joint", "finetune", "der_pp", "der_yan", "expansion", "random_pruning"]
+    methods = ["--methods", "joint", "finetune", "der_pp", "der_yan", "expansion", "random_pruning", "after_der_pp"]
     expansion.main(["--dataset", "mnist", "--device", "cpu", *seeds, *sizes, *methods, "--json", str(file)])
     assert "seed 1 expansion: " in capsys.readouterr().err
     result = json.loads(file.read_text())
@@ -82,6 +82,10 @@ def test_all_rows_of_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert rows["joint"]["parameters"] == [rows["joint"]["parameters"][0]] * 5
     assert rows["der_yan"]["parameters"][-1] > 4 * rows["joint"]["parameters"][-1]
     assert rows["expansion"]["parameters"][-1] < 3 * rows["joint"]["parameters"][-1]
+    after = rows["after_der_pp"]
+    assert after["accuracies"][0] == rows["der_pp"]["accuracies"][0], "the same network, and from then on it grows"
+    assert after["parameters"][0] == rows["der_pp"]["parameters"][0] < after["parameters"][1]
+    assert after["accuracies"][-1] > last["finetune"] + 0.2
     table = section(result)
     assert "## Expansion: mnist, s0-t5 (2 + 2 + 2 + 2 + 2 classes)" in table
     assert "| `expansion` | " in table

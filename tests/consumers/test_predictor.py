@@ -322,6 +322,21 @@ def test_until_idle_waits_for_so_long_after_the_last_request() -> None:
     assert time.monotonic() - began >= 0.3
 
 
+def test_joining_a_group_is_not_being_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.serve(1)
+    polls: list[int] = []
+
+    def joins_late(most: int, timeout_seconds: float) -> list[Record]:
+        """At the third poll. What was asked meanwhile is there then."""
+        polls.append(most)
+        return [] if len(polls) < 3 else InMemoryRequestLog.poll(world.log, most, timeout_seconds)
+
+    monkeypatch.setattr(world.log, "poll", joins_late)
+    world.ask(0)
+    assert world.run() == PredictReport(answered=1, unreadable=0, stopped_by="idle")
+
+
 def test_a_stop_ends_it_between_two_batches() -> None:
     world = World(most_requests=4)
     world.serve(1)

@@ -139,6 +139,26 @@ def test_requests_are_answered_once_and_in_order(under: Under) -> None:
         assert [record.value for record in polled(log)] == [b"d"]
 
 
+def test_a_member_is_at_its_end_when_it_has_joined_and_polled_all_that_is_there(under: Under) -> None:
+    under.ask(b"a", b"b", partition=0)
+    with under.member("one") as one, under.member("two") as two, under.member("three") as three:
+        members = one, two, three
+        assert not any(log.is_at_end() for log in members), "nothing was polled yet"
+        found: list[bytes | None] = []
+
+        def are_at_end() -> bool:
+            """Though one of the three has no partition."""
+            for log in members:
+                found.extend(record.value for record in log.poll(1, 0.1))
+                log.answer([])
+            return all(log.is_at_end() for log in members)
+
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while not are_at_end():
+            assert time.monotonic() < deadline
+        assert found[-2:] == [b"a", b"b"], "of the last generation"
+
+
 def test_what_was_polled_and_not_answered_comes_again(under: Under) -> None:
     under.ask(b"a", b"b")
     with under.member("one") as log:

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from click.testing import CliRunner
 
@@ -107,6 +107,19 @@ class Trial:
             self.log = fault_stream.make(self.kafka, self.stream, partitions=self.partitions)
         fault_stream.write(self.kafka, self.log, records)
         return self.log
+
+    def keep_ahead(self, records: int = 1_000) -> None:
+        """So many records at least lie past the newest snapshot.
+
+        A learner goes on learning while it commits. One that is to be met by a fault in its second commit must not come
+        to the log's end within a first one that takes long.
+        """
+        assert self.log is not None, "nothing was written"
+        entry = self.store().newest_whole().entry
+        learnt = 0 if entry is None else cast(int, entry.facts["records_consumed"])
+        missing = records - (self.log.records - learnt)
+        if missing > 0:
+            self.write(fault_stream.mixed(missing, seed=self.log.records))
 
     def state(self, branch: str = "main") -> Path:
         return self.folder / branch

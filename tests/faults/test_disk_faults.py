@@ -107,7 +107,7 @@ def read_only(folder: Path) -> Iterator[None]:
 
 def test_a_read_only_volume_costs_retries_and_nothing_else(make_trial: Callable[..., Trial]) -> None:
     trial = make_trial(every_records=100)
-    trial.write(mixed(1_500, seed=65))
+    trial.write(mixed(3_000, seed=65))
     run = trial.start(Fault(point="commit.begun", nth=3, deed="SIGSTOP"), until_idle_seconds=None)
     run.wait_until_stopped()
     with read_only(trial.state()):
@@ -135,6 +135,7 @@ def test_a_snapshot_with_a_wrong_bit_or_a_missing_file_is_passed_over(make_trial
     trial = make_trial(every_records=60)
     trial.write(mixed(3_000, seed=64))
     for number, damage in enumerate(DAMAGES):
+        trial.keep_ahead()
         assert trial.kill_at("commit.pruned", nth=3)
         entries = trial.store().entries()
         spoil(entries[-1].path, damage, number)
@@ -143,6 +144,7 @@ def test_a_snapshot_with_a_wrong_bit_or_a_missing_file_is_passed_over(make_trial
         assert found.entry is not None
         assert (found.entry.number, len(found.passed_over)) == (entries[-2].number, 1), damage
     # All at once: everything of the newest snapshot.
+    trial.keep_ahead()
     assert trial.kill_at("commit.told", nth=3)
     shutil.rmtree(trial.store().entries()[-1].path)
     trial.learn_to_the_end()

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.kafka
 
 def test_a_stream_of_one_class(make_trial: Callable[..., Trial]) -> None:
     trial = make_trial()
-    trial.write(one_class(600))
+    trial.write(one_class(2_400))  # what is learnt while the first commit is written, too
     assert trial.kill_at("commit.written", nth=2)
     assert trial.kill_at("step.done", nth=12)
     run = trial.learn_to_the_end()

@@ -53,6 +53,7 @@ def test_a_learner_that_comes_back_after_it_was_replaced_ends_and_leaves_nothing
     trial.write(mixed(2_500, seed=41))
     hung = []
     for point, nth in POINTS:
+        trial.keep_ahead()
         run = trial.start(Fault(point=point, nth=nth, deed="SIGSTOP"), until_idle_seconds=None)
         run.wait_until_stopped()
         # The next one takes over, and hangs in its turn further on.
@@ -77,10 +78,13 @@ def test_each_of_a_row_of_learners_ends_the_one_before(make_trial: Callable[...,
     """Alive all of them: each start fences the one before within a few heartbeats, whatever that is doing."""
     trial = make_trial(heartbeat_seconds=0.5)
     trial.write(mixed(2_000, seed=42))
-    beside = trial.start(branch="beside", step_seconds=0.005)
+    beside = trial.start(branch="beside", until_idle_seconds=None, step_seconds=0.005)
     learners = []
-    for _ in range(4):
+    for number in range(4):
         learners.append(trial.start(until_idle_seconds=None, step_seconds=0.01))
+        learners[-1].wait_for_event("started")
+        # The one before, which went on until now, may have learnt all there was.
+        trial.write(mixed(100, seed=421 + number))
         learners[-1].wait_until(lambda: learners[-1].reached("commit.told"), "a commit")
     learners[-1].send(signal.SIGTERM)
     assert learners[-1].wait() == 0, learners[-1].text
@@ -92,7 +96,9 @@ def test_each_of_a_row_of_learners_ends_the_one_before(make_trial: Callable[...,
     verdict = trial.verdict()
     assert verdict.passed, verdict.why
     # Another branch went on beside them and was not disturbed.
+    beside.send(signal.SIGTERM)
     assert beside.wait() == 0, beside.text
+    trial.learn(branch="beside")
     assert trial.fingerprint("beside") == trial.undisturbed()
 
 
