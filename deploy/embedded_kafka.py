@@ -28,7 +28,7 @@ from typing import Self
 from deploy.broker_process import carries_argument, end_process, java_environment, start_detached
 from deploy.kafka_jars import install_jars
 from deploy.kafka_properties import log4j_properties, properties_text, server_properties
-from deploy.local_port import LOCAL_HOST, answers, bind_once, is_free
+from deploy.local_port import LOCAL_HOST, answers, bind_once, free_port, is_free
 from pipeline.user_error import UserError
 
 _POLL_SECONDS = 0.05
@@ -235,7 +235,7 @@ class EmbeddedKafka:
         if self._wanted_port == 0:
             if before is not None and is_free(before.port):
                 return before.port
-            return bind_once(0)
+            return free_port()
         try:
             return bind_once(self._wanted_port)
         except OSError as error:
@@ -245,9 +245,9 @@ class EmbeddedKafka:
             ) from error
 
     def _write_settings(self, port: int) -> None:
-        controller_port = bind_once(0)
+        controller_port = free_port()
         while controller_port == port:
-            controller_port = bind_once(0)
+            controller_port = free_port()
         properties = server_properties(
             log_dir=self._data, port=port, controller_port=controller_port, extra_properties=self._extra_properties
         )

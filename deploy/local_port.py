@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 from collections.abc import Callable
 from typing import TypeVar
@@ -11,6 +12,11 @@ from pipeline.user_error import UserError
 Server = TypeVar("Server")
 
 LOCAL_HOST = "127.0.0.1"
+
+# Below the ports that systems give to connections going out (Linux: from 32768 on): one of those that is free now may
+# be such a connection's by the time that a server has started and listens on it.
+_CHOSEN_FROM = range(20_000, 32_768)
+_TRIES = 100
 
 
 def bind_once(port: int) -> int:
@@ -22,6 +28,12 @@ def bind_once(port: int) -> int:
         listener.listen(1)
         bound: int = listener.getsockname()[1]
         return bound
+
+
+def free_port() -> int:
+    """One that nothing has, drawn at random: whoever else draws at the same time draws another."""
+    drawn = random.SystemRandom().sample(_CHOSEN_FROM, _TRIES)
+    return next((port for port in drawn if is_free(port)), 0) or bind_once(0)
 
 
 def is_free(port: int) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import time
 import urllib.error
@@ -17,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from deploy.local_port import free_port
 from tests.system_package import require_program
 
 DEADLINE_SECONDS = 120.0
@@ -81,8 +81,7 @@ def running_prometheus(folder: Path, config: Mapping[str, Any]) -> Iterator[Prom
     folder.mkdir(parents=True, exist_ok=True)
     file, log_file = folder / "prometheus.yml", folder / "prometheus.log"
     file.write_text(yaml.safe_dump(dict(config)))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     command = [program, f"--config.file={file}", f"--storage.tsdb.path={folder / 'data'}"]
     command += [f"--web.listen-address=127.0.0.1:{port}"]
     with log_file.open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:

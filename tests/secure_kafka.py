@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
-import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from consumers import kafka_connection
 from consumers.acls import Acl
 from consumers.kafka_settings import KafkaSettings
 from deploy.embedded_kafka import EmbeddedKafka
+from deploy.local_port import free_port
 
 ADMIN = "ann"  # may do everything
 PASSWORD = "correct-horse-battery"
@@ -104,7 +104,7 @@ class SecureBroker:
     def __init__(self, folder: Path) -> None:
         self.authority = Authority(folder, "authority")
         self.stranger = Authority(folder, "stranger")
-        self.sasl_port, self.ended_port, self.tls_port = _free_port(), _free_port(), _free_port()
+        self.sasl_port, self.ended_port, self.tls_port = free_port(), free_port(), free_port()
         security = "org.apache.kafka.common.security"
         listeners = {"SASL": self.sasl_port, "ENDED": self.ended_port, "TLS": self.tls_port}
         self.broker = EmbeddedKafka(
@@ -197,9 +197,3 @@ def secure_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureBr
 
 def _name(common_name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port

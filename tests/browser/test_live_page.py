@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import threading
 import time
 import urllib.request
@@ -16,6 +15,7 @@ import pytest
 
 from deploy.embedded_kafka import EmbeddedKafka
 from deploy.learning import open_learner
+from deploy.local_port import free_port
 from deploy.settings import load_settings
 from tests.browser.watched_page import OpenPage, WatchedPage
 from tests.deploy.command_line import Running
@@ -40,12 +40,6 @@ def wait_for(view: WatchedPage, is_there: Callable[[], bool]) -> None:
     while not is_there():
         assert time.monotonic() < deadline, (view.tiles(), view.text("#state"), view.text("#trouble"), view.complaints)
         view.page.wait_for_timeout(100)
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def percent(share: float) -> str:

@@ -266,6 +266,10 @@ def test_partitions_that_come_while_a_learner_runs_and_while_none_does(
     assert sum(step.batch.records for step in witness.steps) == len(records)
     group = transactional_id(stream_name, "main")
     with kafka_connection.admin(world.kafka) as admin:
-        committed = {tp.partition: entry.offset for tp, entry in admin.list_group_offsets({group: None})[group].items()}
-    assert committed == {0: len(parts[0]) + len(parts[3]), 1: len(parts[1]), 2: len(parts[2])}
+
+        def committed() -> dict[int, int]:
+            offsets = admin.list_group_offsets({group: None})[group]
+            return {tp.partition: entry.offset for tp, entry in offsets.items()}
+
+        wait_until(lambda: committed() == {0: len(parts[0]) + len(parts[3]), 1: len(parts[1]), 2: len(parts[2])})
     assert {Partition(topic, number) for number in range(3)} == set(world.samples.partitions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import confluent_kafka
@@ -15,6 +16,7 @@ from consumers.kafka_settings import KafkaSettings
 from deploy.embedded_kafka import EmbeddedKafka
 from tests.consumers.digit_records import digit_stream
 from tests.consumers.test_learner_process_kafka import KafkaWorld
+from tests.ended_transactions import wait_until_transactions_ended
 
 pytestmark = pytest.mark.kafka
 
@@ -40,9 +42,8 @@ def described(servers: str, group: str, topic: str) -> dict[int, tuple[int, int]
 def test_lag_is_0_behind_committed_and_aborted_transactions(
     kafka_broker: EmbeddedKafka, stream_name: str, tmp_path: Path
 ) -> None:
-    topics.ensure_source_topics(
-        KafkaSettings(bootstrap_servers=kafka_broker.bootstrap_servers), stream_name, partitions=PARTITIONS
-    )
+    kafka = KafkaSettings(bootstrap_servers=kafka_broker.bootstrap_servers)
+    topics.ensure_source_topics(kafka, stream_name, partitions=PARTITIONS)
     world = KafkaWorld(kafka_broker, stream_name, tmp_path)
     topic = topics.samples(stream_name)
     producer = confluent_kafka.Producer(
@@ -61,11 +62,21 @@ def test_lag_is_0_behind_committed_and_aborted_transactions(
             producer.commit_transaction(DEADLINE_SECONDS)
         else:
             producer.abort_transaction(DEADLINE_SECONDS)
+    wait_until_transactions_ended(kafka, topic)
     world.learn()
     group = transactional_id(stream_name, "main")
-    rows = described(kafka_broker.bootstrap_servers, group, topic)
-    assert [lag for _, lag in rows.values()] == [0] * PARTITIONS
-    ends = [end for end, _ in rows.values()]
+
+    def wait_for_lags(*lags: int) -> list[int]:
+        """The ends then: a commit is acknowledged a moment before the group shows its offsets."""
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while True:
+            rows = described(kafka_broker.bootstrap_servers, group, topic)
+            if (found := tuple(lag for _, lag in rows.values())) == lags:
+                return [end for end, _ in rows.values()]
+            assert time.monotonic() < deadline, found
+            time.sleep(0.02)
+
+    ends = wait_for_lags(*[0] * PARTITIONS)
     assert sum(ends) == 2 * len(records) + 5 + 4, "all records, and each transaction's markers"
     assert ends[7] == 0
     # What is not yet read is shown too, partition by partition.
@@ -73,5 +84,4 @@ def test_lag_is_0_behind_committed_and_aborted_transactions(
     for _ in range(3):
         producer.produce(topic, records[0].value, records[0].key, 6, headers=list(records[0].headers))
     producer.commit_transaction(DEADLINE_SECONDS)
-    lags = [lag for _, lag in described(kafka_broker.bootstrap_servers, group, topic).values()]
-    assert lags == [0, 0, 0, 0, 0, 0, 4, 0], "three records and their marker"
+    wait_for_lags(0, 0, 0, 0, 0, 0, 4, 0)  # three records and their marker

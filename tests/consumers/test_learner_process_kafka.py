@@ -42,6 +42,7 @@ from tests.consumers.learner_world import (
     Witness,
     learner_settings,
 )
+from tests.ended_transactions import wait_until_transactions_ended
 from tests.system_package import require_program
 
 pytestmark = pytest.mark.kafka
@@ -139,6 +140,7 @@ class KafkaWorld:
 
     def read(self, topic: str) -> list[Record]:
         """All that a reader of committed records finds."""
+        wait_until_transactions_ended(self.kafka, topic)
         records: list[Record] = []
         with KafkaRecordSource(self.kafka, [Partition(topic, 0)]) as source:
             while source.positions() != source.end_offsets():

@@ -23,6 +23,7 @@ from consumers.record_source import LogTruncated, RecordSource, RecordUnreadable
 from deploy.embedded_kafka import EmbeddedKafka
 from pipeline.record import Partition, Record
 from pipeline.user_error import UserError
+from tests.ended_transactions import wait_until_transactions_ended
 from tests.secure_kafka import SecureBroker
 
 Headers = Sequence[tuple[str, bytes | None]]
@@ -100,6 +101,7 @@ class KafkaUnderTest:
             producer.produce(topics.samples(self.stream), value, partition=partition)
         assert producer.flush(DEADLINE_SECONDS) == 0
         producer.abort_transaction(DEADLINE_SECONDS)
+        wait_until_transactions_ended(self.settings, topics.samples(self.stream))
 
     def delete_before(self, partition: int, offset: int) -> None:
         with kafka_connection.admin(self.settings) as admin:
@@ -495,6 +497,7 @@ def test_what_librdkafka_wrote_reads_well(kafka_broker: EmbeddedKafka, stream_na
         else:
             producer.commit_transaction(DEADLINE_SECONDS)
             expected += batch
+    wait_until_transactions_ended(log.settings, topics.samples(stream_name))
     with log.source() as source:
         records = read_to_the_end(source, max_records=50)
     assert [record.value for record in records] == expected

@@ -23,6 +23,7 @@ from model_store.fault_points import on_fault_point
 from model_store.snapshot import OutboxMessage
 from pipeline.record import Record
 from pipeline.user_error import UserError
+from tests.ended_transactions import wait_until_transactions_ended
 
 DEADLINE_SECONDS = 60.0
 
@@ -70,6 +71,7 @@ class KafkaUnderTest:
         return log
 
     def answers(self) -> list[bytes | None]:
+        wait_until_transactions_ended(self.settings, topics.predictions(self.stream))
         _, partitions = topic_partitions(self.settings, topics.predictions(self.stream))
         with KafkaRecordSource(self.settings, partitions) as source:
             found = read_records(source, source.beginning_offsets(), source.end_offsets())

@@ -11,7 +11,7 @@ from consumers.kafka_settings import KafkaSettings
 from consumers.memory_record_source import InMemoryLog, InMemoryRecordSource
 from consumers.record_source import RecordSource, SourceUnavailable
 from consumers.told_before import Reports
-from deploy.local_port import bind_once
+from deploy.local_port import free_port
 from pipeline.record import Partition, Record
 
 
@@ -59,6 +59,6 @@ def test_a_stop_ends_it() -> None:
 
 
 def test_brokers_that_cannot_be_reached_are_away_and_no_setting_is_wrong() -> None:
-    settings = KafkaSettings(bootstrap_servers=f"127.0.0.1:{bind_once(0)}", connect_timeout_seconds=1)
+    settings = KafkaSettings(bootstrap_servers=f"127.0.0.1:{free_port()}", connect_timeout_seconds=1)
     with pytest.raises(SourceUnavailable, match="no broker is reachable"):
         kafka_reports(settings, stream="s", branch="main").read_back([])

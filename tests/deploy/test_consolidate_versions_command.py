@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import socket
 import threading
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from deploy.commands.consolidate import command
 from deploy.embedded_kafka import EmbeddedKafka
 from deploy.exit_codes import exit_code, one_line
 from deploy.learning import open_learner
+from deploy.local_port import free_port
 from deploy.settings import load_settings
 from model_store.mlflow_registry import MlflowRegistry
 from producers.dataset_source import DatasetOptions
@@ -153,10 +153,10 @@ def test_refusals_are_one_line_and_a_code_of_their_own(
     assert (code, "names no version" in line) == (2, True)
     code, line = ends(one, two, "--register", "a/b")
     assert (code, "cannot name a model" in line) == (2, True)
-    code, line = ends(one, two, "--bootstrap-servers", f"127.0.0.1:{closed_port()}")
+    code, line = ends(one, two, "--bootstrap-servers", f"127.0.0.1:{free_port()}")
     assert code == 2
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    code, line = ends(one, two, "--tracking-uri", f"http://127.0.0.1:{closed_port()}")
+    code, line = ends(one, two, "--tracking-uri", f"http://127.0.0.1:{free_port()}")
     assert code == 6
     assert line.endswith("the same command goes on from here once it answers")
     code, line = ends(one, two, "--tracking-uri", f"sqlite:///{tmp_path}/none.db")
@@ -165,13 +165,6 @@ def test_refusals_are_one_line_and_a_code_of_their_own(
     (tmp_path / "file").touch()
     code, line = ends(one, two, "--work", tmp_path / "file" / "work")
     assert (code, line.endswith("give another --work")) == (2, True)
-
-
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 @pytest.mark.parametrize(

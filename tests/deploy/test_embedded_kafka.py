@@ -19,7 +19,7 @@ from deploy.commands.broker import command
 from deploy.embedded_kafka import EmbeddedKafka
 from deploy.kafka_jars import LOCK_FILE, check_jars, install_jars, jar_folder, read_lock
 from deploy.kafka_properties import properties_text, server_properties
-from deploy.local_port import bind_once
+from deploy.local_port import free_port
 from pipeline.user_error import UserError
 
 
@@ -148,7 +148,7 @@ def test_repository_out_of_reach_is_one_line(
     folder, lock = two_jars
     (folder / "second-1.0.jar").unlink()
     settings = tmp_path / "jgo.conf"
-    settings.write_text(f"[repositories]\ncentral = http://127.0.0.1:{bind_once(0)}/\n", encoding="utf-8")
+    settings.write_text(f"[repositories]\ncentral = http://127.0.0.1:{free_port()}/\n", encoding="utf-8")
     monkeypatch.setenv("JGO_CONFIG_FILE", str(settings))
     with pytest.raises(UserError, match=r"org\.example:second:1\.0 could not be fetched") as refused:
         install_jars(folder, lock)

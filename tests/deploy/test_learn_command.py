@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from consumers import kafka_connection
 from deploy.commands.fingerprint import command as fingerprint
 from deploy.commands.snapshots import command as snapshots
 from deploy.embedded_kafka import EmbeddedKafka
+from deploy.local_port import free_port
 from pipeline.codec.image import encode_png
 from tests.consumers.digit_records import digit_images
 from tests.deploy.command_line import Running, events, palimpsest
@@ -26,12 +26,6 @@ NO_REGISTRY = "registry: {enabled: false}\n"
 def stopped(told: list[dict[str, Any]]) -> dict[str, Any]:
     assert told[-1]["event"] == "stopped", told[-1]
     return told[-1]
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 @pytest.mark.kafka

@@ -20,13 +20,13 @@ from typing import Any
 
 import pytest
 
+from deploy.local_port import free_port
 from model_store.mlflow_registry import MlflowRegistry
 from pipeline.classifier import Classifier, Prediction
 from pipeline.codec.image import encode_png
 from tests.consumers.digit_records import digit_images
 from tests.consumers.versions_world import digits_classifier, register
 from tests.deploy.command_line import environment
-from tests.model_store.test_mlflow_registry import closed_port
 
 # MLflow's own use of SQLAlchemy
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
@@ -48,7 +48,7 @@ def serving(model: str, tracking_uri: str, log: Path, ports: Iterable[int]) -> I
 def free_ports() -> Iterator[int]:
     """A few: one that is free may be somebody else's by the time a server binds it."""
     for _ in range(5):
-        yield closed_port()
+        yield free_port()
 
 
 @contextmanager

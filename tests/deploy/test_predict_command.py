@@ -21,13 +21,13 @@ from consumers.topics import topic_partitions
 from deploy.commands.predict import command
 from deploy.embedded_kafka import EmbeddedKafka
 from deploy.exit_codes import exit_code, one_line
+from deploy.local_port import free_port
 from model_store.mlflow_registry import MlflowRegistry
 from model_store.tracking_uri import sqlite_file
 from pipeline.classifier import Prediction
 from tests.consumers.versions_world import register
 from tests.deploy.command_line import DEADLINE_SECONDS, Running
 from tests.deploy.streams import kafka, settings_file
-from tests.model_store.test_mlflow_registry import closed_port
 from tests.model_store.tiny_servable import payload, tiny_classifier
 
 # MLflow's own use of SQLAlchemy
@@ -191,7 +191,7 @@ def test_it_answers_by_the_champion_follows_the_alias_and_goes_on_without_mlflow
 
     # what was asked meanwhile is answered by the next one, though MLflow is away
     (asked,) = world.ask(values[1])
-    away = world.arguments(tracking_uri=f"http://127.0.0.1:{closed_port()}")
+    away = world.arguments(tracking_uri=f"http://127.0.0.1:{free_port()}")
     with Running("predict", *away, env={"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}) as running:
         assert world.answered([asked])[asked]["version"] == 2
         running.wait_for_event("waiting")

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from deploy.commands import models, promote, rollback
 from deploy.embedded_kafka import EmbeddedKafka
 from deploy.exit_codes import exit_code, one_line
-from deploy.local_port import bind_once
+from deploy.local_port import free_port
 from model_store.mlflow_registry import MlflowRegistry
 from model_store.promotion_history import PROMOTIONS_TAG
 from model_store.registry import SUPERSEDED_BY_TAG
@@ -160,7 +160,7 @@ def test_brokers_that_are_away_hear_of_it_when_it_is_run_again(
     for classifier in (untrained(), good()):
         register(registry, tmp_path, classifier, stream_name)
     usual = ["--stream", stream_name, "--tracking-uri", tracking_uri, "--settings", file]
-    away = ["--bootstrap-servers", f"127.0.0.1:{bind_once(0)}"]
+    away = ["--bootstrap-servers", f"127.0.0.1:{free_port()}"]
     short = tmp_path / "short.yaml"
     short.write_text("kafka: {connect_timeout_seconds: 1}\n")
     usual_away = [*usual[:-1], short, *away]
@@ -199,7 +199,7 @@ def test_what_the_user_can_put_right_is_one_line_and_code_2(
     ):
         ended, _, said = ends(name, *given)
         assert (ended, says in said) == (code, True), said
-    nowhere = f"http://127.0.0.1:{bind_once(0)}"
+    nowhere = f"http://127.0.0.1:{free_port()}"
     missing = f"sqlite:///{tmp_path}/none.db"
     more: dict[str, list[Any]] = {"promote": ["--version", "1"], "rollback": [], "models": []}
     for name, given in more.items():
@@ -219,7 +219,7 @@ def test_the_usual_state_judges_and_json_says_what_this_call_did(
         register(registry, tmp_path, classifier, STREAM)
     settings, report = tmp_path / "settings.yaml", tmp_path / "report.json"
     settings.write_text("kafka: {connect_timeout_seconds: 1}\n" + LENIENT)
-    away = ["--settings", settings, "--bootstrap-servers", f"127.0.0.1:{bind_once(0)}"]
+    away = ["--settings", settings, "--bootstrap-servers", f"127.0.0.1:{free_port()}"]
     usual = ["--stream", STREAM, "--tracking-uri", tracking_uri, *away]
 
     # found out before anything is promoted
@@ -263,7 +263,7 @@ def test_what_could_not_be_served_is_not_forced(tracking_uri: str, tmp_path: Pat
     registry.set_alias("pets", "champion", 1)
     settings = tmp_path / "settings.yaml"
     settings.write_text("kafka: {connect_timeout_seconds: 1}\n")
-    servers = f"127.0.0.1:{bind_once(0)}"
+    servers = f"127.0.0.1:{free_port()}"
     code, _, said = ends(
         *("promote", "--stream", "pets", "--tracking-uri", tracking_uri, "--version", 2, "--force"),
         *("--settings", settings, "--bootstrap-servers", servers),

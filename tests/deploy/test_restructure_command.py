@@ -18,7 +18,7 @@ from consumers.worker_observer import WorkerObserver
 from deploy.commands.restructure import command
 from deploy.embedded_kafka import EmbeddedKafka
 from deploy.job_tries import JobTries
-from deploy.local_port import bind_once
+from deploy.local_port import free_port
 from deploy.restructuring import choose
 from deploy.restructuring_worker import RestructuringWorker, WorkReport
 from deploy.settings import load_settings
@@ -326,7 +326,7 @@ def test_a_job_by_hand_begins_where_the_one_that_is_asked_for_would(tmp_path: Pa
 
 def worker_without_brokers(folder: Path, observer: WorkerObserver | None = None) -> tuple[RestructuringWorker, Path]:
     file = folder / "settings.yaml"
-    servers = f"127.0.0.1:{bind_once(0)}"
+    servers = f"127.0.0.1:{free_port()}"
     file.write_text(ASKING_LEARNER + SETTINGS.format(servers=servers, margin=1, registry="false", folder=folder))
     settings = load_settings(file)
     state = folder / "state"

@@ -28,6 +28,7 @@ from deploy.asking_learners import checked_url
 from deploy.commands.status import command as status_command
 from deploy.embedded_kafka import EmbeddedKafka
 from deploy.exit_codes import NO_LEARNER
+from deploy.local_port import free_port
 from deploy.running_learners import NOTE_IN_STATE, LearnerNote, announced, note_of_state, notes
 from pipeline.user_error import UserError
 from tests.deploy.command_line import Running, environment, palimpsest
@@ -42,12 +43,6 @@ def learners(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("PALIMPSEST_LEARNERS_DIR", str(folder))
     monkeypatch.setattr(asking_learners, "USUAL_URL", f"http://127.0.0.1:{free_port()}")
     return folder
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from consumers import kafka_connection
 from consumers.kafka_settings import KafkaSettings
 from deploy.embedded_kafka import EmbeddedKafka
 from deploy.kafka_jars import jar_folder
-from deploy.local_port import is_free
+from deploy.local_port import free_port
 from deploy.settings import Settings
 from tests.docs.pages import ROOT
 
@@ -36,7 +36,7 @@ class PageMachine:
     programs: Path  # the folder that comes first on the PATH
     server: Path  # the fork server's socket
     empty_database: Path
-    ports: Mapping[str, int] = field(default_factory=lambda: dict(zip(_PORTS, _free_ports(), strict=False)))
+    ports: Mapping[str, int] = field(default_factory=lambda: {port: free_port() for port in _PORTS})
 
     def environment(self, folder: Path, *, registers: bool, source: Path = ROOT) -> dict[str, str]:
         """Of a page's shell. `registers`: learners make versions; `source`: the repository, or a copy of it."""
@@ -98,11 +98,6 @@ class PageMachine:
                 left = sorted(_groups(admin) - groups)
                 if left:
                     admin.delete_groups(left)
-
-
-def _free_ports() -> Iterator[int]:
-    """Below those that connections of whatever else runs here are given."""
-    return (port for port in range(20_000 + os.getpid() % 5_000, 32_000) if is_free(port))
 
 
 def _groups(admin: object) -> set[str]:

@@ -19,9 +19,11 @@ from producers.dataset_source import DatasetOptions
 from producers.datasets import open_dataset
 from producers.sample_stream import SampleStream
 from producers.schedules.blurred import Blurred
+from tests.ended_transactions import wait_until_transactions_ended
 
 Headers = list[tuple[str, bytes]]
 DEADLINE_SECONDS = 60.0
+_MARKERS_SECONDS = 20.0
 # Long enough that each partition's first record is good: the first good one says what the stream's samples look like.
 _CLEAN_BEGINNING = 32
 _BAD_SHARE = 0.04
@@ -161,6 +163,8 @@ def write_unlabelled(kafka: KafkaSettings, stream: str, records: int) -> None:
 
 def read_committed(kafka: KafkaSettings, topic: str) -> list[tuple[dict[str, bytes], bytes | None]]:
     """Headers and value of every record that a reader of committed records finds in the topic's one partition."""
+    # One that a killed learner left open is ended by its next start, not by the brokers after their time.
+    wait_until_transactions_ended(kafka, topic, _MARKERS_SECONDS)
     consumer = confluent_kafka.Consumer(
         {
             "bootstrap.servers": kafka.bootstrap_servers,

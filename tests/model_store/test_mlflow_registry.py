@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from deploy.local_port import free_port
 from model_store.mlflow_registry import MlflowRegistry, metric_name
 from model_store.registry import MetricPoint, RegistryRefused, RegistryUnavailable, ServableBroken
 from model_store.tracking_uri import sqlite_file
@@ -238,15 +238,8 @@ def test_a_deleted_experiment_is_refused_clearly(registry: MlflowRegistry, clien
         registry.register(request(tmp_path / "servable", 2))
 
 
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
 def test_a_server_that_is_away(tmp_path: Path) -> None:
-    uri = f"http://user:secret@127.0.0.1:{closed_port()}"
+    uri = f"http://user:secret@127.0.0.1:{free_port()}"
     registry = MlflowRegistry(uri)
     for ask in (
         lambda: registry.register(request(tmp_path / "servable")),

@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
+from deploy.local_port import free_port
 from model_store.registrar import Registrar, RegistrarReport
 from model_store.registrar_process import RegistrarProcess
 from model_store.registration_queue import Receipt, RegistrationQueue
 from model_store.registry import InMemoryRegistry, RegisteredVersion, RegistrationRequest, RegistryUnavailable
 from model_store.tracking_uri import sqlite_file
 from pipeline.user_error import UserError
-from tests.model_store.test_mlflow_registry import closed_port
 from tests.model_store.tiny_servable import request, tiny_classifier
 
 # MLflow's own use of SQLAlchemy
@@ -520,7 +520,7 @@ def test_the_process_keeps_what_mlflow_did_not_take_and_a_later_one_registers_it
 
     log = tmp_path / "registrar.log"
     submit(1)
-    away = RegistrarProcess(queue, f"http://127.0.0.1:{closed_port()}", drain_seconds=60.0, log_file=log)
+    away = RegistrarProcess(queue, f"http://127.0.0.1:{free_port()}", drain_seconds=60.0, log_file=log)
     assert away.start()
     assert away.start()
     assert (away.alive, away.starts) == (True, 1)

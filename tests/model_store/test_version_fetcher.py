@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from deploy.local_port import free_port
 from model_store.child_process import ChildProcess
 from model_store.mlflow_registry import MlflowRegistry
 from model_store.registry import InMemoryRegistry, Registry
@@ -22,7 +23,6 @@ from model_store.served_versions import ServedVersions
 from model_store.tracking_uri import sqlite_file
 from model_store.version_fetcher import VersionFetcher
 from pipeline.classifier import Classifier
-from tests.model_store.test_mlflow_registry import closed_port
 from tests.model_store.test_served_versions import here, together
 from tests.model_store.tiny_servable import request
 
@@ -138,7 +138,7 @@ def test_an_mlflow_that_is_away_is_told_once_in_the_same_words(
     here_before.set_alias("pets", "champion", 1)
     VersionFetcher(versions, here_before, "champion", tell=lambda _: None).look()
     told: list[str] = []
-    registry = MlflowRegistry(f"http://me:secret@127.0.0.1:{closed_port()}")
+    registry = MlflowRegistry(f"http://me:secret@127.0.0.1:{free_port()}")
     fetcher = VersionFetcher(versions, registry, "champion", tell=told.append)
     fetcher.look()
     before = versions.changed("champion")

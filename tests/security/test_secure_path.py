@@ -24,6 +24,7 @@ from model_store.mlflow_registry import MlflowRegistry
 from model_store.served_versions import RoleFile, ServedVersion
 from pipeline.user_error import UserError
 from tests.deploy.command_line import events, palimpsest
+from tests.ended_transactions import wait_until_transactions_ended
 from tests.model_store.tiny_servable import payload, request, tiny_classifier
 from tests.secure_kafka import SecureBroker
 from tests.security.secure_learner import learn, send_digits, settings_file
@@ -33,6 +34,7 @@ pytestmark = pytest.mark.kafka
 
 def values_of(secure: SecureBroker, topic: str) -> list[bytes | None]:
     """All committed records of a topic with one partition."""
+    wait_until_transactions_ended(secure.plain, topic)
     with kafka_connection.consumer(secure.plain) as consumer:
         partition = TopicPartition(topic, 0)
         consumer.assign([partition])
