@@ -56,8 +56,11 @@ class ConsoleObserver(Observer):
         self._say("metrics", f"page: {url}/  metrics: {url}/metrics", {"url": f"{url}/metrics", "page": f"{url}/"})
 
     def turned(self, lag_records: Mapping[Partition, int], away_seconds: float | None = None) -> None:
-        """Remember the lag for the next line."""
-        self._lag = sum(lag_records.values()) if lag_records and away_seconds is None else None
+        """Remember the lag for the next line. While it waits for a commit it looks at none."""
+        if away_seconds is not None:
+            self._lag = None
+        elif lag_records:
+            self._lag = sum(lag_records.values())
 
     def evaluated(self, learner: StreamLearner, report: EvaluationReport) -> None:
         """Remember the evaluation for the next line."""

@@ -32,7 +32,7 @@ from deploy.local_port import LOCAL_HOST, answers, bind_once, free_port, is_free
 from pipeline.user_error import UserError
 
 _POLL_SECONDS = 0.05
-_PROBE_MILLISECONDS = 2_000  # a broker that accepts connections and does not answer yet; we look whether it still lives
+_PROBE_MILLISECONDS = 5_000  # a broker that accepts connections and does not answer yet; we look whether it still lives
 _FORMAT_TIMEOUT_SECONDS = 60  # a machine so busy that Java alone does not come up
 _GONE_AFTER_KILL_SECONDS = 10  # SIGKILL is not asked for twice; longer means a process stuck in the kernel
 _LOG_LINES_SHOWN = 10
@@ -111,7 +111,7 @@ class EmbeddedKafka:
 
     # What it does
 
-    def start(self, timeout_seconds: float = 60) -> bool:
+    def start(self, timeout_seconds: float = 120) -> bool:
         """Start the broker and wait until it answers. Returns False if it was already running.
 
         1. Take the folder's start lock: two starts at once would each see no broker.

@@ -23,7 +23,7 @@ from deploy.status_figures import Figure, live_figures
 
 _SECONDS_BETWEEN_FRAMES = 0.25
 # For the last lines to be written out at the end; a terminal that takes none of them must not keep the process.
-_LAST_FRAME_SECONDS = 2.0
+_LAST_FRAME_SECONDS = 5.0
 _GAP = "  "
 
 

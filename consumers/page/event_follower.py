@@ -73,8 +73,10 @@ class EventFollower:
         topic = FollowedTopic(self._open_source, since_seconds=0.0, look_seconds=_LOOK_SECONDS, most_back=MOST_BACK)
         try:
             with hearing(self._stop):
-                while not self._stop.is_set() and not self._rests():
-                    self._read(topic)
+                while not self._stop.is_set():
+                    self._read(topic)  # who looked once gets one reading, however late this thread comes to it
+                    if self._rests():
+                        return
         except BaseException:  # a bug: the page must not look as if nothing happened any more
             self._log.set_problem("reading them ended by a bug; see what the learner says, and start it again")
             raise

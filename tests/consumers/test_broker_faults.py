@@ -28,6 +28,7 @@ from pipeline.sample import BadRecord, DeadLetterReason, Decoded
 from tests.consumers.digit_records import digit_stream
 from tests.consumers.learner_world import Witness
 from tests.consumers.test_learner_process_kafka import KafkaWorld
+from tests.deleted_topic import delete_topic
 
 pytestmark = pytest.mark.kafka
 
@@ -79,8 +80,7 @@ class Log:
             file.truncate(at + 7)
 
     def delete_topic(self) -> None:
-        with kafka_connection.admin(self.settings) as admin:
-            admin.delete_topics([self.samples.topic])
+        delete_topic(self.settings, self.samples.topic)
 
 
 def read(source: KafkaRecordSource, count: int) -> list[Record]:
@@ -198,8 +198,9 @@ def test_a_topic_that_is_deleted_under_a_reader(
     broker: EmbeddedKafka, stream_name: str, monkeypatch: pytest.MonkeyPatch, made_anew: str
 ) -> None:
     """Kafka's client reads on in the new topic where it was in the old one, once that has grown so far."""
-    if made_anew == "never":  # else a busy machine may need longer than that to make it again
-        monkeypatch.setattr(kafka_record_source, "_MISSING_IS_DELETED_SECONDS", 1.0)
+    # A busy machine may need long to make it again.
+    missing_seconds = 1.0 if made_anew == "never" else 120.0
+    monkeypatch.setattr(kafka_record_source, "_MISSING_IS_DELETED_SECONDS", missing_seconds)
     log = Log(broker, stream_name)
     log.write([b"%d" % n for n in range(10)])
     with log.source() as source, DecodeAhead(source, undecodable, 100, poll_seconds=0.1, refresh_seconds=0.5) as ahead:

@@ -409,7 +409,7 @@ def stopped_meanwhile(stop: threading.Event) -> Iterator[None]:
     with pytest.raises(BrokerUnavailable, match="stopped"):
         yield
     assert stop.is_set()
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 30.0
     setter.join()
 
 

@@ -39,6 +39,7 @@ from pipeline.sample import BadRecord, DeadLetterReason
 from pipeline.settings import InputSettings
 from pipeline.user_error import UserError
 from tests.consumers.digit_records import digit
+from tests.deleted_topic import delete_topic
 from tests.deploy.command_line import environment
 
 R = DeadLetterReason
@@ -346,10 +347,10 @@ def test_a_stop_ends_the_connecting() -> None:
         mute.listen()
         stop = threading.Event()
         threading.Timer(0.3, stop.set).start()
-        settings = KafkaSettings(bootstrap_servers=f"127.0.0.1:{mute.getsockname()[1]}", connect_timeout_seconds=5.0)
+        settings = KafkaSettings(bootstrap_servers=f"127.0.0.1:{mute.getsockname()[1]}", connect_timeout_seconds=120.0)
         began = time.monotonic()
         assert replay_dead_letters(settings, "s", stop=stop) == ReplayReport(stopped_by="signal")
-        assert time.monotonic() - began < 2.5
+        assert time.monotonic() - began < 30.0
 
 
 KILLED = """
@@ -483,8 +484,7 @@ def test_dead_letters_that_were_made_anew_are_not_taken_for_the_old_ones(letters
     letters.replay()
     name = topics.dead_letters(letters.stream)
     old, _ = topic_partitions(letters.kafka, name)
-    with kafka_connection.admin(letters.kafka) as admin:
-        admin.delete_topics([name])
+    delete_topic(letters.kafka, name)
     topics.ensure_report_topics(letters.kafka, letters.stream)
     assert topic_partitions(letters.kafka, name)[0] != old
     (value,) = letters.dead_letters(1, R.NO_LABEL)

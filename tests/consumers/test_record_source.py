@@ -23,6 +23,7 @@ from consumers.record_source import LogTruncated, RecordSource, RecordUnreadable
 from deploy.embedded_kafka import EmbeddedKafka
 from pipeline.record import Partition, Record
 from pipeline.user_error import UserError
+from tests.deleted_topic import delete_topic
 from tests.ended_transactions import wait_until_transactions_ended
 from tests.secure_kafka import SecureBroker
 
@@ -114,8 +115,7 @@ class KafkaUnderTest:
             admin.create_partitions({topic: len(described["partitions"]) + count})
 
     def delete(self) -> None:
-        with kafka_connection.admin(self.settings) as admin:
-            admin.delete_topics([topics.samples(self.stream)])
+        delete_topic(self.settings, topics.samples(self.stream))
 
     def make_anew(self) -> None:
         self.delete()

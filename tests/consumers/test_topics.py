@@ -10,6 +10,7 @@ from consumers.kafka_settings import KafkaSettings
 from deploy.embedded_kafka import EmbeddedKafka
 from pipeline.record import Partition
 from pipeline.user_error import UserError
+from tests.deleted_topic import delete_topic
 
 
 def test_names_are_those_of_the_design() -> None:
@@ -66,8 +67,7 @@ def test_topics_are_made_once_and_then_left_alone(settings: KafkaSettings, strea
 def test_a_topic_made_anew_has_another_id_on_the_same_cluster(settings: KafkaSettings, stream_name: str) -> None:
     topics.ensure_source_topics(settings, stream_name)
     before = topics.check_samples_topic(settings, stream_name)
-    with kafka_connection.admin(settings) as admin:
-        admin.delete_topics([topics.samples(stream_name)])
+    delete_topic(settings, topics.samples(stream_name))
     topics.ensure_source_topics(settings, stream_name)
     after = topics.check_samples_topic(settings, stream_name)
     assert before.cluster_id == after.cluster_id

@@ -26,7 +26,10 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def palimpsest(
-    *arguments: object, env: Mapping[str, str] | None = None, cwd: Path | None = None
+    *arguments: object,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    timeout: float = DEADLINE_SECONDS * 2,
 ) -> subprocess.CompletedProcess[str]:
     """Run it to its end; stdout and stderr as text."""
     return subprocess.run(
@@ -35,7 +38,7 @@ def palimpsest(
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=DEADLINE_SECONDS * 2,
+        timeout=timeout,
         check=False,
     )
 

@@ -21,6 +21,7 @@ from producers.datasets import open_dataset
 from producers.sample_producer import produce
 from producers.sample_stream import SampleStream
 from producers.schedules.blurred import Blurred
+from tests.ended_transactions import wait_until_transactions_ended
 
 # Little to compute, much to see: evaluations, commits and versions within a few hundred records.
 SMALL_LEARNER = """
@@ -76,14 +77,15 @@ def send(
     return stream
 
 
-def learn(stream: str, state: Path, file: Path) -> int:
-    """All that is there, by a learner with the settings of the file; how many records."""
+def learn(stream: str, state: Path, file: Path, *, max_records: int | None = None) -> int:
+    """All that is there, or so much of it, by a learner with the settings of the file; how many records."""
     with open_learner(stream=stream, state=state, settings=load_settings(file)) as opened:
-        return opened.process.run(stop=threading.Event(), until_idle_seconds=0.5).records
+        return opened.process.run(stop=threading.Event(), until_idle_seconds=0.5, max_records=max_records).records
 
 
 def events(broker: EmbeddedKafka, stream: str, kind: str) -> list[dict[str, Any]]:
     """What the stream's events of this kind say."""
+    wait_until_transactions_ended(kafka(broker), topics.events(stream))
     with KafkaRecordSource(kafka(broker), [Partition(topics.events(stream), 0)]) as source:
         records = list(read_records(source, source.beginning_offsets(), source.end_offsets()))
     return [json.loads(record.value or b"") for record in records if record.key == kind.encode()]

@@ -83,6 +83,7 @@ def everything(observer: ConsoleObserver, clock: Clock) -> None:
     observer.stepped(learner(1000, 2), step(1000))
     observer.evaluated(learner(1000, 2), evaluation(1.0, None))
     observer.turned({Partition("s.samples", 0): 0})
+    observer.turned({})  # it waits for a commit
     clock.now += 4.0
     observer.stepped(learner(1_234_567, 12), step(1_234_567, drift=True))
     observer.evaluated(learner(1_234_567, 2), evaluation(0.875, 0.0625))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import threading
 from pathlib import Path
 
 import pytest
@@ -15,9 +14,7 @@ from consumers import topics
 from deploy.commands.consolidate import command
 from deploy.embedded_kafka import EmbeddedKafka
 from deploy.exit_codes import exit_code, one_line
-from deploy.learning import open_learner
 from deploy.local_port import free_port
-from deploy.settings import load_settings
 from model_store.mlflow_registry import MlflowRegistry
 from producers.dataset_source import DatasetOptions
 from producers.datasets import open_dataset
@@ -26,7 +23,7 @@ from producers.sample_stream import SampleStream
 from producers.schedules.split import Split
 from tests.consumers.versions_world import digits_classifier, register
 from tests.deploy.command_line import Running, palimpsest
-from tests.deploy.streams import kafka, settings_file
+from tests.deploy.streams import kafka, learn, settings_file
 from tests.mlflow_database import mlflow_at
 from tests.model_store.tiny_servable import tiny_classifier
 
@@ -57,8 +54,8 @@ def test_versions_that_a_learner_registered(
     send(kafka_broker, stream_name, 900, 0.4)
     registry = f"registry: {{tracking_uri: '{tracking_uri}', every_records: 150}}\n"
     file = settings_file(tmp_path, kafka_broker, SETTINGS + registry)
-    with open_learner(stream=stream_name, state=tmp_path / "state", settings=load_settings(file)) as opened:
-        opened.process.run(stop=threading.Event(), until_idle_seconds=0.5)
+    for _ in range(3):  # each ends with a version
+        learn(stream_name, tmp_path / "state", file, max_records=300)
     versions = MlflowRegistry(tracking_uri).versions(stream_name)
     assert len(versions) >= 3
     known = [json.loads(version.tags["palimpsest.classes"]) for version in versions]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 from pathlib import Path
-from typing import Any
 
 import confluent_kafka
 import pytest
@@ -28,7 +27,6 @@ from pipeline.codec.image import encode_png
 from pipeline.record import Partition, Record
 from pipeline.user_error import UserError
 from tests.consumers.digit_records import Written, digit, digit_images, digit_stream
-from tests.deploy.command_line import palimpsest
 from tests.deploy.streams import kafka, settings_file
 
 DEADLINE_SECONDS = 30.0
@@ -187,11 +185,11 @@ def test_of_two_replays_the_older_one_says_in_one_line_who_took_over(
     stream.learn()
     values = [record.value for record in stream.dead()]
     end = len(stream.read(topics.samples(stream.stream)))
-    called: list[Any] = []
+    called: list[Result] = []
 
     def second(name: str) -> None:
         if name == "replay.sent" and not called:
-            called.append(palimpsest("dead-letters", "replay", "--stream", stream.stream, "--settings", stream.file))
+            called.append(stream.call("replay"))
 
     on_fault_point(second)
     arguments = ["palimpsest", "dead-letters", "replay", "--stream", stream.stream, "--settings", str(stream.file)]
@@ -201,7 +199,7 @@ def test_of_two_replays_the_older_one_says_in_one_line_who_took_over(
     on_fault_point(None)
     assert ended.value.code == 4
     (newer,) = called
-    assert (newer.returncode, "sent 14" in newer.stdout) == (0, True), newer.stderr
+    assert (newer.exit_code, "sent 14" in newer.stdout) == (0, True), newer.output
     assert [record.value for record in stream.read(topics.samples(stream.stream))[end:]] == values
 
 

@@ -25,12 +25,13 @@ def refusal(*arguments: object) -> str:
     return str(result.exception)
 
 
+@pytest.mark.timeout(900)
 def test_it_shows_forgetting_and_what_keeps_it_away(tmp_path: Path) -> None:
     """From another folder than the project's, into one that holds something of the user's."""
     out = Path("runs") / "demo"
     (tmp_path / out).mkdir(parents=True)
     (tmp_path / out / "notes.txt").write_text("mine")
-    done = palimpsest("demo", "--out", out, cwd=tmp_path)
+    done = palimpsest("demo", "--out", out, cwd=tmp_path, timeout=800)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / out
     summary = json.loads((folder / "summary.json").read_text())

@@ -32,12 +32,12 @@ def stopped(told: list[dict[str, Any]]) -> dict[str, Any]:
 def test_a_signal_under_load_ends_it_with_a_snapshot_and_the_next_run_goes_on(
     kafka_broker: EmbeddedKafka, stream_name: str, tmp_path: Path
 ) -> None:
-    total = 2_000
-    send(kafka_broker, stream_name, total)
-    learn = ["learn", "--stream", stream_name, "--state", tmp_path / "state", "--until-idle", 0.2]
+    learn = ["learn", "--stream", stream_name, "--state", tmp_path / "state"]
     learn += ["--settings", settings_file(tmp_path, kafka_broker, NO_REGISTRY + "snapshots: {every_records: 100}\n")]
-    done = 0
+    total = done = 0
     for number in (signal.SIGTERM, signal.SIGINT):
+        send(kafka_broker, stream_name, 2_000, seed=number)
+        total += 2_000
         with Running(*learn) as running:
             running.wait_for_event("snapshot")
             running.signal(number)
@@ -49,9 +49,10 @@ def test_a_signal_under_load_ends_it_with_a_snapshot_and_the_next_run_goes_on(
         assert end["snapshot"] == [facts for facts in told if facts["event"] == "snapshot"][-1]["sequence"]
         assert end["records"] > 0
         done += end["records"]
-        assert done < total
 
-    rest = palimpsest(*learn)
+    send(kafka_broker, stream_name, 100)
+    total += 100
+    rest = palimpsest(*learn, "--until-idle", 0.2)
     assert (rest.returncode, rest.stdout) == (0, ""), rest.stderr
     told = events(rest.stderr)
     assert (told[0]["resumed"], told[0]["records_consumed"]) == (True, done)
@@ -85,39 +86,40 @@ def test_of_two_at_once_the_first_is_fenced_and_says_so_in_one_line(
 @pytest.mark.kafka
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
 def test_versions_wait_for_mlflow_and_a_later_run_registers_them(
-    kafka_broker: EmbeddedKafka, stream_name: str, tmp_path: Path
+    kafka_broker: EmbeddedKafka, stream_name: str, tracking_uri: str, tmp_path: Path
 ) -> None:
     """Also: what is registered answers raw payloads through MLflow as anybody would call it."""
     send(kafka_broker, stream_name, 600)
-    settings = settings_file(tmp_path, kafka_broker, "registry: {every_records: 250, drain_seconds: 60}\n")
+    settings = settings_file(tmp_path, kafka_broker, "registry: {every_records: 250, drain_seconds: 200}\n")
     learn = ["learn", "--stream", stream_name, "--state", tmp_path / "state", "--until-idle", 0.2]
     learn += ["--settings", settings]
     away = palimpsest(*learn, "--tracking-uri", f"http://127.0.0.1:{free_port()}")
     assert away.returncode == 0, away.stderr
     told = events(away.stderr)
-    assert (stopped(told)["records"], stopped(told)["waiting_registrations"]) == (600, 3)
-    assert stopped(told)["seconds"] < 60, "it did not wait for MLflow as long as it may: MLflow was away, not slow"
+    waiting = stopped(told)["waiting_registrations"]
+    assert stopped(told)["records"] == 600
+    assert 2 <= waiting <= 3, "one that comes due while a commit is under way waits for the next"
+    assert stopped(told)["seconds"] < 200, "it did not wait for MLflow as long as it may: MLflow was away, not slow"
     assert [facts["message"] for facts in told if facts["event"] == "warning"] == [
-        "3 versions wait for MLflow; they are registered by a later run"
+        f"{waiting} versions wait for MLflow; they are registered by a later run"
     ]
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    back = palimpsest(*learn, "--tracking-uri", uri)
+    back = palimpsest(*learn, "--tracking-uri", tracking_uri)
     assert back.returncode == 0, back.stderr
     told = events(back.stderr)
     assert (stopped(told)["records"], stopped(told)["waiting_registrations"]) == (0, 0)
 
     from model_store.mlflow_registry import MlflowRegistry
 
-    versions = sorted(MlflowRegistry(uri).versions(stream_name), key=lambda version: version.version)
-    assert [version.trigger for version in versions] == ["periodic", "periodic", "final"]
+    versions = sorted(MlflowRegistry(tracking_uri).versions(stream_name), key=lambda version: version.version)
+    assert [version.trigger for version in versions] == ["periodic", "periodic", "final"][-waiting:]
     assert [sum((version.offsets or {}).values()) for version in versions][-1] == 600
-    assert len({version.snapshot_sha256 for version in versions}) == 3
+    assert len({version.snapshot_sha256 for version in versions}) == waiting
 
     import mlflow
     import pandas as pd  # type: ignore[import-untyped]
 
-    with mlflow_at(uri):
-        model = mlflow.pyfunc.load_model(f"models:/{stream_name}/3")
+    with mlflow_at(tracking_uri):
+        model = mlflow.pyfunc.load_model(f"models:/{stream_name}/{waiting}")
         payloads = [encode_png(image) for image in digit_images()[0][:20]]
         answers = model.predict(pd.DataFrame({"payload": payloads, "content_type": ["image/png"] * 20}))
     assert set(answers["label"]) <= {str(digit) for digit in range(10)}

@@ -118,9 +118,12 @@ def test_a_line_goes_above_the_figures_whatever_is_in_it() -> None:
         assert len(terminal.lines) == 4
 
 
-def test_a_crash_leaves_its_traceback_and_the_cursor() -> None:
-    with looping("print('before', file=sys.stderr) if number == 50 else 1 // (80 - number)") as terminal:
-        terminal.wait_for(is_drawn)
+def test_a_crash_leaves_its_traceback_and_the_cursor(tmp_path: Path) -> None:
+    may_crash = tmp_path / "may-crash"
+    crashes = f"1 // (not __import__('os').path.exists({str(may_crash)!r}))"
+    with looping(f"print('before', file=sys.stderr) if number == 50 else {crashes}") as terminal:
+        terminal.wait_for(lambda seen: is_drawn(seen) and seen.lines[0] == "before")
+        may_crash.touch()
         assert terminal.end() == 1
         assert terminal.lines[0] == "before"
         assert terminal.lines[1] == "Traceback (most recent call last):"

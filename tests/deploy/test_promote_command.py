@@ -51,7 +51,8 @@ def test_promoted_refused_forced_rolled_back_and_listed(
     send(kafka_broker, stream_name, 900)
     registered = f"registry: {{tracking_uri: '{tracking_uri}', every_records: 300}}\n"
     file, state = settings_file(tmp_path, kafka_broker, LENIENT + registered), tmp_path / "state"
-    learn(stream_name, state, file)
+    for _ in range(3):  # each ends with a version
+        learn(stream_name, state, file, max_records=300)
     registry = MlflowRegistry(tracking_uri)
     newest = registry.versions(stream_name)[-1].version
     assert newest >= 3

@@ -126,7 +126,10 @@ def test_with_the_events_of_the_stream(
 
 
 @pytest.mark.kafka
-def test_brokers_that_do_not_have_the_stream(kafka_broker: EmbeddedKafka, world: World, tmp_path: Path) -> None:
+def test_brokers_that_do_not_have_the_stream(
+    kafka_broker: EmbeddedKafka, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PALIMPSEST_KAFKA__CONNECT_TIMEOUT_SECONDS")
     result = report(
         "--state", world.folder, "--out", tmp_path / "r.html", "--bootstrap-servers", kafka_broker.bootstrap_servers
     )

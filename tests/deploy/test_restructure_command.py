@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from tests.deploy.streams import ASKING_LEARNER, events, kafka, learn, send
 
 SETTINGS = """
 metrics: {{enabled: false}}
-kafka: {{bootstrap_servers: '{servers}', connect_timeout_seconds: 2}}
+kafka: {{bootstrap_servers: '{servers}', connect_timeout_seconds: {connect_seconds}}}
 consolidation: {{epochs: 2, specialist_epochs: 2, min_unlabelled: 100}}
 expansion: {{epochs: 2, distillation_epochs: 2, head_epochs: 10}}
 acceptance: {{average_margin: {margin}, growth_gain: -1, worst_class_margin: 1, class_margin: 1, min_class_samples: 1}}
@@ -63,7 +64,7 @@ class Desk:
         self.file = folder / "settings.yaml"
         servers = broker.bootstrap_servers
         values = {"servers": servers, "margin": margin, "registry": str(registry).lower(), "folder": folder}
-        settings = ASKING_LEARNER + SETTINGS.format(**values)
+        settings = ASKING_LEARNER + SETTINGS.format(**values, connect_seconds=30)
         # where it is 1, each request is one for an expansion
         self.file.write_text(settings.replace("expand_below: null", f"expand_below: {ASKS_FOR[kind]}"))
 
@@ -327,7 +328,9 @@ def test_a_job_by_hand_begins_where_the_one_that_is_asked_for_would(tmp_path: Pa
 def worker_without_brokers(folder: Path, observer: WorkerObserver | None = None) -> tuple[RestructuringWorker, Path]:
     file = folder / "settings.yaml"
     servers = f"127.0.0.1:{free_port()}"
-    file.write_text(ASKING_LEARNER + SETTINGS.format(servers=servers, margin=1, registry="false", folder=folder))
+    file.write_text(
+        ASKING_LEARNER + SETTINGS.format(servers=servers, margin=1, registry="false", folder=folder, connect_seconds=2)
+    )
     settings = load_settings(file)
     state = folder / "state"
     console = WorkerConsole(as_json=True)
@@ -348,12 +351,10 @@ def test_brokers_that_are_away_are_waited_for(tmp_path: Path, capsys: pytest.Cap
     stop = threading.Event()
     thread = threading.Thread(target=worker.run, args=(stop,))
     thread.start()
-    said, deadline = "", threading.Event()
-    for _ in range(200):
+    said, deadline = "", time.monotonic() + 120
+    while '"waiting"' not in said and time.monotonic() < deadline:
         said += capsys.readouterr().err
-        if '"waiting"' in said:
-            break
-        deadline.wait(0.1)
+        time.sleep(0.1)
     stop.set()
     thread.join(30)
     assert not thread.is_alive()

@@ -42,6 +42,7 @@ def learners(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     folder = tmp_path / "learners"
     monkeypatch.setenv("PALIMPSEST_LEARNERS_DIR", str(folder))
     monkeypatch.setattr(asking_learners, "USUAL_URL", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setattr(asking_learners, "_ANSWER_SECONDS", 60.0)
     return folder
 
 

@@ -18,6 +18,7 @@ from pipeline.codec.record_decoder import RecordDecoder
 from pipeline.record import Record
 from pipeline.settings import InputSettings
 from pipeline.user_error import UserError
+from producers import sample_producer
 from producers.datasets import open_dataset
 from producers.sample_producer import ProduceProgress, produce
 from producers.sample_stream import OutgoingRecord, SampleStream
@@ -129,11 +130,14 @@ def test_a_topic_that_is_there_keeps_its_partitions(kafka: KafkaSettings, stream
     assert sorted(lying_in(kafka, topics.samples(stream_name))) == [0, 1]
 
 
-def test_progress_is_told_and_ends_at_the_total(kafka: KafkaSettings, stream_name: str) -> None:
+def test_progress_is_told_and_ends_at_the_total(
+    kafka: KafkaSettings, stream_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sample_producer, "PROGRESS_SECONDS", 0.0)
     told: list[ProduceProgress] = []
     stream = SampleStream(TellingDataset({"a": 40}), SPLIT)
-    produce(stream, stream_name=stream_name, kafka=kafka, records_per_second=100.0, on_progress=told.append)
-    assert len(told) >= 3  # 0.4 s, every 0.1 s
+    produce(stream, stream_name=stream_name, kafka=kafka, on_progress=told.append)
+    assert len(told) == 41, "before each record, and at the end"
     assert told[-1].delivered == told[-1].sent == told[-1].total == 40
     assert all(progress.delivered <= progress.sent <= progress.total for progress in told)
     assert [progress.delivered for progress in told] == sorted(progress.delivered for progress in told)
