@@ -48,7 +48,7 @@ Exit codes:
     "until_idle_seconds",
     type=click.FloatRange(min=0),
     metavar="SECONDS",
-    help="Stop when no request came for so long. Default: never.",
+    help="Stop when all is answered and no request came for so long. Default: never.",
 )
 @bootstrap_servers_option
 @click.option(

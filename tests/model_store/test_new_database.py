@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,29 +17,33 @@ from model_store.durable_files import TEMPORARY_PREFIX
 from model_store.mlflow_registry import MlflowRegistry
 from model_store.new_database import make_database
 
-MAKES = """
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background processes ignore it
+# It stops itself when some of the tables are made, but not all.
+MAKES = f"""
+import os, signal, sys
+from pathlib import Path
+import sqlalchemy
 from model_store.mlflow_registry import MlflowRegistry
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background processes ignore it
+folder = Path(sys.argv[2])
+
+@sqlalchemy.event.listens_for(sqlalchemy.engine.Engine, "after_cursor_execute")
+def look(*_):
+    if sum(path.stat().st_size for path in folder.glob("{TEMPORARY_PREFIX}*-mlflow.db")) >= 50_000:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
 MlflowRegistry(sys.argv[1]).warm_up()
 """
-
-
-def wait_for_tables(folder: Path, process: subprocess.Popen[bytes]) -> None:
-    """Until some of them are made, but not all."""
-    deadline = time.monotonic() + 120
-    while sum(path.stat().st_size for path in folder.glob(f"{TEMPORARY_PREFIX}*-mlflow.db")) < 50_000:
-        assert process.poll() is None, "it is done already"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_tables_are_made_whole_or_not_at_all(tmp_path: Path, number: signal.Signals) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    with subprocess.Popen([sys.executable, "-c", MAKES, uri], stderr=subprocess.DEVNULL) as process:
-        wait_for_tables(tmp_path, process)
+    with subprocess.Popen([sys.executable, "-c", MAKES, uri, tmp_path], stderr=subprocess.DEVNULL) as process:
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status), status
         process.send_signal(number)
+        process.send_signal(signal.SIGCONT)
         process.wait(60)
     assert not (tmp_path / "mlflow.db").exists()
     assert any(tmp_path.iterdir()), "it was in the midst of it"
