@@ -110,8 +110,9 @@ def measure(problem: Problem, method: str, args: argparse.Namespace, seed: int) 
     learner = LEARNERS[first](problem, args, seed, device) if first in LEARNERS else None
     network: Network | None = None
     args.variant = method
+    learns_all_steps = first == method
     for step in range(len(problem.steps)):
-        if learner is not None and (step == 0 or first == method):
+        if learner is not None and (step == 0 or learns_all_steps):
             learner.learn(step)
             network = learner.network
         else:

@@ -138,18 +138,20 @@ def was_replaced_in_group(consumer: Any) -> bool:
     """
     if not mends_this_version():
         return False
-    return has_joined_group(consumer) and not consumer._coordinator._heartbeat_enabled
+    coordinator = consumer._coordinator
+    return bool(coordinator.stable() and not coordinator.rejoining and not coordinator._heartbeat_enabled)
 
 
 def has_joined_group(consumer: Any) -> bool:
-    """Whether the group has given this member its partitions, which may be none.
+    """Whether the group has given this member its partitions, which may be none, and nothing is to change about it.
 
-    The client tells its generation before it knows these, and nothing else to whoever has no listener.
+    The client tells its generation before it knows these, and nothing else to whoever has no listener. A leader that
+    does not know the topic yet gives nobody any, and joins anew at once.
     """
     if not mends_this_version():
         return bool(consumer.group_metadata().generation_id >= 0)
     coordinator = consumer._coordinator
-    return bool(coordinator.stable() and not coordinator.rejoining)
+    return bool(coordinator.stable() and not coordinator.rejoining and not coordinator.need_rejoin())
 
 
 def unpack_into_records(consumer: Any) -> bool:

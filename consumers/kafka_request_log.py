@@ -221,10 +221,18 @@ class KafkaRequestLog(RequestLog):
         return found
 
     def is_at_end(self) -> bool:
-        if not kafka_python_mending.has_joined_group(self._consumer):
+        """The brokers are asked: what the client remembers of a partition's end it forgets when that goes and comes
+        back, and it says nothing while they are away."""
+        consumer = self._consumer
+        try:
+            if not kafka_python_mending.has_joined_group(consumer) or not consumer.partitions_for_topic(self._topic):
+                return False
+            ours = list(consumer.assignment())
+            ends = consumer.end_offsets(ours, timeout_ms=_OFFSETS_TIMEOUT_MS) if ours else {}
+            positions = {theirs: consumer.position(theirs, timeout_ms=0) for theirs in ours}
+        except kafka_errors.KafkaError:
             return False
-        lag = self.lag_records()
-        return len(lag) == len(self._consumer.assignment()) and not any(lag.values())
+        return all(position is not None and position >= ends[theirs] for theirs, position in positions.items())
 
     def close(self) -> None:
         producer, self._producer = self._producer, None

@@ -50,8 +50,10 @@ class InMemoryRequestLog(RequestLog):
             if not found:
                 requests.log.changed.wait(timeout_seconds)
                 self._find(found, max_records)
-        for record in found:
-            self._positions[record.log_partition] = self._polled[record.log_partition] = record.offset + 1
+            for record in found:
+                self._positions[record.log_partition] = self._polled[record.log_partition] = record.offset + 1
+            if len(found) < max_records:  # past what holds no record, too
+                self._positions = {partition: requests.log.end(partition) for partition in self._positions}
         return found
 
     def answer(self, answers: Sequence[OutboxMessage]) -> bool:

@@ -46,8 +46,8 @@ class RequestLog(ABC):
 
     @abstractmethod
     def is_at_end(self) -> bool:
-        """Whether this member has joined its group and polled all that its partitions hold, as far as the brokers have
-        said. A member without a partition is at its end."""
+        """Whether this member has joined its group and polled all that its partitions hold for readers of committed
+        records. A member without a partition is at its end; what cannot be asked is not."""
 
     @abstractmethod
     def close(self) -> None:

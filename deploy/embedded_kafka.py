@@ -28,10 +28,11 @@ from typing import Self
 from deploy.broker_process import carries_argument, end_process, java_environment, start_detached
 from deploy.kafka_jars import install_jars
 from deploy.kafka_properties import log4j_properties, properties_text, server_properties
-from deploy.local_port import LOCAL_HOST, answers, bind_once, free_port, is_free
+from deploy.local_port import LOCAL_HOST, answers, bind_once, free_port, free_ports, is_free
 from pipeline.user_error import UserError
 
 _POLL_SECONDS = 0.05
+# Two seconds were too short for one that answers on a machine with much to do.
 _PROBE_MILLISECONDS = 5_000  # a broker that accepts connections and does not answer yet; we look whether it still lives
 _FORMAT_TIMEOUT_SECONDS = 60  # a machine so busy that Java alone does not come up
 _GONE_AFTER_KILL_SECONDS = 10  # SIGKILL is not asked for twice; longer means a process stuck in the kernel
@@ -245,9 +246,7 @@ class EmbeddedKafka:
             ) from error
 
     def _write_settings(self, port: int) -> None:
-        controller_port = free_port()
-        while controller_port == port:
-            controller_port = free_port()
+        controller_port = next(other for other in free_ports(2) if other != port)
         properties = server_properties(
             log_dir=self._data, port=port, controller_port=controller_port, extra_properties=self._extra_properties
         )

@@ -22,7 +22,8 @@ from deploy.line_queue import LineQueue
 from deploy.status_figures import Figure, live_figures
 
 _SECONDS_BETWEEN_FRAMES = 0.25
-# For the last lines to be written out at the end; a terminal that takes none of them must not keep the process.
+# For the last lines to be written out at the end, by a thread that may wait for its turn on a busy machine; a terminal
+# that takes none of them must not keep the process.
 _LAST_FRAME_SECONDS = 5.0
 _GAP = "  "
 

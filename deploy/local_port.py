@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import socket
 from collections.abc import Callable
@@ -31,9 +32,16 @@ def bind_once(port: int) -> int:
 
 
 def free_port() -> int:
-    """One that nothing has, drawn at random: whoever else draws at the same time draws another."""
+    """One that nothing has."""
+    return free_ports(1)[0]
+
+
+def free_ports(count: int) -> list[int]:
+    """So many, all different, that nothing has; drawn at random: whoever draws at the same time most likely draws
+    others. Raises `OSError` where there are none."""
     drawn = random.SystemRandom().sample(_CHOSEN_FROM, _TRIES)
-    return next((port for port in drawn if is_free(port)), 0) or bind_once(0)
+    free = list(itertools.islice(filter(is_free, drawn), count))
+    return free if len(free) == count else [bind_once(0) for _ in range(count)]
 
 
 def is_free(port: int) -> bool:

@@ -17,11 +17,15 @@ def wait_until_transactions_ended(kafka: KafkaSettings, topic: str, seconds: flo
     """Until readers of committed records see the whole topic."""
     assert kafka.bootstrap_servers is not None
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
-    partitions = [TopicPartition(topic, number) for number in admin.list_topics(topic).topics[topic].partitions]
+    partitions = [
+        TopicPartition(topic, number) for number in admin.list_topics(topic, timeout=seconds).topics[topic].partitions
+    ]
 
     def ends(isolation_level: IsolationLevel) -> list[int]:
         latest: Any = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-        asked = admin.list_offsets(dict.fromkeys(partitions, latest), isolation_level=isolation_level)
+        asked = admin.list_offsets(
+            dict.fromkeys(partitions, latest), isolation_level=isolation_level, request_timeout=seconds
+        )
         return [asked[partition].result().offset for partition in partitions]
 
     deadline = time.monotonic() + seconds

@@ -27,7 +27,7 @@ from consumers import kafka_connection
 from consumers.acls import Acl
 from consumers.kafka_settings import KafkaSettings
 from deploy.embedded_kafka import EmbeddedKafka
-from deploy.local_port import free_port
+from deploy.local_port import free_ports
 
 ADMIN = "ann"  # may do everything
 PASSWORD = "correct-horse-battery"
@@ -104,7 +104,7 @@ class SecureBroker:
     def __init__(self, folder: Path) -> None:
         self.authority = Authority(folder, "authority")
         self.stranger = Authority(folder, "stranger")
-        self.sasl_port, self.ended_port, self.tls_port = free_port(), free_port(), free_port()
+        self.sasl_port, self.ended_port, self.tls_port = free_ports(3)
         security = "org.apache.kafka.common.security"
         listeners = {"SASL": self.sasl_port, "ENDED": self.ended_port, "TLS": self.tls_port}
         self.broker = EmbeddedKafka(

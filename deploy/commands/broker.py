@@ -69,9 +69,9 @@ def install() -> None:
 @click.option(
     "--timeout-seconds",
     type=click.FloatRange(min=1),
-    default=60,
+    default=120,
     show_default=True,
-    help="How long it may take until it answers.",
+    help="How long it may take until it answers; a busy machine needs half a minute for Java alone.",
 )
 def start(data_dir: Path, port: int, heap_mb: int, timeout_seconds: float) -> None:
     """Start the broker, wait until it answers, and leave it running.

@@ -239,7 +239,7 @@ def drawn_records(draw: st.DrawFn) -> list[Record]:
     return records
 
 
-@hypothesis_settings(derandomize=True, deadline=None, database=None, max_examples=60)
+@hypothesis_settings(max_examples=60)
 @given(records=drawn_records())
 def test_drawn_records_never_end_the_learner(records: list[Record]) -> None:
     settings: Any = fuzz_settings(batch_size=4, network={"max_classes": 3, "initial_columns": 2})

@@ -429,7 +429,7 @@ def wait_until(true: Callable[[], bool]) -> None:
 MEDIA_TYPES = st.sampled_from([kind.decode() for kind in (PNG, JPEG, NPY, JSON, TEXT)])
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     body=st.binary(max_size=300) | st.binary(max_size=100).map(lambda tail: GOOD[:80] + tail),
     content_type=MEDIA_TYPES

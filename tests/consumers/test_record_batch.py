@@ -13,7 +13,7 @@ from kafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchB
 from consumers.record_batch import records_in
 from pipeline.record import Record
 
-PROPERTY = settings(derandomize=True, deadline=None, database=None, max_examples=300)
+PROPERTY = settings(max_examples=300)
 
 # length 17, attributes, +1 ms, offset + 2, key "k", value "val", 2 headers: "h" = "x", "n" = null
 ONE = bytes([17 << 1, 0, 1 << 1, 2 << 1, 1 << 1]) + b"k" + bytes([3 << 1]) + b"val" + bytes([2 << 1, 1 << 1]) + b"h"

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 
+import confluent_kafka
 import pytest
 from kafka import OffsetAndMetadata, TopicPartition
 
@@ -37,6 +38,9 @@ class MemoryUnderTest:
         for value in values:
             self.log.append(value, partition=partition)
 
+    def ask_in_vain(self, partition: int) -> None:
+        self.log.append_marker(partition)
+
     def member(self, instance: str) -> RequestLog:
         return InMemoryRequestLog(self.requests, instance)
 
@@ -57,6 +61,20 @@ class KafkaUnderTest:
     def ask(self, *values: bytes, partition: int = 0) -> None:
         for value in values:
             self._producer.send(topics.requests(self.stream), value, partition=partition).get(30)
+
+    def ask_in_vain(self, partition: int) -> None:
+        """A transaction that is aborted."""
+        producer = self.open_transaction(partition)
+        producer.abort_transaction(DEADLINE_SECONDS)
+
+    def open_transaction(self, partition: int) -> confluent_kafka.Producer:
+        values = {"bootstrap.servers": self.settings.bootstrap_servers, "transactional.id": self.stream}
+        producer = confluent_kafka.Producer(values)
+        producer.init_transactions(DEADLINE_SECONDS)
+        producer.begin_transaction()
+        producer.produce(topics.requests(self.stream), b"in vain", partition=partition)
+        assert producer.flush(DEADLINE_SECONDS) == 0
+        return producer
 
     def member(self, instance: str) -> KafkaRequestLog:
         log = KafkaRequestLog(
@@ -143,6 +161,9 @@ def test_requests_are_answered_once_and_in_order(under: Under) -> None:
 
 def test_a_member_is_at_its_end_when_it_has_joined_and_polled_all_that_is_there(under: Under) -> None:
     under.ask(b"a", b"b", partition=0)
+    under.ask_in_vain(partition=0)
+    if isinstance(under, KafkaUnderTest):  # committed records end before it
+        under.open_transaction(partition=1)
     with under.member("one") as one, under.member("two") as two, under.member("three") as three:
         members = one, two, three
         assert not any(log.is_at_end() for log in members), "nothing was polled yet"

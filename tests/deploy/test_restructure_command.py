@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from consumers import kafka_connection, topics
+from consumers import topics
 from consumers.requested_jobs import requested_job
 from consumers.restructuring_job import job_name
 from consumers.worker_metrics import WorkerMetrics
@@ -31,6 +31,7 @@ from pipeline.restructuring.trigger import Kind
 from pipeline.user_error import UserError
 from producers.schedules.split import Split
 from tests.consumers.learner_world import World, learner_settings
+from tests.deleted_topic import delete_topic
 from tests.deploy.streams import ASKING_LEARNER, events, kafka, learn, send
 
 SETTINGS = """
@@ -166,8 +167,7 @@ def test_an_expansion_goes_on_without_a_topic_of_unlabelled_records(
     desk = Desk(tmp_path, kafka_broker, stream_name, kind=Kind.EXPANSION)
     desk.send(900)
     desk.learn()
-    with kafka_connection.admin(kafka(kafka_broker)) as admin:
-        admin.delete_topics([topics.unlabelled(stream_name)])
+    delete_topic(kafka(kafka_broker), topics.unlabelled(stream_name))
     offered = lines(desk.work())[-2]
     assert (offered["event"], offered["unlabelled_rows"]) == ("offered", 0)
 
@@ -196,8 +196,7 @@ def test_a_topic_without_unlabelled_records_is_a_refusal(
     desk = Desk(tmp_path, kafka_broker, stream_name)
     desk.send(900)
     desk.learn()
-    with kafka_connection.admin(kafka(kafka_broker)) as admin:
-        admin.delete_topics([topics.unlabelled(stream_name)])
+    delete_topic(kafka(kafka_broker), topics.unlabelled(stream_name))
     refused = lines(desk.work())[-2]
     assert refused["event"] == "refused"
     assert f"topic {stream_name}.unlabelled does not exist" in refused["why"]

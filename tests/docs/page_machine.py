@@ -20,7 +20,7 @@ from consumers import kafka_connection
 from consumers.kafka_settings import KafkaSettings
 from deploy.embedded_kafka import EmbeddedKafka
 from deploy.kafka_jars import jar_folder
-from deploy.local_port import free_port
+from deploy.local_port import free_ports
 from deploy.settings import Settings
 from tests.docs.pages import ROOT
 
@@ -36,7 +36,7 @@ class PageMachine:
     programs: Path  # the folder that comes first on the PATH
     server: Path  # the fork server's socket
     empty_database: Path
-    ports: Mapping[str, int] = field(default_factory=lambda: {port: free_port() for port in _PORTS})
+    ports: Mapping[str, int] = field(default_factory=lambda: dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True)))
 
     def environment(self, folder: Path, *, registers: bool, source: Path = ROOT) -> dict[str, str]:
         """Of a page's shell. `registers`: learners make versions; `source`: the repository, or a copy of it."""

@@ -23,7 +23,7 @@ from tests.ended_transactions import wait_until_transactions_ended
 
 Headers = list[tuple[str, bytes]]
 DEADLINE_SECONDS = 60.0
-_MARKERS_SECONDS = 20.0
+_MARKERS_SECONDS = 20.0  # less than the time after which the brokers end what was left open: that is a fault here
 # Long enough that each partition's first record is good: the first good one says what the stream's samples look like.
 _CLEAN_BEGINNING = 32
 _BAD_SHARE = 0.04

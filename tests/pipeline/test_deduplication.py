@@ -10,7 +10,7 @@ from pipeline.deduplication import RecentIds, identity
 from pipeline.state import fingerprint
 from tests.pipeline.evaluation.stored import stored_and_loaded
 
-PROPERTY = settings(derandomize=True, deadline=None, database=None, max_examples=100)
+PROPERTY = settings(max_examples=100)
 
 
 def test_a_repeat_is_known_until_the_window_has_passed_it() -> None:

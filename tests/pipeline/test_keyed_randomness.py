@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.keyed_randomness import KeyedGenerator, generator, torch_generator, torch_seed
 
-PROPERTY = settings(derandomize=True, deadline=None, database=None, max_examples=100)
+PROPERTY = settings(max_examples=100)
 
 MASK = 2**64 - 1
 

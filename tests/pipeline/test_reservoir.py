@@ -219,7 +219,7 @@ def test_samples_that_draw_a_hole_go_behind_the_rows_in_use(monkeypatch: pytest.
 @given(
     batches=st.lists(st.integers(1, 9), min_size=1, max_size=25), cut=st.integers(0, 24), capacity=st.integers(1, 12)
 )
-@settings(derandomize=True, deadline=None, database=None, max_examples=100)
+@settings(max_examples=100)
 def test_with_holes_too_the_rows_are_those_of_one_by_one_in_a_loop(batches: list[int], cut: int, capacity: int) -> None:
     reservoir = Reservoir(capacity, SPEC, seed=3, device=CPU, sampling="uniform")
     slots: list[int] = []

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.state import fingerprint, join, split
 
-PROPERTY = settings(derandomize=True, deadline=None, database=None, max_examples=100)
+PROPERTY = settings(max_examples=100)
 
 DTYPES = [torch.uint8, torch.bool, torch.int32, torch.int64, torch.bfloat16, torch.float32, torch.float64]
 

@@ -13,7 +13,7 @@ from pipeline.record import Record
 from pipeline.settings import InputSettings
 from pipeline.user_error import UserError
 
-PROPERTY = settings(derandomize=True, deadline=None, database=None, max_examples=100)
+PROPERTY = settings(max_examples=100)
 FIELDS: dict[str, Any] = {"id": "7", "source": "digits", "type": "sample", "content_type": "text/plain", "data": b"x"}
 
 

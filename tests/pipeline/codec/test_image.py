@@ -19,7 +19,7 @@ from pipeline.sample import BadRecord, DeadLetterReason
 from pipeline.settings import InputSettings
 from pipeline.user_error import UserError
 
-PROPERTY = settings(derandomize=True, deadline=None, database=None, max_examples=100)
+PROPERTY = settings(max_examples=100)
 SMOOTH_3HW = np.stack([np.add.outer(np.arange(40), np.arange(56)) * k for k in (1, 2, 1)]).astype(np.uint8)
 
 

@@ -14,7 +14,7 @@ from pipeline.codec.text import TextCodec
 from pipeline.sample import BadRecord, DeadLetterReason
 from pipeline.settings import InputSettings
 
-PROPERTY = settings(derandomize=True, deadline=None, database=None, max_examples=100)
+PROPERTY = settings(max_examples=100)
 
 
 def decode(document: Any, **options: Any) -> Payload:

@@ -16,7 +16,7 @@ from pipeline.sample import BadRecord, DeadLetterReason
 from pipeline.settings import InputSettings
 from pipeline.user_error import UserError
 
-PROPERTY = settings(derandomize=True, deadline=None, database=None, max_examples=150)
+PROPERTY = settings(max_examples=150)
 DTYPES = [f"{order}{kind}" for order in "<>" for kind in ("f2", "f4", "f8", "i2", "i4", "i8", "u2", "u4", "u8")]
 DTYPES += ["i1", "u1", "?"]
 

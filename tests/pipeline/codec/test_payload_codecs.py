@@ -21,7 +21,7 @@ from pipeline.record import Record
 from pipeline.sample import DeadLetterReason, Decoded, InputSpec
 from pipeline.settings import InputSettings
 
-FUZZ = settings(derandomize=True, deadline=None, database=None, max_examples=400)
+FUZZ = settings(max_examples=400)
 
 
 def _image(kind: str, mode: str = "RGB", **options: Any) -> bytes:

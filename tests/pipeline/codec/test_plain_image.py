@@ -135,7 +135,7 @@ BREAKABLE = [
 ]
 
 
-@settings(derandomize=True, deadline=None, database=None, max_examples=600)
+@settings(max_examples=600)
 @given(
     which=st.sampled_from(BREAKABLE),
     cut=st.none() | st.integers(0, 5_000),
@@ -160,7 +160,7 @@ def test_what_was_broken_comes_to_the_same(
     assert outcome(ours, bytes(value), **options) == outcome(pillows, bytes(value), **options)
 
 
-@settings(derandomize=True, deadline=None, database=None, max_examples=600)
+@settings(max_examples=600)
 @given(place=st.integers(0, 700), byte=st.integers(0, 255))
 def test_a_broken_head_comes_to_the_same(place: int, byte: int) -> None:
     """Where the quantization and Huffman tables are: most of what is parsed."""

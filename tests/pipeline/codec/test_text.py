@@ -14,7 +14,7 @@ from pipeline.sample import BadRecord, DeadLetterReason
 from pipeline.settings import InputSettings
 from pipeline.user_error import UserError
 
-PROPERTY = settings(derandomize=True, deadline=None, database=None, max_examples=150)
+PROPERTY = settings(max_examples=150)
 
 
 def decode(value: bytes, inputs: InputSettings | None = None, **parameters: str) -> npt.NDArray[np.generic]:

@@ -10,7 +10,7 @@ from pipeline.evaluation.accuracy_history import AccuracyHistory, HistoryPoint
 from pipeline.state import fingerprint
 from tests.pipeline.evaluation.stored import stored_and_loaded
 
-PROPERTY = settings(derandomize=True, deadline=None, database=None, max_examples=100)
+PROPERTY = settings(max_examples=100)
 
 
 def test_points_are_what_was_appended() -> None:

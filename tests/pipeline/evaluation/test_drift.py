@@ -16,7 +16,7 @@ from pipeline.settings import DriftSettings
 from pipeline.state import fingerprint
 from tests.pipeline.evaluation.stored import stored_and_loaded
 
-PROPERTY = settings(derandomize=True, deadline=None, database=None, max_examples=30)
+PROPERTY = settings(max_examples=30)
 
 
 def bits(seed: int, *stretches: tuple[int, float]) -> list[bool]:

@@ -11,7 +11,7 @@ from pipeline.settings import EvaluationSettings
 from pipeline.state import fingerprint
 from tests.pipeline.evaluation.stored import stored_and_loaded
 
-PROPERTY = settings(derandomize=True, deadline=None, database=None, max_examples=100)
+PROPERTY = settings(max_examples=100)
 
 SETTINGS = EvaluationSettings(min_class_samples=20, burst_records=50)
 

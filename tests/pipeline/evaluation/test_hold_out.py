@@ -16,7 +16,7 @@ from pipeline.settings import HoldOutSettings
 from pipeline.state import fingerprint
 from tests.pipeline.evaluation.stored import stored_and_loaded
 
-PROPERTY = settings(derandomize=True, deadline=None, database=None, max_examples=100)
+PROPERTY = settings(max_examples=100)
 
 ALL = HoldOutSettings(share=1.0, per_class=200)
 

@@ -9,7 +9,7 @@ from pipeline.settings import EvaluationSettings
 from pipeline.state import fingerprint
 from tests.pipeline.evaluation.stored import stored_and_loaded
 
-PROPERTY = settings(derandomize=True, deadline=None, database=None, max_examples=100)
+PROPERTY = settings(max_examples=100)
 
 
 def prequential(window: int = 500) -> Prequential:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pipeline.evaluation.turns import ALL_AT_ONCE, classes_in_turn, periodic_budget
 
-PROPERTY = settings(derandomize=True, deadline=None, database=None, max_examples=100)
+PROPERTY = settings(max_examples=100)
 
 TWELVE = {f"c{number}": 200 for number in range(12)}  # 2,400 samples
 
