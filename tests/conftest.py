@@ -11,8 +11,8 @@ os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# How long an example takes, and how long it takes to draw it, says something of the machine alone. Each run has the same
-# ones: one that fails is found by whoever changed what it is about.
+# How long an example takes, and how long it takes to draw it, says something of the machine alone. Each run has the
+# same ones: one that fails is found by whoever changed what it is about.
 hypothesis.settings.register_profile(
     "suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], derandomize=True, database=None
 )

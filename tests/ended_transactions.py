@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from confluent_kafka import IsolationLevel, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 from consumers.kafka_settings import KafkaSettings
-
-DEADLINE_SECONDS = 60.0
+from tests.waiting import DEADLINE_SECONDS, wait_until
 
 
 def wait_until_transactions_ended(kafka: KafkaSettings, topic: str, seconds: float = DEADLINE_SECONDS) -> None:
@@ -28,7 +26,7 @@ def wait_until_transactions_ended(kafka: KafkaSettings, topic: str, seconds: flo
         )
         return [asked[partition].result().offset for partition in partitions]
 
-    deadline = time.monotonic() + seconds
-    while ends(IsolationLevel.READ_COMMITTED) != ends(IsolationLevel.READ_UNCOMMITTED):
-        assert time.monotonic() < deadline, f"a transaction of {topic} is still open"
-        time.sleep(0.02)
+    def are_ended() -> bool:
+        return ends(IsolationLevel.READ_COMMITTED) == ends(IsolationLevel.READ_UNCOMMITTED)
+
+    wait_until(are_ended, seconds, otherwise=f"a transaction of {topic} is still open")

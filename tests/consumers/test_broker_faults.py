@@ -29,6 +29,7 @@ from tests.consumers.digit_records import digit_stream
 from tests.consumers.learner_world import Witness
 from tests.consumers.test_learner_process_kafka import KafkaWorld
 from tests.deleted_topic import delete_topic
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.kafka
 
@@ -38,13 +39,6 @@ DEADLINE_SECONDS = 60.0
 @pytest.fixture
 def broker(mortal_broker: EmbeddedKafka) -> EmbeddedKafka:
     return mortal_broker
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 class Log:

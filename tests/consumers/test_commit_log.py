@@ -34,15 +34,9 @@ from model_store.fault_points import on_fault_point
 from model_store.snapshot import OutboxMessage
 from pipeline.record import Partition, Record
 from pipeline.user_error import UserError
+from tests.waiting import wait_until
 
 DEADLINE_SECONDS = 30.0
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 class MemoryUnderTest:

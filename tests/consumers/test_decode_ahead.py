@@ -20,6 +20,7 @@ from consumers.record_source import LogTruncated, SourceUnavailable
 from deploy.embedded_kafka import EmbeddedKafka
 from pipeline.record import Partition, Record
 from pipeline.sample import BadRecord, DeadLetterReason, Decoded, Sample
+from tests.waiting import wait_until
 
 DEADLINE_SECONDS = 30.0
 P0 = Partition("s.samples", 0)
@@ -64,13 +65,6 @@ def take_until_idle(ahead: DecodeAhead) -> tuple[list[bytes | None], Idle]:
                 return values, taken
         else:
             values += [decoded.record.value for decoded in taken]
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def test_all_records_in_order_and_then_idle_with_the_positions(

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from consumers.request_log import PredictorFenced, RequestLog
 from model_store.snapshot import OutboxMessage
 from pipeline.record import Partition, Record
 from tests.model_store.tiny_servable import payload, tiny_classifier
+from tests.waiting import wait_until
 
 DEADLINE_SECONDS = 30.0
 NPY = ("content-type", b"application/x-npy")
@@ -153,13 +155,6 @@ def npy(x: npt.NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
-def wait_until(condition: Any) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
-
-
 def test_every_request_is_answered_once_with_its_own_label() -> None:
     world = World()
     world.serve(7)
@@ -192,7 +187,7 @@ def test_a_batch_is_of_one_version_and_the_next_one_of_the_new_one() -> None:
             world.serve(version)
             world.ask(number)
             number += 1
-            wait_until(lambda asked=number: len(world.ids()) == asked)
+            wait_until(partial(lambda asked: len(world.ids()) == asked, number))
     versions = [{answer["version"] for answer in batch} for batch in world.log.batches]
     assert all(len(found) == 1 for found in versions), "an `answer` call holds one version's answers alone"
     of_batches = [found.pop() for found in versions]

@@ -26,6 +26,7 @@ from pipeline.user_error import UserError
 from tests.deleted_topic import delete_topic
 from tests.ended_transactions import wait_until_transactions_ended
 from tests.secure_kafka import SecureBroker
+from tests.waiting import wait_until
 
 Headers = Sequence[tuple[str, bytes | None]]
 DEADLINE_SECONDS = 30.0
@@ -160,13 +161,6 @@ def read_to_the_end(source: RecordSource, max_records: int = 7) -> list[Record]:
         assert len(polled) <= max_records
         records += polled
     return records
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def poll_nothing(source: RecordSource) -> None:

@@ -25,6 +25,7 @@ from model_store.snapshot import OutboxMessage
 from pipeline.record import Record
 from pipeline.user_error import UserError
 from tests.ended_transactions import wait_until_transactions_ended
+from tests.waiting import wait_until
 
 DEADLINE_SECONDS = 60.0
 
@@ -176,9 +177,7 @@ def test_a_member_is_at_its_end_when_it_has_joined_and_polled_all_that_is_there(
                 log.answer([])
             return all(log.is_at_end() for log in members)
 
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        while not are_at_end():
-            assert time.monotonic() < deadline
+        wait_until(are_at_end)
         assert found[-2:] == [b"a", b"b"], "of the last generation"
 
 

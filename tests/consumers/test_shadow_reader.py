@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import confluent_kafka
@@ -29,6 +29,7 @@ from pipeline.record import Partition, Record
 from pipeline.sample import BadRecord, DeadLetterReason
 from pipeline.settings import InputSettings
 from pipeline.user_error import UserError
+from tests.waiting import wait_until
 
 Headers = Sequence[tuple[str, bytes | None]]
 DEADLINE_SECONDS = 30.0
@@ -342,13 +343,6 @@ def running(reader: ShadowReader) -> Iterator[Shown]:
         stop.set()
         thread.join(DEADLINE_SECONDS)
     assert not thread.is_alive()
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_a_thread_goes_on_whatever_happens(monkeypatch: pytest.MonkeyPatch) -> None:

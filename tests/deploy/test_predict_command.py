@@ -6,7 +6,7 @@ import json
 import signal
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from tests.consumers.versions_world import register
 from tests.deploy.command_line import DEADLINE_SECONDS, Running
 from tests.deploy.streams import kafka, settings_file
 from tests.model_store.tiny_servable import payload, tiny_classifier
+from tests.waiting import wait_until
 
 # MLflow's own use of SQLAlchemy
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
@@ -132,13 +133,6 @@ def post(url: str, value: bytes) -> dict[str, Any]:
     with urllib.request.urlopen(request, timeout=10) as answer:
         found: dict[str, Any] = json.loads(answer.read())
     return found
-
-
-def wait_until(condition: Callable[[], Any], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
 
 
 def ended(running: Running) -> dict[str, Any]:

@@ -6,21 +6,14 @@ import io
 import json
 import threading
 import time
-from collections.abc import Callable
 
 import pytest
 
 from deploy import predicting
 from deploy.predictor_console import PredictorConsole
+from tests.waiting import wait_until
 
 DEADLINE_SECONDS = 30.0
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_a_thread_that_fails_is_told_of_and_begins_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from model_store.mlflow_registry import MlflowRegistry
 from model_store.registration_queue import RegistrationQueue
 from tests.faults.fault_stream import mixed
 from tests.faults.harness import Trial
+from tests.waiting import wait_until
 
 pytestmark = [
     pytest.mark.kafka,
@@ -39,13 +40,6 @@ def registrars(queue: Path) -> list[int]:
     return found
 
 
-def wait_for(is_so: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not is_so():
-        assert time.monotonic() < deadline, f"not {what}"
-        time.sleep(0.05)
-
-
 def test_every_version_is_made_once_whoever_is_killed(make_trial: Callable[..., Trial]) -> None:
     trial = make_trial(registry=True)
     log = trial.write(mixed(5_000, seed=81))
@@ -53,7 +47,7 @@ def test_every_version_is_made_once_whoever_is_killed(make_trial: Callable[..., 
     draws = random.Random(82)
     for number in range(4):
         run = trial.start(until_idle_seconds=None, step_seconds=0.05)
-        wait_for(lambda: registrars(queue), "a registrar")
+        wait_until(lambda: registrars(queue), DEADLINE_SECONDS, otherwise="no registrar")
         # MLflow's first steps take seconds, so that kills come before, within and after them.
         time.sleep(draws.uniform(0.0, 8.0))
         victims = registrars(queue)
@@ -64,7 +58,9 @@ def test_every_version_is_made_once_whoever_is_killed(make_trial: Callable[..., 
         run.kill()
         trial.met["kill of the learner"] += 1
         if number % 2 == 1:  # the registrar goes on for a while without its learner
-            wait_for(lambda: not registrars(queue), "drained by a registrar whose learner was killed")
+            wait_until(
+                lambda: not registrars(queue), DEADLINE_SECONDS, otherwise="a registrar whose learner was killed stays"
+            )
     assert trial.met["kill of the registrar"] >= 2, trial.met
     trial.learn_to_the_end()
     assert RegistrationQueue(queue).pending_numbers() == []

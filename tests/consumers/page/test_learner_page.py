@@ -28,6 +28,7 @@ from consumers.record_source import RecordSource, SourceUnavailable
 from tests.consumers.digit_records import digit_stream
 from tests.consumers.learner_world import STREAM, World, run
 from tests.consumers.page.learnt_digits import RECORDS_PER_STEP, learnt
+from tests.waiting import wait_until
 
 DEADLINE_SECONDS = 30.0
 
@@ -254,13 +255,6 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(event_follower, name, 0.02)
 
 
-def wait_for(condition: Any) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def ids(events: EventLog) -> list[str]:
     return [event.id.rpartition("/")[2] for event in events.lines.events]
 
@@ -272,10 +266,10 @@ def test_events_are_read_from_when_somebody_looks() -> None:
     with EventFollower(topic.open, events) as follower, served(new_page(events, follower)) as url:
         assert topic.opened == 0, "a page that nobody opens costs nothing"
         ask(url)
-        wait_for(lambda: ids(events) == ["before"])
+        wait_until(lambda: ids(events) == ["before"])
         topic.tell("after")
         topic.tell("after")
-        wait_for(lambda: ids(events) == ["before", "after"])
+        wait_until(lambda: ids(events) == ["before", "after"])
 
 
 @pytest.mark.usefixtures("_quick")
@@ -285,9 +279,9 @@ def test_brokers_that_are_away_are_told_and_come_back() -> None:
     topic.tell("one")
     with EventFollower(topic.open, events) as follower:
         follower.look()
-        wait_for(lambda: events.lines.problem == "the brokers are away")
+        wait_until(lambda: events.lines.problem == "the brokers are away")
         topic.is_away = False
-        wait_for(lambda: ids(events) == ["one"] and events.lines.problem is None)
+        wait_until(lambda: ids(events) == ["one"] and events.lines.problem is None)
 
 
 @pytest.mark.usefixtures("_quick")
@@ -300,7 +294,7 @@ def test_a_bug_that_ends_the_reading_is_told(monkeypatch: pytest.MonkeyPatch) ->
     events = EventLog()
     with EventFollower(no_source, events) as follower:
         follower.look()
-        wait_for(lambda: shown)
+        wait_until(lambda: shown)
     assert (events.lines.problem or "").startswith("reading them ended by a bug")
 
 
@@ -310,10 +304,10 @@ def test_a_topic_that_comes_later_is_read_then() -> None:
     topic.is_there = False
     with EventFollower(topic.open, events) as follower:
         follower.look()
-        wait_for(lambda: topic.opened >= 2)
+        wait_until(lambda: topic.opened >= 2)
         topic.tell("one")
         topic.is_there = True
-        wait_for(lambda: ids(events) == ["one"])
+        wait_until(lambda: ids(events) == ["one"])
 
 
 @pytest.mark.usefixtures("_quick")
@@ -323,8 +317,8 @@ def test_the_brokers_are_let_go_of_when_nobody_looks(monkeypatch: pytest.MonkeyP
     topic.tell("one")
     with EventFollower(topic.open, events) as follower:
         follower.look()
-        wait_for(lambda: ids(events) == ["one"])
-        wait_for(lambda: not [thread for thread in threading.enumerate() if thread.name == "page-events"])
+        wait_until(lambda: ids(events) == ["one"])
+        wait_until(lambda: not [thread for thread in threading.enumerate() if thread.name == "page-events"])
         topic.tell("two")
         follower.look()
-        wait_for(lambda: ids(events) == ["one", "two"])
+        wait_until(lambda: ids(events) == ["one", "two"])
